@@ -1,0 +1,203 @@
+"""What every command shares: errors in one line, progress to look at, files that are never half written."""
+
+import csv
+import json
+import os
+import shutil
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+# ---------------------------------------------------------------- errors
+
+
+class UserError(Exception):
+    """Something that the user can mend; its text says in one line what is wrong and what to do."""
+
+
+def one_line(error):
+    """Return an exception's text on one line, or its type where it has no text."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def run_command(main):
+    """Call `main()`; what a user can cause ends in one line on stderr and exit status 2, no traceback."""
+    try:
+        main()
+        sys.stdout.flush()
+        return
+    except UserError as error:
+        message = one_line(error)
+    except KeyboardInterrupt:
+        message = "interrupted"
+    except BrokenPipeError:  # nobody reads our output any more, as in `python train.py | head -3`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        message = "interrupted: the output was closed"
+    except OSError as error:  # a full disk, a missing permission
+        message = f"{error.filename or 'files'}: {error.strerror or one_line(error)}"
+    except (MemoryError, RuntimeError) as error:  # torch's errors that are about memory all say so
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        message = "out of memory; try a smaller --batch-size, --image-size or --limit"
+    if sys.stdout.isatty():
+        print()  # leaves the progress line
+    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+# ---------------------------------------------------------------- what a person sees
+
+
+class Progress:
+    """A line that is updated in place on a terminal; into a file or pipe, a line every ten seconds."""
+
+    def __init__(self):
+        self.terminal = sys.stdout.isatty()
+        self.interval = 0.1 if self.terminal else 10  # seconds
+        self.last_shown = time.monotonic()
+
+    def due(self):
+        """Return whether it is time for a new text; ask this first where making the text costs time."""
+        return time.monotonic() - self.last_shown >= self.interval
+
+    def show(self, text):
+        """Replace the line by `text`."""
+        self.last_shown = time.monotonic()
+        if self.terminal:
+            print(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
+        else:
+            print(text, flush=True)
+
+    def clear(self):
+        """Remove the line, so that other output can follow."""
+        if self.terminal:
+            print("\r\x1b[K", end="", flush=True)
+
+
+def duration(seconds):
+    """Return `seconds` as a person says them: "8 s", "4 min 10 s", "3 h 05 min"."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02} min"
+    return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
+
+
+class Watch:
+    """Times a training run: the progress line, one estimate of the whole, and when to save.
+
+    Every count is in images; `n_test` are tested after each of the `n_epochs` epochs of `n_train`.
+    """
+
+    def __init__(self, n_epochs, n_train, n_test):
+        self.n_epochs, self.n_train, self.n_test = n_epochs, n_train, n_test
+        self.progress, self.estimated, self.last_save = Progress(), False, time.monotonic()
+
+    def start_epoch(self, epoch, n_before, seconds_before):
+        """Start timing `epoch` (from 0), of which `n_before` images were done before an interruption."""
+        self.epoch, self.n_before, self.seconds_before = epoch, n_before, seconds_before
+        self.started = time.monotonic()
+
+    def seconds(self):
+        """Return the seconds of training in this epoch, those before an interruption included."""
+        return time.monotonic() - self.started + self.seconds_before
+
+    def due(self):
+        """Return whether to call `show`."""
+        return self.progress.due()
+
+    def show(self, n_done, loss_sum):
+        """Show the state after `n_done` images of this epoch whose losses add up to `loss_sum`."""
+        elapsed = time.monotonic() - self.started
+        rate = (n_done - self.n_before) / elapsed  # images a second
+        # Testing has no backward pass, which is two thirds of the work, so that three images cost as one in
+        # training.
+        n_left = (self.n_epochs - self.epoch) * (self.n_train + self.n_test / 3) - n_done
+        if elapsed > 2 and not self.estimated:
+            self.estimated = True
+            self.estimate(elapsed + n_left / rate)
+        self.progress.show(
+            f"epoch {self.epoch + 1}/{self.n_epochs}  {n_done / self.n_train:4.0%}  {rate:,.0f} images/s  "
+            f"loss {loss_sum / n_done:.4f}  {duration(n_left / rate)} left"
+        )
+
+    def estimate(self, seconds):
+        """Say how long the run takes if that is over a minute; over half an hour, also what shortens it."""
+        self.progress.clear()
+        if seconds > 60:
+            print(f"this takes about {duration(seconds)}; Ctrl-C and --resume lose nothing", flush=True)
+        if seconds > 1800:
+            print("shorter: --limit 2000, --epochs 1, --image-size 64 (vgg16 takes 32 and more)", flush=True)
+
+    def time_to_save(self):
+        """Return True about every thirty seconds."""
+        if time.monotonic() - self.last_save < 30:
+            return False
+        self.last_save = time.monotonic()
+        return True
+
+
+# ---------------------------------------------------------------- files
+
+
+@contextmanager
+def written(path, mode="wb", **options):
+    """Open a new file for writing; when the block ends well, it becomes `path`, in one step.
+
+    However the program ends, `path` holds its old content or its new, never half of it. Arguments as for
+    `open`.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with open(temporary, mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path, content):
+    """Write `content` as indented JSON."""
+    with written(path, "w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_csv(path, rows):
+    """Write `rows`, dicts with the same keys, under a header line."""
+    with written(path, "w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, fieldnames=rows[0])
+        table.writeheader()
+        table.writerows(rows)
+
+
+def write_tensors(path, tensors):
+    """Write `tensors`, nested dicts and lists of tensors and numbers, as `torch.save` does."""
+    with written(path) as file:
+        torch.save(tensors, file)
+
+
+def new_run_folder(name, out=None):
+    """Make and return a new folder: `out`, or runs/`name`, or where that is taken runs/`name`-2, -3, …
+
+    Raises UserError where `out` already holds something: no run is ever overwritten.
+    """
+    if out:
+        if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
+            raise UserError(f"--out {out}: something is there; choose another folder, or --resume {out}")
+        Path(out).mkdir(parents=True, exist_ok=True)
+        return Path(out)
+    number = 1
+    while True:
+        folder = Path("runs", name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)  # fails where the folder exists, so two runs at once get one each
+            return folder
+        except FileExistsError:
+            number += 1

@@ -1,0 +1,290 @@
+"""Images on disk or from the network → uint8 tensors in memory → float batches on the device.
+
+`load` finds the data set; `batch_to_float` makes of the images what the networks take.
+"""
+
+import hashlib
+import math
+import os
+import socket
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torchvision.datasets import MNIST, ImageFolder
+from torchvision.io import ImageReadMode, decode_image
+from torchvision.transforms import v2
+
+from digits import digits
+from runs import Progress, UserError, one_line
+
+DATA = Path("data")  # where `--data auto` looks, and where downloads go
+TEN_DIGITS = tuple("0123456789")
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """One split of a data set, in memory.
+
+    `images` uint8 (N, channels, height, width); `labels` int64 (N,), indices into `classes`; `classes` the
+    class names; `ids` where each image came from, a path relative to the data set's folder or such as
+    `train/00042`; `source` the data set's name for tables and pictures.
+    """
+
+    images: torch.Tensor
+    labels: torch.Tensor
+    classes: tuple
+    ids: tuple
+    source: str
+
+    def __len__(self):
+        return len(self.labels)
+
+    def to(self, device):
+        """Return the same data with its tensors on `device`."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
+
+    def subset(self, indices):
+        """Return only the samples at `indices`, a 1-D int64 tensor, in that order."""
+        ids = tuple(self.ids[index] for index in indices.tolist())
+        return replace(self, images=self.images[indices], labels=self.labels[indices], ids=ids)
+
+    def fingerprint(self):
+        """Return 16 hexadecimal digits that differ where pixels, labels or class names do."""
+        digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
+        digest.update(self.images.contiguous().numpy())
+        digest.update(self.labels.numpy())
+        return digest.hexdigest()[:16]
+
+
+def load(source="auto", limit=None, image_size=None):
+    """Return (train, test), two ImageData of the same classes and image shape.
+
+    `source` is "mnist" (downloaded into data/ if need be), "digits" (the built-in ones), a folder, or "auto":
+    the first that is there of data/mnist_png, data/MNIST, a download, the built-in digits. A folder holds
+    MNIST in torchvision's layout, or `train|training` and `test|testing|val`, each with a folder of images
+    per class. `limit` keeps at most that many images of each split, chosen at random, the same for every run.
+    `image_size` (pixels) unifies images of mixed sizes. Raises UserError, naming the file or folder to mend.
+    """
+    if source == "digits":
+        train, test = load_digits()
+    elif source == "mnist":
+        train, test = load_mnist(DATA, download=True)
+    elif source == "auto":
+        train, test = load_auto(image_size)
+    elif Path(source, "MNIST", "raw").is_dir():
+        train, test = load_mnist(Path(source))
+    elif Path(source).name == "MNIST" and Path(source, "raw").is_dir():
+        train, test = load_mnist(Path(source).parent)
+    elif Path(source).is_dir():
+        train, test = load_folder(Path(source), image_size)
+    else:
+        raise UserError(f"--data {source}: no such folder; give a folder, or one of auto, mnist, digits")
+    if limit:
+        train, test = (
+            half.subset(random_order(len(half), 0)[:limit].sort().values) for half in (train, test)
+        )
+    return train, test
+
+
+def load_auto(image_size):
+    """Return (train, test) of the first source that is there, in the order that `load` names them."""
+    if (DATA / "mnist_png").is_dir():
+        return load_folder(DATA / "mnist_png", image_size)
+    try:
+        return load_mnist(DATA, download=True)
+    except DownloadError as error:
+        print(f"Note: {error}")
+        print("Using the built-in rendered digits instead: accuracies on them are not MNIST's.", flush=True)
+        return load_digits()
+
+
+def load_digits():
+    """Return (train, test) of the built-in digits: 20,000 and 4,000 images."""
+    halves = []
+    for split, n_images, seed in (("train", 20000, 1), ("test", 4000, 2)):
+        images, labels = digits(n_images, seed)
+        halves.append(ImageData(images, labels, TEN_DIGITS, numbered(split, n_images), "the built-in digits"))
+    return halves
+
+
+def numbered(split, n_images):
+    """Return ids for images that have no file of their own: train/00000, train/00001, …"""
+    return tuple(f"{split}/{index:05d}" for index in range(n_images))
+
+
+class DownloadError(UserError):
+    """The download failed, and nothing else did."""
+
+
+def load_mnist(root, download=False):
+    """Return (train, test) of the MNIST in `root`/MNIST/raw, downloading it first where it is missing."""
+    if download and not (root / "MNIST").exists():
+        download_mnist(root)
+    halves = []
+    for split in ("train", "test"):
+        try:
+            mnist = MNIST(root, train=split == "train")
+            images, labels = mnist.data.unsqueeze(1), mnist.targets
+            if images.shape != (len(labels), 1, 28, 28) or labels.max() > 9:
+                raise ValueError("images and labels do not match")
+        except Exception as error:  # torchvision has many kinds for a file that is cut short or not IDX
+            raise UserError(
+                f"{root}/MNIST/raw: MNIST's {split} files are missing or damaged ({one_line(error)}); "
+                f"remove {root}/MNIST, and --data mnist downloads it again"
+            ) from None
+        halves.append(ImageData(images, labels, TEN_DIGITS, numbered(split, len(images)), "MNIST"))
+    return halves
+
+
+def download_mnist(root):
+    """Download MNIST into `root`/MNIST, whole or not at all."""
+    root.mkdir(parents=True, exist_ok=True)
+    print("Downloading MNIST (11 MB) …", flush=True)
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(15)  # seconds; urllib would wait for ever for a server that does not answer
+    try:
+        with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
+            MNIST(folder, download=True)
+            os.rename(Path(folder, "MNIST"), root / "MNIST")
+    except Exception as error:  # of the network, the server or the disk; each has its own kinds
+        raise DownloadError(f"MNIST could not be downloaded ({one_line(error)})") from None
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+def load_folder(root, image_size=None):
+    """Return (train, test) of the image folders `root`/train/CLASS/… and `root`/test/CLASS/…"""
+    train_files, train_labels, classes = list_images(split_folder(root, "train", "training"))
+    test_files, test_labels, test_classes = list_images(split_folder(root, "test", "testing", "val"))
+    if classes != test_classes:
+        lone = min(set(classes) ^ set(test_classes))
+        raise UserError(f"{root}: the class {lone} is in one of the training and the test set only")
+    files = train_files + test_files
+    images = read_images(files, image_size)
+    ids = tuple(Path(file).relative_to(root).as_posix() for file in files)
+    n = len(train_files)
+    return (
+        ImageData(images[:n], torch.tensor(train_labels), classes, ids[:n], root.resolve().name),
+        ImageData(images[n:], torch.tensor(test_labels), classes, ids[n:], root.resolve().name),
+    )
+
+
+def split_folder(root, *names):
+    """Return the one folder of `root` that has one of `names`."""
+    folders = [root / name for name in names if (root / name).is_dir()]
+    if len(folders) != 1:
+        raise UserError(
+            f"{root}: needs one folder named {' or '.join(names)}, with a folder of images per class in it; "
+            f"has {' and '.join(folder.name for folder in folders) or 'none'}"
+        )
+    return folders[0]
+
+
+def list_images(folder):
+    """Return (files, labels, classes) of a folder that has a folder of images per class."""
+    try:
+        listing = ImageFolder(folder)
+    except FileNotFoundError as error:  # no class folders, or empty ones; torchvision's text names them
+        raise UserError(f"{folder}: {one_line(error)}") from None
+    if len(listing.classes) < 2:
+        raise UserError(f"{folder}: has one class only, {listing.classes[0]}; two or more are needed")
+    files, labels = zip(*listing.samples, strict=True)
+    return files, labels, tuple(listing.classes)
+
+
+def read_images(files, image_size=None):
+    """Return the images of `files`, uint8 (N, channels, height, width): grey if all of them are, else RGB.
+
+    With `image_size`, images of mixed sizes are resized to its square, and larger ones at once to save
+    memory. Raises UserError where a file is no whole image, or sizes are mixed without `image_size`.
+    """
+    progress, images = Progress(), []
+    with ThreadPoolExecutor() as pool:
+        for image in pool.map(lambda file: read_image(file, image_size), files):
+            images.append(image)
+            if progress.due():
+                progress.show(f"reading images: {len(images):,} of {len(files):,}")
+    progress.clear()
+    if any(image.shape[0] != 1 for image in images):
+        images = [image.expand(3, -1, -1) for image in images]
+    sizes = {image.shape[1:]: file for image, file in zip(images, files, strict=True)}
+    if len(sizes) > 1 and image_size is None:
+        (size, file), (other_size, other_file) = list(sizes.items())[:2]
+        raise UserError(
+            f"images of mixed sizes: {file} has {size[0]}×{size[1]} pixels, {other_file} "
+            f"{other_size[0]}×{other_size[1]}; --image-size N makes them all N×N"
+        )
+    if len(sizes) > 1:
+        images = [v2.functional.resize(image, [image_size, image_size], antialias=True) for image in images]
+    return torch.stack(images)
+
+
+def read_image(file, image_size=None):
+    """Return one image file as uint8 (1 or 3, height, width), turned as its EXIF data says."""
+    try:
+        image = decode_image(file, apply_exif_orientation=True)
+        if image.shape[0] not in (1, 3):  # transparency, CMYK
+            image = decode_image(file, ImageReadMode.RGB, apply_exif_orientation=True)
+        image = v2.functional.to_dtype(image, torch.uint8, scale=True)  # 16-bit PNGs
+    except Exception as error:
+        raise UserError(
+            f"{file}: cannot be read as an image ({one_line(error)}): replace or remove it"
+        ) from None
+    if image_size and min(image.shape[1:]) > image_size:
+        image = v2.functional.resize(image, [image_size, image_size], antialias=True)
+    return image
+
+
+def mix(*numbers):
+    """Return a 32-bit seed that differs for different `numbers`, non-negative ints (numpy's SeedSequence).
+
+    It makes randomness a function of where a run is, such as (seed, epoch, step): a run that is resumed there
+    goes on with the same random numbers, and no generator's state need be kept.
+    """
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def random_order(n, *numbers):
+    """Return the ints 0 … n - 1, int64, in the random order that belongs to `numbers`."""
+    return torch.randperm(n, generator=torch.Generator().manual_seed(mix(*numbers)))
+
+
+def batch_to_float(images, image_size=None, augment=False):
+    """Turn a batch of uint8 images (N, channels, height, width) into what networks take, on the same device.
+
+    Returns float32 from 0 to 1 in channels-last memory order, with `augment` moved by small random affine
+    maps, with `image_size` resized to that many pixels square.
+    """
+    x = images.float() / 255
+    if augment:
+        x = random_affine(x)
+    if image_size and x.shape[2:] != (image_size, image_size):
+        x = v2.functional.resize(x, [image_size, image_size], antialias=True)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def random_affine(x, degrees=10, translate=0.07, scale=0.1, shear=0.1):
+    """Turn, shift, stretch and slant each image of a float batch (N, channels, height, width) at random.
+
+    Turns are within ±`degrees`, shifts within ±`translate` of the image's side, the others within ±10 % by
+    default. Uses torch's global random numbers, drawn on the CPU so that every device gets the same.
+    """
+    turn, shift_x, shift_y, stretch_x, stretch_y, slant = 2 * torch.rand(6, len(x)) - 1
+    turn, slant = math.radians(degrees) * turn, shear * slant
+    stretch_x, stretch_y = torch.exp(scale * stretch_x), torch.exp(scale * stretch_y)
+    cos, sin = turn.cos(), turn.sin()
+    # The maps go from places in the output to places in the input, both from -1 to 1 (Jaderberg et al. 2015).
+    maps = torch.stack(
+        (
+            torch.stack([stretch_x * cos, stretch_y * (slant * cos - sin), 2 * translate * shift_x], dim=1),
+            torch.stack([stretch_x * sin, stretch_y * (slant * sin + cos), 2 * translate * shift_y], dim=1),
+        ),
+        dim=1,
+    )  # (N, 2, 3)
+    grid = F.affine_grid(maps.to(x.device, non_blocking=True), x.shape, align_corners=False)
+    return F.grid_sample(x, grid, align_corners=False)

@@ -1,0 +1,180 @@
+"""Every picture, drawn with Pillow: a run's curves and a confusion matrix.
+
+Everything is drawn at twice its size and then halved, which smooths the lines.
+"""
+
+import math
+
+from PIL import Image, ImageDraw, ImageFont
+
+from runs import written
+
+SCALE = 2
+INK, GREY, GRID = "#222222", "#777777", "#e4e4e4"
+BLUE, ORANGE = "#1f6fb4", "#d9641a"  # told apart by colour-blind eyes too
+
+
+class Canvas:
+    """A white picture of `width` × `height` pixels, to draw on; all lengths are in pixels."""
+
+    def __init__(self, width, height):
+        self.image = Image.new("RGB", (SCALE * width, SCALE * height), "white")
+        self.draw = ImageDraw.Draw(self.image)
+
+    def text(self, x, y, text, size=13, anchor="lm", fill=INK):
+        """Write `text`; `anchor` is Pillow's, such as lm: (x, y) is its left end, half-way up."""
+        font = ImageFont.load_default(SCALE * size)
+        self.draw.text((SCALE * x, SCALE * y), str(text), fill, font, anchor)
+
+    def line(self, points, fill=GREY, width=1):
+        """Join `points`, (x, y) pairs."""
+        self.draw.line([(SCALE * x, SCALE * y) for x, y in points], fill, round(SCALE * width), joint="curve")
+
+    def dot(self, x, y, fill, radius=2.5):
+        """Draw a filled circle."""
+        self.draw.circle((SCALE * x, SCALE * y), SCALE * radius, fill)
+
+    def box(self, left, top, right, bottom, fill):
+        """Draw a filled rectangle."""
+        self.draw.rectangle((SCALE * left, SCALE * top, SCALE * right - 1, SCALE * bottom - 1), fill)
+
+    def save(self, path):
+        """Write the picture as a PNG file, whole or not at all."""
+        with written(path) as file:
+            self.image.reduce(SCALE).save(file, "PNG", optimize=True)
+
+
+def ticks(low, high, n_most=6):
+    """Return round numbers from `low` to `high`, about `n_most`, and the digits after the point they need."""
+    step = 10 ** math.floor(math.log10((high - low) / n_most))
+    step *= next(factor for factor in (1, 2, 5, 10, 20) if (high - low) / (factor * step) <= n_most)
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)], max(0, -math.floor(math.log10(step) + 1e-9))
+
+
+def log_ticks(low, high):
+    """Return 1, 2 and 5 times the powers of ten from `low` to `high`; where those are many, the powers."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if math.log10(high / low) < 3 else (1,)
+    return [
+        f * 10.0**p
+        for p in powers
+        for f in factors
+        if low <= f * 10.0**p * 1.0001 and f * 10.0**p <= high * 1.0001
+    ]
+
+
+def panel(canvas, area, series, title, log=False):
+    """Draw one diagram over epochs into `area`, (left, top, right, bottom).
+
+    `series` is a list of (name, colour, values), a value for each epoch from 1 on; `log` makes the y axis
+    logarithmic.
+    """
+    left, top, right, bottom = area
+    values = [value for _, _, line in series for value in line]
+    n_epochs = max(len(line) for _, _, line in series)
+    if log:
+        values = [max(value, 1e-6) for value in values]
+        low, high = min(values) / 1.3, max(values) * 1.3
+        y_ticks = [(value, f"{value:g}") for value in log_ticks(low, high)]
+        height = lambda value: math.log(max(value, 1e-6) / low) / math.log(high / low)  # noqa: E731
+    else:
+        margin = max((max(values) - min(values)) * 0.06, 0.05)
+        low, high = max(min(values) - margin, 0), min(max(values) + margin, 100)
+        numbers, n_digits = ticks(low, high)
+        y_ticks = [(value, f"{value:.{n_digits}f}") for value in numbers]
+        height = lambda value: (value - low) / (high - low)  # noqa: E731
+
+    def x_of(epoch):
+        return left + (right - left) * ((epoch - 1) / (n_epochs - 1) if n_epochs > 1 else 0.5)
+
+    def y_of(value):
+        return bottom - (bottom - top) * height(value)
+
+    canvas.text((left + right) / 2, top - 20, title, 14, "mm")
+    for value, label in y_ticks:
+        canvas.line([(left, y_of(value)), (right, y_of(value))], GRID)
+        canvas.text(left - 7, y_of(value), label, 12, "rm")
+    for epoch in sorted({max(1, round(tick)) for tick in ticks(1, n_epochs, 10)[0]} if n_epochs > 1 else {1}):
+        canvas.line([(x_of(epoch), bottom), (x_of(epoch), bottom + 4)])
+        canvas.text(x_of(epoch), bottom + 14, epoch, 12, "mm")
+    canvas.line([(left, top), (left, bottom), (right, bottom)])
+    canvas.text((left + right) / 2, bottom + 34, "epoch", 12, "mm")
+    for _, colour, line in series:
+        points = [(x_of(epoch), y_of(value)) for epoch, value in enumerate(line, 1)]
+        canvas.line(points, colour, 2)
+        for point in points if n_epochs <= 40 else []:
+            canvas.dot(*point, colour)
+
+
+def legend(canvas, x, y, series):
+    """Write the names of `series` in their colours, in a row that is centred on (x, y)."""
+    widths = [ImageFont.load_default(13).getlength(name) + 50 for name, _, _ in series]
+    x -= sum(widths) / 2
+    for (name, colour, _), width in zip(series, widths, strict=True):
+        canvas.line([(x, y), (x + 22, y)], colour, 2)
+        canvas.dot(x + 11, y, colour)
+        canvas.text(x + 28, y, name)
+        x += width
+
+
+def draw_curves(path, history, title):
+    """Draw a run's loss and accuracy by epoch; `history` is a list of metrics.csv's rows."""
+    canvas = Canvas(900, 400)
+    canvas.text(450, 24, title, 15, "mm")
+    for left, name, unit in (
+        (70, "loss", "loss (cross-entropy, log scale)"),
+        (520, "accuracy", "accuracy (%)"),
+    ):
+        factor = 100 if name == "accuracy" else 1
+        series = [
+            (split, colour, [factor * row[f"{key}_{name}"] for row in history])
+            for split, key, colour in (
+                ("training set, mean over the epoch", "train", BLUE),
+                ("test set, after it", "test", ORANGE),
+            )
+        ]
+        panel(canvas, (left, 80, left + 350, 320), series, unit, log=name == "loss")
+    legend(canvas, 450, 382, series)
+    canvas.save(path)
+
+
+def draw_confusion(path, matrix, classes, title, subtitle):
+    """Draw a confusion matrix, ints (classes, classes), rows the true and columns the predicted class.
+
+    Right answers are blue, wrong ones orange, each the deeper the more there are among their kind.
+    """
+    n = len(classes)
+    matrix = [[int(count) for count in row] for row in matrix]
+    cell = max(4, min(44, 900 // n))
+    names = [name if len(name) <= 14 else name[:13] + "…" for name in classes]
+    left, top = 60 + 7 * max(map(len, names)), 104
+    canvas = Canvas(max(left + n * cell + 90, 10 * len(title) + 40), top + n * cell + 40)
+    canvas.text(20, 24, title, 15)
+    canvas.text(20, 48, f"{subtitle}; rows: true class, columns: predicted class", 12, fill=GREY)
+    most_right = max(max(matrix[i][i] for i in range(n)), 1)
+    most_wrong = max(max(matrix[i][j] for i in range(n) for j in range(n) if i != j), 1)
+    for i, row in enumerate(matrix):
+        y = top + i * cell
+        for j, count in enumerate(row):
+            x = left + j * cell
+            share, colour = (count / most_right, BLUE) if i == j else (count / most_wrong, ORANGE)
+            canvas.box(x, y, x + cell - 1, y + cell - 1, shade(colour, 0.85 * share) if count else "#f6f6f6")
+            if count and cell >= 24:
+                size = 13 if count < 1000 else 11
+                canvas.text(x + cell / 2, y + cell / 2, count, size, "mm", "white" if share > 0.6 else INK)
+        if cell >= 12:
+            canvas.text(left - 8, y + cell / 2, names[i], 12, "rm")
+            right = row[i] / max(sum(row), 1)
+            canvas.text(left + n * cell + 10, y + cell / 2, f"{right:.2%}", 12, fill=GREY)
+    if cell >= 12:
+        for j, name in enumerate(names):
+            canvas.text(left + (j + 0.5) * cell, top - 14, name[: cell // 7], 12, "mm")
+        canvas.text(left + n * cell + 10, top - 14, "right", 12, fill=GREY)
+    canvas.save(path)
+
+
+def shade(colour, share):
+    """Return the hexadecimal `colour` mixed with white: all of it where `share` is 1, white where it is 0."""
+    channels = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return tuple(round(255 + (channel - 255) * share) for channel in channels)

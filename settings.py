@@ -1,0 +1,162 @@
+"""A run's settings: a frozen dataclass ↔ the command line, one field per flag."""
+
+import argparse
+import math
+import os
+from dataclasses import dataclass, field, fields, replace
+
+import torch
+
+from runs import UserError
+
+
+def positive(number):
+    """Return an argparse type: a finite `number` (int or float) above zero."""
+
+    def parse(text):
+        value = number(text)
+        if not 0 < value < math.inf:
+            raise ValueError
+        return value
+
+    parse.__name__ = f"positive {number.__name__}"  # argparse's message: invalid positive int value
+    return parse
+
+
+def seed(text):
+    """Parse an int that is zero or more."""
+    if int(text) < 0:
+        raise ValueError
+    return int(text)
+
+
+def flag(default, text, **argparse_options):
+    """Return a dataclass field that is a command-line flag too."""
+    return field(default=default, metadata={"help": text, **argparse_options})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that makes a run what it is. None stands for what suits the model, the data or the machine."""
+
+    model: str = flag("resnet", "network", choices=("vgg16", "encoder", "resnet"))
+    init: str = flag(
+        "default",
+        "first weights: PyTorch's own, Xavier's, or ImageNet's (vgg16 only)",
+        choices=("default", "xavier", "pretrained"),
+    )
+    n_blocks: int = flag(3, "blocks, each of which halves the image", type=positive(int))
+    n_features_1: int = flag(
+        32, "channels of the stem and of a block's first convolution", type=positive(int)
+    )
+    n_features_2: int = flag(32, "channels of a block's second convolution", type=positive(int))
+    n_fully_1: int = flag(144, "units of the first hidden fully connected layer", type=positive(int))
+    n_fully_2: int = flag(72, "units of the second hidden fully connected layer", type=positive(int))
+    data: str = flag("auto", "auto, mnist, digits (the built-in ones) or a folder", metavar="SOURCE")
+    epochs: int = flag(5, "passes over the training data", type=positive(int), metavar="N")
+    batch_size: int = flag(None, "images in a step (default: 128; vgg16 32)", type=positive(int), metavar="N")
+    lr: float = flag(
+        None,
+        "highest learning rate of the cycle (default: 0.005; vgg16 0.0001)",
+        type=positive(float),
+        metavar="RATE",
+    )
+    augment: bool = flag(False, "move the training images by small random affine maps", action="store_true")
+    image_size: int = flag(
+        None, "resize images to N×N pixels (default: as they are; vgg16 224)", type=positive(int), metavar="N"
+    )
+    limit: int = flag(
+        None, "use at most N training and N test images (default: all)", type=positive(int), metavar="N"
+    )
+    seed: int = flag(0, "seed of all that is random", type=seed, metavar="N")
+    device: str = flag(None, "cpu, cuda or mps (default: cuda or mps where there is one)", metavar="NAME")
+    precision: str = flag(
+        None, "default: bf16 where the hardware has it, else fp32", choices=("fp32", "bf16")
+    )
+    threads: int = flag(None, "CPU threads (default: one per core)", type=positive(int), metavar="N")
+    weights: str = flag(
+        None,
+        "vgg16's ImageNet weights, for --init pretrained (default: torchvision's download)",
+        metavar="FILE",
+    )
+
+
+ARCHITECTURE = ("n_blocks", "n_features_1", "n_features_2", "n_fully_1", "n_fully_2")
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line."""
+
+    def error(self, message):
+        raise UserError(f"{message} (--help lists the flags)")
+
+
+def flag_name(name):
+    """Return a field's name as it is typed."""
+    return f"--{name.replace('_', '-')}"
+
+
+def parse(description, arguments=None):
+    """Return (settings, out, resume) from the command line; out and resume are folders or None."""
+    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for setting in fields(Settings):
+        options = dict(setting.metadata)
+        if setting.default not in (None, False):
+            options["help"] += f" (default: {setting.default})"
+        if setting.name in ARCHITECTURE:
+            options["metavar"] = "N"
+        # Without a default here, `given` below holds only what was really typed.
+        parser.add_argument(flag_name(setting.name), default=argparse.SUPPRESS, **options)
+    parser.add_argument(
+        "--out", metavar="DIR", help="run folder to make (default: runs/MODEL-INIT, numbered if taken)"
+    )
+    parser.add_argument("--resume", metavar="RUN", help="continue the interrupted run in this folder")
+    given = vars(parser.parse_args(arguments))
+    out, resume = given.pop("out"), given.pop("resume")
+    settings = Settings(**given)
+    if resume and (given or out):
+        raise UserError(
+            f"--resume keeps the run's own settings: leave out {flag_name(next(iter(given), 'out'))}"
+        )
+    if settings.model == "vgg16" and not given.keys().isdisjoint(ARCHITECTURE):
+        raise UserError(
+            f"vgg16's architecture is fixed: leave out {flag_name(min(set(given) & set(ARCHITECTURE)))}"
+        )
+    if settings.model != "vgg16" and settings.init == "pretrained":
+        raise UserError(
+            f"there are no pretrained weights for {settings.model}, only for vgg16; try --init xavier"
+        )
+    if settings.weights and settings.init != "pretrained":
+        raise UserError("--weights goes with --model vgg16 --init pretrained")
+    return settings, out, resume
+
+
+def complete(settings):
+    """Return `settings` with what suits the model and the machine in place of None; check the device."""
+    device = settings.device or (
+        "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    )
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise UserError(f"--device {device}: there is none here that computes; try --device cpu") from None
+    vgg16 = settings.model == "vgg16"
+    return replace(
+        settings,
+        batch_size=settings.batch_size or (32 if vgg16 else 128),
+        lr=settings.lr or (1e-4 if vgg16 else 5e-3),
+        image_size=settings.image_size or (224 if vgg16 else None),
+        device=device,
+        precision=settings.precision or ("bf16" if has_fast_bf16(device) else "fp32"),
+        threads=settings.threads or os.cpu_count(),
+    )
+
+
+def has_fast_bf16(device):
+    """Return whether `device` multiplies bf16 matrices in hardware; where it does not, fp32 is faster."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # new in torch 2.13
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

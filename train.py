@@ -1,0 +1,277 @@
+"""Train one of the exercise sheet's networks: settings → data → model → training loop → a run folder.
+
+python train.py --model resnet --init xavier
+"""
+
+import json
+import math
+import platform
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import torchvision
+
+import figures
+import models
+from data import batch_to_float, load, mix, random_order
+from diagnose import confusion_matrix
+from runs import Progress, UserError, Watch, new_run_folder, run_command, write_csv, write_json, write_tensors
+from settings import ARCHITECTURE, Settings, complete, parse
+
+# ---------------------------------------------------------------- model and training
+
+
+def build(settings, n_classes, image_shape):
+    """Return the initialised network of `settings` for images of `image_shape`, (channels, height, width)."""
+    n_channels, *image_size = image_shape
+    image_size = settings.image_size or tuple(image_size)
+    torch.manual_seed(settings.seed)
+    if settings.model == "vgg16":
+        model = models.vgg16(n_classes, image_size)
+    else:
+        network = models.ResNet if settings.model == "resnet" else models.encoder
+        architecture = {name: getattr(settings, name) for name in ARCHITECTURE}
+        model = network(n_classes, n_channels, image_size, **architecture)
+    if settings.init == "pretrained":
+        models.load_imagenet(model, settings.weights)
+    else:
+        models.initialise(model, settings.init)
+    return model.to(settings.device, memory_format=torch.channels_last)
+
+
+def fit(model, train, test, settings, folder=None):
+    """Train `model` with AdamW (Loshchilov & Hutter 2019) over one cycle of learning rates (Smith 2018).
+
+    `train` and `test` are ImageData, `settings` complete. Prints a row per epoch and returns the rows, a list
+    of dicts. With `folder`, goes on from its state.pt where there is one, and keeps state.pt and metrics.csv
+    there up to date. All randomness is a function of (seed, epoch, step), so a run that is resumed ends with
+    the same weights, bit by bit, as one that was never interrupted. Raises UserError when the loss is no
+    longer finite.
+    """
+    train, test = train.to(settings.device), test.to(settings.device)
+    n_steps = math.ceil(len(train) / settings.batch_size)  # in an epoch
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, fused=True)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.lr, total_steps=settings.epochs * n_steps
+    )
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    at = load_state(folder, parts, settings.device)
+    print(TABLE_HEADER, *map(table_row, at["history"]), sep="\n", flush=True)
+    watch = Watch(settings.epochs, len(train), len(test))
+
+    for epoch in range(len(at["history"]), settings.epochs):
+        order = random_order(len(train), settings.seed, epoch).to(settings.device)
+        model.train()
+        watch.start_epoch(epoch, at["n_seen"], at["seconds"])
+        for step in range(at["n_seen"] // settings.batch_size, n_steps):
+            torch.manual_seed(mix(settings.seed, epoch, 1 + step))  # for augmentation and dropout
+            batch = order[step * settings.batch_size : (step + 1) * settings.batch_size]
+            images = batch_to_float(train.images[batch], settings.image_size, settings.augment)
+            labels = train.labels[batch]
+
+            with autocast(settings):
+                logits = model(images)  # (batch, classes)
+                loss = F.cross_entropy(logits, labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            scheduler.step()
+
+            at["n_seen"] += len(batch)
+            at["loss_sum"] += loss.detach() * len(batch)  # stays on the device: reading it makes a GPU wait
+            at["n_right"] += (logits.argmax(dim=1) == labels).sum()
+            if watch.due():
+                watch.show(at["n_seen"], finite(at["loss_sum"]))
+                if folder and watch.time_to_save():
+                    save_state(folder, parts, {**at, "seconds": watch.seconds()})
+
+        row = {"epoch": epoch + 1, "train_loss": finite(at["loss_sum"]) / len(train)}
+        row["train_accuracy"] = at["n_right"].item() / len(train)
+        row["seconds"] = watch.seconds()  # of training: the evaluation comes after it
+        row["test_loss"], row["test_accuracy"] = evaluate(model, test, settings)
+        print(table_row(row), flush=True)
+        at = start_of_epoch([*at["history"], row], settings.device)
+        if folder:
+            save_state(folder, parts, at)
+            write_csv(folder / "metrics.csv", at["history"])
+    return at["history"]
+
+
+def autocast(settings):
+    """Return the context in which a network computes in the precision of `settings`."""
+    return torch.autocast(
+        torch.device(settings.device).type, torch.bfloat16, enabled=settings.precision == "bf16"
+    )
+
+
+def finite(loss):
+    """Return a loss as a float; raise UserError where it is infinite or not a number."""
+    if not math.isfinite(loss.item()):
+        raise UserError("training diverged: the loss is no longer a finite number; try a smaller --lr")
+    return loss.item()
+
+
+@torch.no_grad()
+def predict(model, data, settings):
+    """Return the logits of all of `data`, float32 (N, classes), on the device of `settings`."""
+    model.eval()
+    data, logits, progress = data.to(settings.device), [], Progress()
+    for images in data.images.split(settings.batch_size):
+        with autocast(settings):
+            logits.append(model(batch_to_float(images, settings.image_size)).float())
+        if progress.due():
+            progress.show(f"testing: {len(logits) * settings.batch_size:,} of {len(data):,} images")
+    progress.clear()
+    return torch.cat(logits)
+
+
+def evaluate(model, data, settings):
+    """Return the mean cross-entropy loss and the accuracy (0 to 1) of `model` on `data`."""
+    logits = predict(model, data, settings)
+    labels = data.labels.to(settings.device)
+    return F.cross_entropy(logits, labels).item(), (logits.argmax(dim=1) == labels).sum().item() / len(data)
+
+
+TABLE_HEADER = "epoch  train loss  train accuracy  test loss  test accuracy  seconds"
+
+
+def table_row(row):
+    """Return one epoch's line under TABLE_HEADER."""
+    return (
+        f"{row['epoch']:5}  {row['train_loss']:10.4f}  {row['train_accuracy']:14.2%}  "
+        f"{row['test_loss']:9.4f}  {row['test_accuracy']:13.2%}  {row['seconds']:7.1f}"
+    )
+
+
+# ---------------------------------------------------------------- interruption
+
+
+def start_of_epoch(history, device):
+    """Return where a run is at the start of an epoch: the rows of those before it, no image seen yet."""
+    loss_sum, n_right = torch.zeros(2, device=device)
+    return {"history": history, "n_seen": 0, "seconds": 0.0, "loss_sum": loss_sum, "n_right": n_right}
+
+
+def save_state(folder, parts, at):
+    """Write `folder`/state.pt: where the run is, and the state of `parts` (model, optimizer, scheduler)."""
+    states = {name: part.state_dict() for name, part in parts.items()}
+    write_tensors(folder / "state.pt", {"at": at, **states})
+
+
+def load_state(folder, parts, device):
+    """Put `parts` into the state of `folder`/state.pt and return where the run was; without it, the start."""
+    if not folder or not (folder / "state.pt").exists():
+        return start_of_epoch([], device)
+    try:
+        state = torch.load(folder / "state.pt", map_location=device, weights_only=True)
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        return state["at"]
+    except Exception as error:  # torch.load has many kinds for a file that is not whole
+        raise UserError(
+            f"{folder}/state.pt is damaged ({type(error).__name__}): remove it, and --resume starts anew"
+        ) from None
+
+
+def resumable(folder):
+    """Return (settings, config) of the unfinished run in `folder`."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings = Settings(**config["settings"])
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"--resume {folder}: no run is there (no config.json)") from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{folder}/config.json is damaged, or of another version of this program") from None
+    if (folder / "model.pt").exists():
+        raise UserError(f"--resume {folder}: that run is finished already")
+    return settings, config
+
+
+# ---------------------------------------------------------------- the run
+
+
+def describe(settings, model, train, test):
+    """Return what config.json holds: the settings, and the data, the versions and the machine they met."""
+    cuda = settings.device.startswith("cuda")
+    return {
+        "settings": asdict(settings),
+        "data": {
+            "source": train.source,
+            "n_train": len(train),
+            "n_test": len(test),
+            "image_shape": list(train.images.shape[1:]),
+            "classes": list(train.classes),
+            "fingerprint": [train.fingerprint(), test.fingerprint()],
+        },
+        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+        },
+        "hardware": torch.cuda.get_device_name(settings.device)
+        if cuda
+        else f"{platform.machine()} processor",
+    }
+
+
+def finish(folder, model, test, history, settings):
+    """Draw the run's pictures, write its weights, say how it went; model.pt, the last file, marks its end."""
+    predicted = predict(model, test, settings).argmax(dim=1).cpu()
+    n_wrong = (predicted != test.labels).sum().item()
+    wrong = f"{n_wrong:,} of {len(test):,} test images wrong"
+    title = f"{settings.model}, {settings.init} initialisation, seed {settings.seed} on {test.source}"
+    figures.draw_curves(folder / "curves.png", history, title)
+    matrix = confusion_matrix(test.labels, predicted, len(test.classes))
+    figures.draw_confusion(folder / "confusion.png", matrix, test.classes, title, wrong)
+    write_tensors(folder / "model.pt", model.state_dict())
+    print(f"\ntest accuracy on {test.source}: {1 - n_wrong / len(test):.2%}, {wrong}")
+    print(f"look at {folder}/curves.png and {folder}/confusion.png; metrics.csv and model.pt are there too")
+    other = "encoder" if settings.model == "resnet" else "resnet"
+    print(f"next: python train.py --model {other} --init xavier --data {settings.data}")
+
+
+def main(arguments=None):
+    """Train as the command line says; return the history, one row per epoch."""
+    settings, out, resume = parse(__doc__, arguments)
+    if resume:
+        settings, config = resumable(Path(resume))
+    settings = complete(settings)
+    torch.set_num_threads(settings.threads)
+    torch.backends.cudnn.deterministic = True  # the same command gives the same weights
+
+    train, test = load(settings.data, settings.limit, settings.image_size)
+    _, height, width = train.images.shape[1:]
+    size = f"{height}×{width} pixels, {len(train.classes)} classes"
+    print(f"{train.source}: {len(train):,} training and {len(test):,} test images of {size}")
+    model = build(settings, len(train.classes), train.images.shape[1:])
+    description = describe(settings, model, train, test)
+    print(
+        f"{settings.model}, {settings.init} initialisation, seed {settings.seed}: "
+        f"{description['n_parameters']:,} parameters; "
+        f"{settings.device}, {settings.precision}, {settings.threads} threads"
+    )
+    if resume:
+        folder = Path(resume)
+        if config["data"] != description["data"]:
+            raise UserError(f"--resume {folder}: the data at {settings.data} is not what that run began with")
+        if config["versions"] != description["versions"]:
+            print("Note: that run began with other versions; the last digits of its weights may differ")
+    else:
+        folder = new_run_folder(f"{settings.model}-{settings.init}", out)
+        write_json(folder / "config.json", description)
+    try:
+        history = fit(model, train, test, settings, folder)
+        finish(folder, model, test, history, settings)
+    except KeyboardInterrupt:
+        raise UserError(f"interrupted; to go on: python train.py --resume {folder}") from None
+    except OSError as error:
+        problem = f"{error.strerror or error}; when that is mended: python train.py --resume {folder}"
+        raise UserError(f"cannot write into {folder}: {problem}") from None
+    return history
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -8,7 +8,6 @@ import math
 import os
 import socket
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -204,11 +203,10 @@ def read_images(files, image_size=None):
     memory. Raises UserError where a file is no whole image, or sizes are mixed without `image_size`.
     """
     progress, images = Progress(), []
-    with ThreadPoolExecutor() as pool:
-        for image in pool.map(lambda file: read_image(file, image_size), files):
-            images.append(image)
-            if progress.due():
-                progress.show(f"reading images: {len(images):,} of {len(files):,}")
+    for file in files:  # one after the other: for small files threads cost more than they gain
+        images.append(read_image(file, image_size))
+        if progress.due():
+            progress.show(f"reading images: {len(images):,} of {len(files):,}")
     progress.clear()
     if any(image.shape[0] != 1 for image in images):
         images = [image.expand(3, -1, -1) for image in images]
@@ -227,14 +225,15 @@ def read_images(files, image_size=None):
 def read_image(file, image_size=None):
     """Return one image file as uint8 (1 or 3, height, width), turned as its EXIF data says."""
     try:
-        image = decode_image(file, apply_exif_orientation=True)
-        if image.shape[0] not in (1, 3):  # transparency, CMYK
-            image = decode_image(file, ImageReadMode.RGB, apply_exif_orientation=True)
-        image = v2.functional.to_dtype(image, torch.uint8, scale=True)  # 16-bit PNGs
+        # Always as RGB: what torchvision makes of a palette's PNG in its other modes is not the picture.
+        image = decode_image(file, ImageReadMode.RGB, apply_exif_orientation=True)
+        image = v2.functional.to_dtype(image, torch.uint8, scale=True)  # PNGs may have 16 bits
     except Exception as error:
         raise UserError(
             f"{file}: cannot be read as an image ({one_line(error)}): replace or remove it"
         ) from None
+    if torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]):
+        image = image[:1]  # grey
     if image_size and min(image.shape[1:]) > image_size:
         image = v2.functional.resize(image, [image_size, image_size], antialias=True)
     return image

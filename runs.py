@@ -1,6 +1,7 @@
 """What every command shares: errors in one line, progress to look at, files that are never half written."""
 
 import csv
+import io
 import json
 import os
 import shutil
@@ -179,8 +180,10 @@ def write_csv(path, rows):
 
 def write_tensors(path, tensors):
     """Write `tensors`, nested dicts and lists of tensors and numbers, as `torch.save` does."""
+    buffer = io.BytesIO()  # torch.save into a file would turn a full disk's OSError into its own RuntimeError
+    torch.save(tensors, buffer)
     with written(path) as file:
-        torch.save(tensors, file)
+        file.write(buffer.getbuffer())
 
 
 def new_run_folder(name, out=None):

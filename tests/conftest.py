@@ -1,0 +1,73 @@
+"""What several test files use: small data sets, as tensors and as real files."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings as hypothesis_settings
+from PIL import Image
+
+import data
+import settings
+import train
+
+# A slow machine must not fail a test, and a test must not fail only now and then.
+hypothesis_settings.register_profile("project", deadline=None, derandomize=True, max_examples=30)
+hypothesis_settings.load_profile("project")
+os.environ["COLUMNS"] = "100"  # of the terminal that argparse's help is wrapped for
+
+
+def stripes(n_images, n_classes=3, size=8, seed=0):
+    """Return an ImageData that is easy to learn: noise, with a bright row whose place is the class."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(n_images) % n_classes
+    images = torch.randint(0, 120, (n_images, 1, size, size), generator=generator)
+    images[torch.arange(n_images), 0, 2 * labels] += 120
+    ids = tuple(f"train/{index:05}" for index in range(n_images))
+    classes = tuple(f"row{2 * label}" for label in range(n_classes))
+    return data.ImageData(images.to(torch.uint8), labels, classes, ids, "stripes")
+
+
+def write_folder(root, n_train=24, n_test=12, **kind):
+    """Write stripes as PNG files in the layout root/train/CLASS/NUMBER.png and return root."""
+    for split, n_images, seed in (("train", n_train, 0), ("test", n_test, 1)):
+        part = stripes(n_images, seed=seed, **kind)
+        for index, (image, label) in enumerate(zip(part.images, part.labels, strict=True)):
+            folder = root / split / part.classes[label]
+            folder.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image[0].numpy()).save(folder / f"{index:03}.png")
+    return root
+
+
+def small_settings(**changes):
+    """Return complete settings for a network that trains in a moment."""
+    small = {"n_blocks": 2, "n_features_1": 4, "n_features_2": 4, "n_fully_1": 8, "n_fully_2": 8}
+    small |= {"batch_size": 8, "epochs": 2, "device": "cpu", "precision": "fp32", "threads": 2}
+    return settings.complete(settings.Settings(**(small | changes)))
+
+
+def small_model(run_settings, images):
+    """Return the network of `run_settings` for the ImageData `images`."""
+    return train.build(run_settings, len(images.classes), images.images.shape[1:])
+
+
+def same_weights(model, other):
+    """Return whether two models' weights are the same, bit by bit."""
+    state, other_state = model.state_dict(), other.state_dict()
+    return state.keys() == other_state.keys() and all(
+        torch.equal(state[key], other_state[key]) for key in state
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of small PNG files."""
+    return write_folder(tmp_path / "stripes")
+
+
+@pytest.fixture
+def random_image():
+    """A function that makes a random uint8 picture as an array, (height, width) or (height, width, 3)."""
+    rng = np.random.default_rng(0)
+    return lambda *shape: rng.integers(0, 256, shape, dtype=np.uint8)

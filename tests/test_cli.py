@@ -1,0 +1,188 @@
+"""The command line as a user types it, in processes of its own: whole runs, kill -9, bad input."""
+
+import csv
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import write_folder
+from PIL import Image
+
+import models
+import train
+from runs import run_command
+
+PROJECT = Path(__file__).parent.parent
+NETWORK = "--n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8 --n-blocks 2"
+SMALL = f"{NETWORK} --batch-size 8 --precision fp32"
+
+
+def command(arguments):
+    return [sys.executable, str(PROJECT / "train.py"), *arguments.split()]
+
+
+def typed(arguments, cwd, **options):
+    """Run train.py as typed in the folder `cwd`, and return the finished process with its output as text."""
+    return subprocess.run(command(arguments), cwd=cwd, capture_output=True, text=True, timeout=120, **options)
+
+
+def test_a_run_from_the_command_to_its_folder(tmp_path):
+    write_folder(tmp_path / "data" / "mnist_png")
+    done = typed(f"--model resnet --init xavier --epochs 3 {SMALL}", tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "mnist_png: 24 training and 12 test images of 8×8 pixels, 3 classes" in done.stdout
+    assert "next: python train.py --model encoder" in done.stdout
+    folder = tmp_path / "runs" / "resnet-xavier"
+    names = {"config.json", "metrics.csv", "model.pt", "state.pt", "curves.png", "confusion.png"}
+    assert {file.name for file in folder.iterdir()} == names
+    for name in ("curves.png", "confusion.png"):
+        Image.open(folder / name).verify()
+
+    config = json.loads((folder / "config.json").read_text())
+    assert config["settings"]["n_features_1"] == 4
+    assert config["data"]["n_train"] == 24
+    with open(folder / "metrics.csv", newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    assert last["epoch"] == "3"
+    n_wrong = round(12 * (1 - float(last["test_accuracy"])))
+    assert f"{n_wrong} of 12 test images wrong" in done.stdout
+
+    # The weights alone, in a network made here, answer as the run said.
+    network = models.ResNet(3, 1, 8, 2, 4, 4, 8, 8)
+    network.load_state_dict(torch.load(folder / "model.pt", weights_only=True))
+    _, test = train.load(str(tmp_path / "data" / "mnist_png"))
+    assert (network(test.images / 255).argmax(dim=1) != test.labels).sum() == n_wrong
+
+
+def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path):
+    write_folder(tmp_path / "images", n_train=200)
+    arguments = f"--data images --epochs 20 --augment {SMALL}"
+    assert typed(f"{arguments} --out whole", tmp_path).returncode == 0
+    process = subprocess.Popen(command(f"{arguments} --out killed"), cwd=tmp_path, stdout=subprocess.DEVNULL)
+    for n_epochs in (3, 9):
+        while count_epochs(tmp_path / "killed") < n_epochs and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "killed" / "model.pt").exists()
+        process = subprocess.Popen(command("--resume killed"), cwd=tmp_path, stdout=subprocess.DEVNULL)
+    assert process.wait(timeout=120) == 0
+    whole, killed = (
+        torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "killed")
+    )
+    assert all(torch.equal(whole[name], killed[name]) for name in whole)
+    assert count_epochs(tmp_path / "killed") == 20
+
+
+def count_epochs(folder):
+    """Return how many epochs a run's metrics.csv has."""
+    metrics = folder / "metrics.csv"
+    return len(metrics.read_text().splitlines()) - 1 if metrics.exists() else 0
+
+
+def test_ctrl_c_ends_in_one_line_with_the_command_that_goes_on(tmp_path):
+    write_folder(tmp_path / "images", n_train=200)
+    process = subprocess.Popen(
+        command(f"--data images --epochs 1000 --out run {SMALL}"),
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while count_epochs(tmp_path / "run") < 1 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert stderr == "train.py: interrupted; to go on: python train.py --resume run\n"
+
+
+def test_a_full_disk_ends_in_one_line_and_leaves_no_half_file(tmp_path):
+    write_folder(tmp_path / "images")
+
+    def small_files_only():  # stands for a full disk: no file may grow beyond 2,000 bytes
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    done = typed(f"--data images --out run {SMALL}", tmp_path, preexec_fn=small_files_only)
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "train.py: cannot write into run: File too large; when that is mended: python train"
+    )
+    assert done.stderr.count("\n") == 1
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {"config.json"}
+    assert typed("--resume run", tmp_path).returncode == 0
+
+
+# ---------------------------------------------------------------- bad input, in this process for speed
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """A function that runs train.py with arguments that it must refuse; it returns the one line of stderr."""
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "images")
+
+    def run(arguments):
+        monkeypatch.setattr(sys, "argv", ["train.py", *arguments.split()])
+        with pytest.raises(SystemExit) as end:
+            run_command(train.main)
+        assert end.value.code == 2
+        stderr = capsys.readouterr().err
+        assert stderr.startswith("train.py: ")
+        assert stderr.count("\n") == 1
+        return stderr
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--data nowhere", "nowhere: no such folder"),
+        ("--model lenet", "invalid choice"),
+        ("--epochs", "expected one argument"),
+        ("--data images --model vgg16 --image-size 18", "18 → 9 → 4 → 2 → 1 → nothing; the smallest size"),
+        ("--data images --n-blocks 4", "8 → 4 → 2 → 1 → nothing; the smallest size that works is 16×16"),
+        (
+            "--data images --model vgg16 --init pretrained --weights none.pth --image-size 32",
+            "none.pth: no such file",
+        ),
+        ("--data images --out images", "something is there"),
+        ("--data images --n-blocks 2 --lr 1e30", "training diverged"),
+        ("--resume nowhere", "no run is there"),
+        ("--resume images/train/row0/000.png", "no run is there"),
+    ],
+)
+def test_bad_input_is_one_line(refused, arguments, message):
+    assert message in refused(arguments)
+    assert not list(Path().rglob("*.part"))
+
+
+def test_refusals_before_the_training_leave_no_folder(refused):
+    refused("--data images --n-blocks 4")
+    assert not Path("runs").exists()
+
+
+def test_a_finished_run_is_neither_resumed_nor_overwritten(refused):
+    train.main(f"--data images --epochs 1 --out run {SMALL}".split())
+    before = {file.name: file.read_bytes() for file in Path("run").iterdir()}
+    assert "that run is finished already" in refused("--resume run")
+    assert "something is there" in refused("--data images --out run")
+    assert {file.name: file.read_bytes() for file in Path("run").iterdir()} == before
+
+
+def test_a_run_goes_on_only_with_its_own_data_and_a_whole_config(refused):
+    train.main(f"--data images --epochs 1 --out run {SMALL}".split())
+    os.remove("run/model.pt")
+    file = next(Path("images/train").rglob("*.png"))
+    Image.new("L", (8, 8), 7).save(file)
+    assert "the data at images is not what that run began with" in refused("--resume run")
+    Path("run/config.json").write_text("{")
+    assert "config.json is damaged" in refused("--resume run")

@@ -1,0 +1,375 @@
+"""Data: files and tensors are the same thing in both directions, and each bad file or folder is named."""
+
+import gzip
+import hashlib
+import http.server
+import struct
+import tempfile
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import stripes, write_folder
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image
+from torchvision.datasets import MNIST
+
+import data
+from runs import UserError
+
+# ---------------------------------------------------------------- image files
+
+
+@given(
+    channels=st.sampled_from([(), (3,)]),
+    size=st.tuples(st.integers(1, 12), st.integers(1, 12)),
+    n_images=st.integers(1, 3),
+    content=st.data(),
+)
+def test_png_files_are_read_back_exactly(channels, size, n_images, content):
+    pictures = content.draw(arrays(np.uint8, (n_images, *size, *channels)))
+    with tempfile.TemporaryDirectory() as folder:
+        files = [str(Path(folder, f"{index}.png")) for index in range(n_images)]
+        for picture, file in zip(pictures, files, strict=True):
+            Image.fromarray(picture).save(file)
+        images = data.read_images(files)
+    assert images.dtype == torch.uint8
+    expected = pictures.transpose(0, 3, 1, 2) if channels else pictures[:, None]
+    if (expected == expected[:, :1]).all():
+        expected = expected[:, :1]  # equal channels are grey
+    assert np.array_equal(images.numpy(), expected)
+
+
+def test_grey_and_colour_together_become_rgb(tmp_path, random_image):
+    grey, colour = random_image(5, 6), random_image(5, 6, 3)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    Image.fromarray(colour).save(tmp_path / "b.png")
+    images = data.read_images([str(tmp_path / "a.png"), str(tmp_path / "b.png")])
+    assert np.array_equal(images[0].numpy(), np.stack([grey] * 3))
+    assert np.array_equal(images[1].numpy(), colour.transpose(2, 0, 1))
+
+
+def test_unusual_files_are_read_as_pillow_reads_them(tmp_path, random_image):
+    colour = Image.fromarray(random_image(6, 9, 3))
+    alpha = colour.copy()
+    alpha.putalpha(200)
+    deep = np.arange(54, dtype=np.uint16).reshape(6, 9) * 1200
+    for name, picture, expected in (
+        ("palette", colour.quantize(8), None),
+        ("alpha", alpha, colour),
+        ("grey-alpha", colour.convert("LA"), colour.convert("L").convert("RGB")),
+        ("bilevel", colour.convert("1"), colour.convert("1").convert("L")),
+        ("deep", Image.fromarray(deep), Image.fromarray((deep // 257).astype(np.uint8))),
+    ):
+        file = str(tmp_path / f"{name}.png")
+        picture.save(file)
+        expected = np.asarray(expected or Image.open(file).convert("RGB"))
+        expected = expected.transpose(2, 0, 1) if expected.ndim == 3 else expected[None]
+        assert np.abs(data.read_images([file])[0].numpy().astype(int) - expected).max() <= 1, name
+
+
+def test_a_jpeg_is_turned_as_its_exif_says(tmp_path):
+    picture, exif = Image.new("L", (16, 8)), Image.Exif()
+    exif[0x0112] = 6  # orientation: turn a quarter clockwise to see it upright
+    picture.save(tmp_path / "a.jpg", exif=exif)
+    assert data.read_images([str(tmp_path / "a.jpg")]).shape == (1, 1, 16, 8)
+
+
+def test_mixed_sizes_are_refused_or_made_one_size(tmp_path, random_image):
+    files = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    Image.fromarray(random_image(30, 20)).save(files[0])
+    Image.fromarray(random_image(5, 6)).save(files[1])
+    with pytest.raises(UserError, match=r"a\.png has 30×20 pixels, .*b\.png 5×6; --image-size N"):
+        data.read_images(files)
+    assert data.read_images(files, image_size=10).shape == (2, 1, 10, 10)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", "cut"])
+def test_an_image_that_cannot_be_read_is_named(folder, content):
+    file = next(folder.glob("train/row2/*.png"))
+    file.write_bytes(file.read_bytes()[:60] if content == "cut" else content)
+    with pytest.raises(UserError, match=rf"{file}: cannot be read as an image"):
+        data.load(str(folder))
+
+
+# ---------------------------------------------------------------- folders
+
+labels_of_a_split = st.lists(st.sampled_from(["cat", "dog", "Ärger"]), min_size=1, max_size=6).map(
+    lambda labels: ["cat", "dog", "Ärger", *labels]
+)
+
+
+@given(
+    labels_of_a_split,
+    labels_of_a_split,
+    st.sampled_from(["train", "training"]),
+    st.sampled_from(["test", "val"]),
+)
+def test_a_folder_becomes_what_is_in_it(train_labels, test_labels, train_name, test_name):
+    with tempfile.TemporaryDirectory() as root:
+        for split, labels in ((train_name, train_labels), (test_name, test_labels)):
+            for index, label in enumerate(labels):
+                folder = Path(root, split, label)
+                folder.mkdir(parents=True, exist_ok=True)
+                Image.new("L", (4, 3), color=index).save(folder / f"{index}.png")
+        halves = data.load(root)
+    for half, split, labels in zip(halves, (train_name, test_name), (train_labels, test_labels), strict=True):
+        assert half.images.shape == (len(labels), 1, 3, 4)
+        assert half.classes == ("cat", "dog", "Ärger")
+        for image, label, name in zip(half.images, half.labels, half.ids, strict=True):
+            index = image[0, 0, 0].item()
+            assert half.classes[label] == labels[index]
+            assert name == f"{split}/{labels[index]}/{index}.png"
+
+
+def test_each_faulty_folder_has_its_sentence(folder):
+    def message():
+        with pytest.raises(UserError) as error:
+            data.load(str(folder))
+        return str(error.value)
+
+    (folder / "test").rename(folder / "elsewhere")
+    assert "needs one folder named test or testing or val" in message()
+    assert "has none" in message()
+    (folder / "elsewhere").rename(folder / "test")
+    (folder / "val").mkdir()
+    assert "has test and val" in message()
+    (folder / "val").rmdir()
+    (folder / "train" / "extra").mkdir()
+    assert "extra" in message()  # empty
+    Image.new("L", (8, 8)).save(folder / "train" / "extra" / "a.png")
+    assert "the class extra is in one of the training and the test set only" in message()
+
+
+def test_a_folder_needs_two_classes(tmp_path):
+    write_folder(tmp_path / "one", n_classes=1)
+    with pytest.raises(UserError, match="one class only, row0"):
+        data.load(str(tmp_path / "one"))
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(
+        UserError, match="nowhere: no such folder; give a folder, or one of auto, mnist, digits"
+    ):
+        data.load(str(tmp_path / "nowhere"))
+
+
+def test_limit_keeps_the_same_random_images_in_both_halves(folder):
+    train, test = data.load(str(folder))
+    few, few_test = data.load(str(folder), limit=7)
+    assert (len(few), len(few_test)) == (7, 7)
+    assert set(few.ids) < set(train.ids)
+    assert few.ids == data.load(str(folder), limit=7)[0].ids
+    assert few.ids != train.ids[:7]  # files are sorted by class: the first ones would be of one class
+    for index, name in enumerate(few.ids):
+        assert torch.equal(few.images[index], train.images[train.ids.index(name)])
+    assert len(data.load(str(folder), limit=1000)[1]) == len(test)
+
+
+def test_the_fingerprint_tells_any_change_of_pixels_labels_or_classes():
+    clean = stripes(12)
+    images, labels = clean.images.clone(), clean.labels.clone()
+    images[3, 0, 2, 2] += 1
+    labels[5] = 0
+    changed = [
+        data.replace(clean, images=images),
+        data.replace(clean, labels=labels),
+        clean.subset(torch.arange(11)),
+    ]
+    changed.append(data.replace(clean, classes=("a", "b", "c")))
+    assert len({part.fingerprint() for part in [clean, *changed]}) == 5
+    assert clean.fingerprint() == stripes(12).fingerprint()
+
+
+# ---------------------------------------------------------------- MNIST
+
+
+def idx(array):
+    """Return an array of uint8 in the IDX format, written from its description: magic, sizes, bytes."""
+    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
+
+
+def mnist_files(n_train=6, n_test=4):
+    rng = np.random.default_rng(0)
+    files = {}
+    for name, n in (("train", n_train), ("t10k", n_test)):
+        files[f"{name}-images-idx3-ubyte"] = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        files[f"{name}-labels-idx1-ubyte"] = np.arange(n, dtype=np.uint8)
+    return files
+
+
+@pytest.fixture
+def mnist_folder(tmp_path):
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, array in mnist_files().items():
+        (raw / name).write_bytes(idx(array))
+    return tmp_path
+
+
+@pytest.mark.parametrize("inside", [".", "MNIST"])
+def test_mnists_own_files_are_read(mnist_folder, inside):
+    train, test = data.load(str(mnist_folder / inside))
+    files = mnist_files()
+    assert np.array_equal(train.images[:, 0].numpy(), files["train-images-idx3-ubyte"])
+    assert np.array_equal(test.labels.numpy(), files["t10k-labels-idx1-ubyte"])
+    assert test.ids == ("test/00000", "test/00001", "test/00002", "test/00003")
+    assert train.classes == tuple("0123456789")
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut", "not IDX", "fewer labels", "wrong label"])
+def test_a_damaged_mnist_is_named(mnist_folder, damage):
+    raw = mnist_folder / "MNIST" / "raw"
+    images, labels = raw / "train-images-idx3-ubyte", raw / "train-labels-idx1-ubyte"
+    {
+        "missing": images.unlink,
+        "cut": lambda: images.write_bytes(images.read_bytes()[:1000]),
+        "not IDX": lambda: images.write_bytes(b"<html>"),
+        "fewer labels": lambda: labels.write_bytes(idx(np.zeros(3, np.uint8))),
+        "wrong label": lambda: labels.write_bytes(idx(np.full(6, 10, np.uint8))),
+    }[damage]()
+    with pytest.raises(UserError, match=rf"{raw}: MNIST's train files are missing or damaged"):
+        data.load(str(mnist_folder))
+
+
+@pytest.fixture
+def mirror(tmp_path, monkeypatch):
+    """A web server on this machine that has MNIST's files, and torchvision told to use it."""
+    served = tmp_path / "served"
+    served.mkdir()
+    resources = []
+    for name, array in mnist_files().items():
+        (served / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
+        resources.append((f"{name}.gz", hashlib.md5((served / f"{name}.gz").read_bytes()).hexdigest()))
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=served)
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+    monkeypatch.setattr(MNIST, "resources", resources)
+    monkeypatch.setattr(data, "DATA", tmp_path / "data")
+    monkeypatch.setattr(data, "load_digits", lambda: ("digits", "digits"))
+    yield served
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.parametrize("source", ["auto", "mnist"])
+def test_mnist_is_downloaded_once(mirror, source):
+    train, _ = data.load(source)
+    assert np.array_equal(train.images[:, 0].numpy(), mnist_files()["train-images-idx3-ubyte"])
+    for file in mirror.iterdir():
+        file.unlink()
+    assert len(data.load(source)[1]) == 4  # from the disk
+
+
+def test_a_failed_download_leaves_nothing_and_falls_back_with_a_notice(mirror, capsys):
+    next(mirror.glob("t10k-labels*")).write_bytes(b"half a file")
+    assert data.load("auto") == ("digits", "digits")
+    assert "Note: MNIST could not be downloaded" in capsys.readouterr().out
+    assert not list(data.DATA.iterdir())
+    with pytest.raises(UserError, match="MNIST could not be downloaded"):
+        data.load("mnist")
+
+
+def test_auto_prefers_the_sheets_folder(mirror):
+    write_folder(data.DATA / "mnist_png")
+    assert data.load("auto")[0].source == "mnist_png"
+
+
+@pytest.mark.skipif(not Path("data/MNIST").exists(), reason="the real MNIST is not in data/")
+def test_the_real_mnist():
+    train, test = data.load("mnist")
+    assert (len(train), len(test)) == (60000, 10000)
+    # class counts as published on the data set's page
+    assert train.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+
+
+# ---------------------------------------------------------------- batches
+
+
+def test_a_batch_is_the_pixels_from_0_to_1_in_channels_last_order():
+    images = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).reshape(2, 3, 4, 5)
+    batch = data.batch_to_float(images)
+    assert torch.equal(batch, images.double().div(255).float())
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert data.batch_to_float(images, image_size=9).shape == (2, 3, 9, 9)
+
+
+def test_resizing_keeps_a_flat_image_flat():
+    flat = torch.full((1, 1, 28, 28), 51, dtype=torch.uint8)
+    assert torch.allclose(data.batch_to_float(flat, image_size=13), torch.tensor(0.2))
+
+
+def fixed_random(monkeypatch, row=None):
+    """Make every map of `random_affine` the identity, but for `row` of its six numbers, now the largest."""
+
+    def rand(n_numbers, n_images):
+        numbers = torch.full((n_numbers, n_images), 0.5)
+        if row is not None:
+            numbers[row] = 1
+        return numbers
+
+    monkeypatch.setattr(data.torch, "rand", rand)
+
+
+def test_the_middle_of_all_affine_maps_is_the_identity(monkeypatch):
+    images = torch.rand(4, 2, 9, 7)
+    fixed_random(monkeypatch)
+    assert torch.allclose(data.random_affine(images), images, atol=1e-5)
+
+
+@pytest.mark.parametrize(("row", "axis"), [(1, 3), (2, 2)])
+def test_a_shift_is_by_its_share_of_the_side(monkeypatch, row, axis):
+    images = torch.zeros(1, 1, 20, 20)
+    images[:, :, 5:15, 5:15] = torch.rand(10, 10)
+    fixed_random(monkeypatch, row)
+    shifted = data.random_affine(images, translate=0.1)
+    assert torch.allclose(shifted, images.roll(-2, dims=axis), atol=1e-5)  # 0.1 of 20 pixels
+
+
+def test_a_quarter_turn_is_a_quarter_turn(monkeypatch):
+    images = torch.rand(2, 1, 12, 12)
+    fixed_random(monkeypatch, row=0)
+    turned = data.random_affine(images, degrees=90)
+    assert torch.allclose(turned, images.rot90(1, dims=(2, 3)), atol=1e-4) or torch.allclose(
+        turned, images.rot90(-1, dims=(2, 3)), atol=1e-4
+    )
+
+
+def test_each_image_has_its_own_map_and_the_seed_decides():
+    images = torch.rand(1, 1, 12, 12).repeat(5, 1, 1, 1)
+    torch.manual_seed(1)
+    moved = data.random_affine(images)
+    torch.manual_seed(1)
+    assert torch.equal(moved, data.random_affine(images))
+    assert len({tuple(image.flatten().tolist()) for image in moved}) == 5
+
+
+# ---------------------------------------------------------------- randomness
+
+
+def test_mix_gives_every_place_of_every_run_its_own_seed():
+    places = [(seed, epoch, step) for seed in range(8) for epoch in range(8) for step in range(1, 65)]
+    places += [(seed, epoch) for seed in range(8) for epoch in range(8)]
+    assert len({data.mix(*place) for place in places}) == len(places)
+
+
+@given(st.integers(0, 50), st.integers(0, 1000))
+def test_a_random_order_has_every_index_once(n, seed):
+    assert sorted(data.random_order(n, seed).tolist()) == list(range(n))
+
+
+def test_seeds_and_epochs_have_different_orders():
+    orders = {tuple(data.random_order(20, seed, epoch).tolist()) for seed in range(20) for epoch in range(20)}
+    assert len(orders) == 400

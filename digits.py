@@ -5,6 +5,7 @@ stretches the strokes, bends them by smooth waves, and draws them with a pen of 
 (LeCun et al. 1998) the result fills a 20×20 box and is centred by its centre of mass in 28×28 pixels.
 """
 
+import functools
 import math
 
 import torch
@@ -72,6 +73,7 @@ SHAPES = {
 N_CONTROLS, N_POINTS = 14, 72  # the most control points of a shape; points that every shape is drawn with
 
 
+@functools.cache
 def pen_path(shape):
     """Return (weights, controls) of one of SHAPES; `weights @ controls` are N_POINTS points along it.
 

@@ -45,23 +45,24 @@ class Canvas:
 
 
 def ticks(low, high, n_most=6):
-    """Return round numbers from `low` to `high`, about `n_most`, and the digits after the point they need."""
+    """Return round numbers from `low` to `high`, at most `n_most` and one, as (value, label) pairs."""
     step = 10 ** math.floor(math.log10((high - low) / n_most))
     step *= next(factor for factor in (1, 2, 5, 10, 20) if (high - low) / (factor * step) <= n_most)
+    n_digits = max(0, -math.floor(math.log10(step) + 1e-9))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [i * step for i in range(first, last + 1)], max(0, -math.floor(math.log10(step) + 1e-9))
+    return [(number * step, f"{number * step:.{n_digits}f}") for number in range(first, last + 1)]
 
 
 def log_ticks(low, high):
-    """Return 1, 2 and 5 times the powers of ten from `low` to `high`; where those are many, the powers."""
+    """Return 1, 2 and 5 times the powers of ten from `low` to `high`, as (value, label) pairs.
+
+    Where those are many, just the powers; where they are fewer than two, evenly spaced numbers.
+    """
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if math.log10(high / low) < 3 else (1,)
-    return [
-        f * 10.0**p
-        for p in powers
-        for f in factors
-        if low <= f * 10.0**p * 1.0001 and f * 10.0**p <= high * 1.0001
-    ]
+    factors = (1, 2, 5) if high / low < 1000 else (1,)
+    marks = [factor * 10.0**power for power in powers for factor in factors]
+    marks = [(mark, f"{mark:g}") for mark in marks if low <= mark <= high]
+    return marks if len(marks) > 1 else ticks(low, high)
 
 
 def panel(canvas, area, series, title, log=False):
@@ -71,31 +72,28 @@ def panel(canvas, area, series, title, log=False):
     logarithmic.
     """
     left, top, right, bottom = area
-    values = [value for _, _, line in series for value in line]
     n_epochs = max(len(line) for _, _, line in series)
+    scale = math.log if log else float
     if log:
-        values = [max(value, 1e-6) for value in values]
+        series = [(name, colour, [max(value, 1e-6) for value in line]) for name, colour, line in series]
+    values = [value for _, _, line in series for value in line]
+    margin = max((max(values) - min(values)) * 0.06, 0.05)
+    low, high = max(min(values) - margin, 0), min(max(values) + margin, 100)  # of an accuracy in percent
+    if log:
         low, high = min(values) / 1.3, max(values) * 1.3
-        y_ticks = [(value, f"{value:g}") for value in log_ticks(low, high)]
-        height = lambda value: math.log(max(value, 1e-6) / low) / math.log(high / low)  # noqa: E731
-    else:
-        margin = max((max(values) - min(values)) * 0.06, 0.05)
-        low, high = max(min(values) - margin, 0), min(max(values) + margin, 100)
-        numbers, n_digits = ticks(low, high)
-        y_ticks = [(value, f"{value:.{n_digits}f}") for value in numbers]
-        height = lambda value: (value - low) / (high - low)  # noqa: E731
+    y_ticks = log_ticks(low, high) if log else ticks(low, high)
 
     def x_of(epoch):
         return left + (right - left) * ((epoch - 1) / (n_epochs - 1) if n_epochs > 1 else 0.5)
 
     def y_of(value):
-        return bottom - (bottom - top) * height(value)
+        return bottom - (bottom - top) * (scale(value) - scale(low)) / (scale(high) - scale(low))
 
     canvas.text((left + right) / 2, top - 20, title, 14, "mm")
     for value, label in y_ticks:
         canvas.line([(left, y_of(value)), (right, y_of(value))], GRID)
         canvas.text(left - 7, y_of(value), label, 12, "rm")
-    for epoch in sorted({max(1, round(tick)) for tick in ticks(1, n_epochs, 10)[0]} if n_epochs > 1 else {1}):
+    for epoch in sorted({round(tick) for tick, _ in ticks(1, n_epochs, 10)} if n_epochs > 1 else {1}):
         canvas.line([(x_of(epoch), bottom), (x_of(epoch), bottom + 4)])
         canvas.text(x_of(epoch), bottom + 14, epoch, 12, "mm")
     canvas.line([(left, top), (left, bottom), (right, bottom)])

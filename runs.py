@@ -2,12 +2,15 @@
 
 import csv
 import io
+import itertools
 import json
 import os
+import re
 import shutil
+import socket
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -24,6 +27,11 @@ def one_line(error):
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def is_out_of_memory(error):
+    """Return whether an exception says that memory ran out, of the processor or of the GPU."""
+    return isinstance(error, MemoryError) or bool(re.search("out of memory|allocate memory", str(error)))
+
+
 def run_command(main):
     """Call `main()`; what a user can cause ends in one line on stderr and exit status 2, no traceback."""
     try:
@@ -38,15 +46,26 @@ def run_command(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         message = "interrupted: the output was closed"
     except OSError as error:  # a full disk, a missing permission
-        message = f"{error.filename or 'files'}: {error.strerror or one_line(error)}"
-    except (MemoryError, RuntimeError) as error:  # torch's errors that are about memory all say so
-        if isinstance(error, RuntimeError) and "memory" not in str(error):
+        message = f"{error.filename or 'cannot write'}: {error.strerror or one_line(error)}"
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         message = "out of memory; try a smaller --batch-size, --image-size or --limit"
     if sys.stdout.isatty():
         print()  # leaves the progress line
     print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     sys.exit(2)
+
+
+@contextmanager
+def network_timeout(seconds=15):
+    """Let a server that does not answer fail a download in the block after `seconds`, not never."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 # ---------------------------------------------------------------- what a person sees
@@ -58,15 +77,15 @@ class Progress:
     def __init__(self):
         self.terminal = sys.stdout.isatty()
         self.interval = 0.1 if self.terminal else 10  # seconds
-        self.last_shown = time.monotonic()
+        self.last_shown = time.perf_counter()
 
     def due(self):
         """Return whether it is time for a new text; ask this first where making the text costs time."""
-        return time.monotonic() - self.last_shown >= self.interval
+        return time.perf_counter() - self.last_shown >= self.interval
 
     def show(self, text):
         """Replace the line by `text`."""
-        self.last_shown = time.monotonic()
+        self.last_shown = time.perf_counter()
         if self.terminal:
             print(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
         else:
@@ -95,16 +114,16 @@ class Watch:
 
     def __init__(self, n_epochs, n_train, n_test):
         self.n_epochs, self.n_train, self.n_test = n_epochs, n_train, n_test
-        self.progress, self.estimated, self.last_save = Progress(), False, time.monotonic()
+        self.progress, self.estimated, self.next_save = Progress(), False, time.perf_counter() + 30
 
     def start_epoch(self, epoch, n_before, seconds_before):
         """Start timing `epoch` (from 0), of which `n_before` images were done before an interruption."""
         self.epoch, self.n_before, self.seconds_before = epoch, n_before, seconds_before
-        self.started = time.monotonic()
+        self.started = time.perf_counter()
 
     def seconds(self):
         """Return the seconds of training in this epoch, those before an interruption included."""
-        return time.monotonic() - self.started + self.seconds_before
+        return time.perf_counter() - self.started + self.seconds_before
 
     def due(self):
         """Return whether to call `show`."""
@@ -112,7 +131,7 @@ class Watch:
 
     def show(self, n_done, loss_sum):
         """Show the state after `n_done` images of this epoch whose losses add up to `loss_sum`."""
-        elapsed = time.monotonic() - self.started
+        elapsed = time.perf_counter() - self.started
         rate = (n_done - self.n_before) / elapsed  # images a second
         # Testing has no backward pass, which is two thirds of the work, so that three images cost as one in
         # training.
@@ -129,16 +148,21 @@ class Watch:
         """Say how long the run takes if that is over a minute; over half an hour, also what shortens it."""
         self.progress.clear()
         if seconds > 60:
-            print(f"this takes about {duration(seconds)}; Ctrl-C and --resume lose nothing", flush=True)
+            print(f"this takes about {duration(seconds)}; Ctrl-C stops it, --resume goes on", flush=True)
         if seconds > 1800:
             print("shorter: --limit 2000, --epochs 1, --image-size 64 (vgg16 takes 32 and more)", flush=True)
 
     def time_to_save(self):
-        """Return True about every thirty seconds."""
-        if time.monotonic() - self.last_save < 30:
-            return False
-        self.last_save = time.monotonic()
-        return True
+        """Return whether to save: half a minute after the last time, or later where saving takes long."""
+        return time.perf_counter() >= self.next_save
+
+    @contextmanager
+    def saving(self):
+        """Time the block, which saves; the next time is so far away that saving takes a twentieth at most."""
+        started = time.perf_counter()
+        yield
+        ended = time.perf_counter()
+        self.next_save = ended + max(30, 20 * (ended - started))
 
 
 # ---------------------------------------------------------------- files
@@ -152,7 +176,7 @@ def written(path, mode="wb", **options):
     `open`.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.part")  # after a kill -9, the next one replaces it
     try:
         with open(temporary, mode, **options) as file:
             yield file
@@ -196,11 +220,9 @@ def new_run_folder(name, out=None):
             raise UserError(f"--out {out}: something is there; choose another folder, or --resume {out}")
         Path(out).mkdir(parents=True, exist_ok=True)
         return Path(out)
-    number = 1
-    while True:
+    Path("runs").mkdir(exist_ok=True)
+    for number in itertools.count(1):
         folder = Path("runs", name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir(parents=True)  # fails where the folder exists, so two runs at once get one each
+        with suppress(FileExistsError):
+            folder.mkdir()  # in one step, so that two runs at once get a folder each
             return folder
-        except FileExistsError:
-            number += 1

@@ -1,8 +1,7 @@
 """A run's settings: a frozen dataclass ↔ the command line, one field per flag."""
 
 import argparse
-import math
-import os
+import platform
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -11,11 +10,11 @@ from runs import UserError
 
 
 def positive(number):
-    """Return an argparse type: a finite `number` (int or float) above zero."""
+    """Return an argparse type: a `number` (int or float) above zero."""
 
     def parse(text):
         value = number(text)
-        if not 0 < value < math.inf:
+        if not 0 < value < 2**31:  # all that torch takes as a size
             raise ValueError
         return value
 
@@ -24,8 +23,8 @@ def positive(number):
 
 
 def seed(text):
-    """Parse an int that is zero or more."""
-    if int(text) < 0:
+    """Parse an int of 32 bits that is zero or more."""
+    if not 0 <= int(text) < 2**32:
         raise ValueError
     return int(text)
 
@@ -73,7 +72,9 @@ class Settings:
     precision: str = flag(
         None, "default: bf16 where the hardware has it, else fp32", choices=("fp32", "bf16")
     )
-    threads: int = flag(None, "CPU threads (default: one per core)", type=positive(int), metavar="N")
+    threads: int = flag(
+        None, "CPU threads (default: as torch and OMP_NUM_THREADS say)", type=positive(int), metavar="N"
+    )
     weights: str = flag(
         None,
         "vgg16's ImageNet weights, for --init pretrained (default: torchvision's download)",
@@ -101,7 +102,7 @@ def parse(description, arguments=None):
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for setting in fields(Settings):
         options = dict(setting.metadata)
-        if setting.default not in (None, False):
+        if setting.default is not None and setting.default is not False:
             options["help"] += f" (default: {setting.default})"
         if setting.name in ARCHITECTURE:
             options["metavar"] = "N"
@@ -148,15 +149,24 @@ def complete(settings):
         image_size=settings.image_size or (224 if vgg16 else None),
         device=device,
         precision=settings.precision or ("bf16" if has_fast_bf16(device) else "fp32"),
-        threads=settings.threads or os.cpu_count(),
+        threads=settings.threads or torch.get_num_threads(),
     )
+
+
+def processor():
+    """Return what torch knows of the processor: its name and instructions; nothing before torch 2.13."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
 
 def has_fast_bf16(device):
     """Return whether `device` multiplies bf16 matrices in hardware; where it does not, fp32 is faster."""
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    if device != "cpu" or not hasattr(torch.cpu, "get_capabilities"):  # new in torch 2.13
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return device == "cpu" and bool(processor().get("avx512_bf16") or processor().get("amx_bf16"))
+
+
+def hardware_name(device):
+    """Return a line that names what computes on `device`."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{processor().get('cpu_name') or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"

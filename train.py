@@ -7,7 +7,8 @@ import json
 import math
 import os
 import platform
-from dataclasses import asdict
+import shlex
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -16,12 +17,24 @@ import torchvision
 
 import figures
 import models
-from data import batch_to_float, load, mix, random_order
+from data import batch_to_float, find, load, mix, random_order
 from diagnose import confusion_matrix
-from runs import Progress, UserError, Watch, new_run_folder, run_command, write_csv, write_json, write_tensors
-from settings import ARCHITECTURE, Settings, complete, parse
+from runs import (
+    Progress,
+    UserError,
+    Watch,
+    is_out_of_memory,
+    new_run_folder,
+    one_line,
+    run_command,
+    write_csv,
+    write_json,
+    write_tensors,
+)
+from settings import ARCHITECTURE, Settings, complete, hardware_name, parse
 
-# Memory in huge pages makes a step on a CPU about 15 % faster; torch reads this before its first tensor.
+# Memory in huge pages makes a step on a CPU about 15 % faster. torch looks once, when it makes its first
+# tensor.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 # ---------------------------------------------------------------- model and training
@@ -35,7 +48,7 @@ def build(settings, n_classes, image_shape):
     if settings.model == "vgg16":
         model = models.vgg16(n_classes, image_size)
     else:
-        network = models.ResNet if settings.model == "resnet" else models.encoder
+        network = {"encoder": models.encoder, "resnet": models.ResNet}[settings.model]
         architecture = {name: getattr(settings, name) for name in ARCHITECTURE}
         model = network(n_classes, n_channels, image_size, **architecture)
     if settings.init == "pretrained":
@@ -54,7 +67,7 @@ def fit(model, train, test, settings, folder=None):
     the same weights, bit by bit, as one that was never interrupted. Raises UserError when the loss is no
     longer finite.
     """
-    train, test = train.to(settings.device), test.to(settings.device)
+    train, test = on_device(train, settings.device), on_device(test, settings.device)
     n_steps = math.ceil(len(train) / settings.batch_size)  # in an epoch
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, fused=True)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(
@@ -66,14 +79,15 @@ def fit(model, train, test, settings, folder=None):
     watch = Watch(settings.epochs, len(train), len(test))
 
     for epoch in range(len(at["history"]), settings.epochs):
-        order = random_order(len(train), settings.seed, epoch).to(settings.device)
+        order = random_order(len(train), settings.seed, epoch).to(train.images.device)
         model.train()
         watch.start_epoch(epoch, at["n_seen"], at["seconds"])
-        for step in range(at["n_seen"] // settings.batch_size, n_steps):
+        for step in range(math.ceil(at["n_seen"] / settings.batch_size), n_steps):
             torch.manual_seed(mix(settings.seed, epoch, 1 + step))  # for augmentation and dropout
             batch = order[step * settings.batch_size : (step + 1) * settings.batch_size]
-            images = batch_to_float(train.images[batch], settings.image_size, settings.augment)
-            labels = train.labels[batch]
+            labels = train.labels[batch].to(settings.device)
+            images = train.images[batch].to(settings.device)
+            images = batch_to_float(images, settings.image_size, settings.augment)
 
             with autocast(settings):
                 logits = model(images)  # (batch, classes)
@@ -89,7 +103,8 @@ def fit(model, train, test, settings, folder=None):
             if watch.due():
                 watch.show(at["n_seen"], finite(at["loss_sum"]))
                 if folder and watch.time_to_save():
-                    save_state(folder, parts, {**at, "seconds": watch.seconds()})
+                    with watch.saving():
+                        save_state(folder, parts, {**at, "seconds": watch.seconds()})
 
         row = {"epoch": epoch + 1, "train_loss": finite(at["loss_sum"]) / len(train)}
         row["train_accuracy"] = at["n_right"].item() / len(train)
@@ -98,9 +113,17 @@ def fit(model, train, test, settings, folder=None):
         print(table_row(row), flush=True)
         at = start_of_epoch([*at["history"], row], settings.device)
         if folder:
+            write_csv(folder / "metrics.csv", at["history"])  # before the state that says this epoch is over
             save_state(folder, parts, at)
-            write_csv(folder / "metrics.csv", at["history"])
     return at["history"]
+
+
+def on_device(data, device):
+    """Return the ImageData `data` with its tensors on `device`, or where they do not fit there, as it is."""
+    try:
+        return data.to(device)
+    except torch.OutOfMemoryError:
+        return data
 
 
 def autocast(settings):
@@ -113,7 +136,9 @@ def autocast(settings):
 def finite(loss):
     """Return a loss as a float; raise UserError where it is infinite or not a number."""
     if not math.isfinite(loss.item()):
-        raise UserError("training diverged: the loss is no longer a finite number; try a smaller --lr")
+        raise UserError(
+            "training diverged: the loss is no longer a finite number; try again with a smaller --lr"
+        )
     return loss.item()
 
 
@@ -121,10 +146,11 @@ def finite(loss):
 def predict(model, data, settings):
     """Return the logits of all of `data`, float32 (N, classes), on the device of `settings`."""
     model.eval()
-    data, logits, progress = data.to(settings.device), [], Progress()
+    logits, progress = [], Progress()
     for images in data.images.split(settings.batch_size):
+        images = batch_to_float(images.to(settings.device), settings.image_size)
         with autocast(settings):
-            logits.append(model(batch_to_float(images, settings.image_size)).float())
+            logits.append(model(images).float())
         if progress.due():
             progress.show(f"testing: {len(logits) * settings.batch_size:,} of {len(data):,} images")
     progress.clear()
@@ -135,7 +161,7 @@ def evaluate(model, data, settings):
     """Return the mean cross-entropy loss and the accuracy (0 to 1) of `model` on `data`."""
     logits = predict(model, data, settings)
     labels = data.labels.to(settings.device)
-    return F.cross_entropy(logits, labels).item(), (logits.argmax(dim=1) == labels).sum().item() / len(data)
+    return finite(F.cross_entropy(logits, labels)), (logits.argmax(dim=1) == labels).sum().item() / len(data)
 
 
 TABLE_HEADER = "epoch  train loss  train accuracy  test loss  test accuracy  seconds"
@@ -173,9 +199,13 @@ def load_state(folder, parts, device):
         for name, part in parts.items():
             part.load_state_dict(state[name])
         return state["at"]
+    except OSError:
+        raise
     except Exception as error:  # torch.load has many kinds for a file that is not whole
+        if is_out_of_memory(error):
+            raise
         raise UserError(
-            f"{folder}/state.pt is damaged ({type(error).__name__}): remove it, and --resume starts anew"
+            f"{folder}/state.pt is damaged ({type(error).__name__}): move it away, and --resume starts anew"
         ) from None
 
 
@@ -183,7 +213,7 @@ def resumable(folder):
     """Return (settings, config) of the unfinished run in `folder`."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        settings = Settings(**config["settings"])
+        settings, _ = Settings(**config["settings"]), (config["data"], config["platform"])
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"--resume {folder}: no run is there (no config.json)") from None
     except (ValueError, KeyError, TypeError):
@@ -197,8 +227,7 @@ def resumable(folder):
 
 
 def describe(settings, model, train, test):
-    """Return what config.json holds: the settings, and the data, the versions and the machine they met."""
-    cuda = settings.device.startswith("cuda")
+    """Return what config.json holds: the settings, and the data, the software and the hardware they met."""
     return {
         "settings": asdict(settings),
         "data": {
@@ -210,20 +239,20 @@ def describe(settings, model, train, test):
             "fingerprint": [train.fingerprint(), test.fingerprint()],
         },
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "versions": {
+        "platform": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
+            "hardware": hardware_name(settings.device),
         },
-        "hardware": torch.cuda.get_device_name(settings.device)
-        if cuda
-        else f"{platform.machine()} processor",
     }
 
 
 def finish(folder, model, test, history, settings):
     """Draw the run's pictures, write its weights, say how it went; model.pt, the last file, marks its end."""
-    predicted = predict(model, test, settings).argmax(dim=1).cpu()
+    predicted = (
+        predict(model, test, settings).argmax(dim=1).cpu()
+    )  # once more: a resumed run may have no other
     n_wrong = (predicted != test.labels).sum().item()
     wrong = f"{n_wrong:,} of {len(test):,} test images wrong"
     title = f"{settings.model}, {settings.init} initialisation, seed {settings.seed} on {test.source}"
@@ -233,8 +262,11 @@ def finish(folder, model, test, history, settings):
     write_tensors(folder / "model.pt", model.state_dict())
     print(f"\ntest accuracy on {test.source}: {1 - n_wrong / len(test):.2%}, {wrong}")
     print(f"look at {folder}/curves.png and {folder}/confusion.png; metrics.csv and model.pt are there too")
-    other = "encoder" if settings.model == "resnet" else "resnet"
-    print(f"next: python train.py --model {other} --init xavier --data {settings.data}")
+    other = ["python", "train.py", "--model", "encoder" if settings.model == "resnet" else "resnet"]
+    other += ["--init", "xavier", "--data", settings.data]
+    if settings.image_size:
+        other += ["--image-size", str(settings.image_size)]
+    print(f"next, to compare: {shlex.join(other)}")
 
 
 def main(arguments=None):
@@ -242,38 +274,40 @@ def main(arguments=None):
     settings, out, resume = parse(__doc__, arguments)
     if resume:
         settings, config = resumable(Path(resume))
-    settings = complete(settings)
+    settings = replace(complete(settings), data=find(settings.data))
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.deterministic = True  # the same command gives the same weights
 
     train, test = load(settings.data, settings.limit, settings.image_size)
-    _, height, width = train.images.shape[1:]
-    size = f"{height}×{width} pixels, {len(train.classes)} classes"
-    print(f"{train.source}: {len(train):,} training and {len(test):,} test images of {size}")
-    model = build(settings, len(train.classes), train.images.shape[1:])
-    description = describe(settings, model, train, test)
-    print(
-        f"{settings.model}, {settings.init} initialisation, seed {settings.seed}: "
-        f"{description['n_parameters']:,} parameters; "
-        f"{settings.device}, {settings.precision}, {settings.threads} threads"
-    )
+    channels, height, width = train.images.shape[1:]
+    images = f"{len(train):,} training and {len(test):,} test images, {width} pixels wide and {height} high"
+    print(f"{train.source}: {images}, in {len(train.classes)} classes")
+    model = build(settings, len(train.classes), (channels, height, width))
+    now = describe(settings, model, train, test)
+    where = f"{settings.device}, {settings.precision}, {settings.threads} threads"
+    print(f"{settings.model}, {settings.init} initialisation, seed {settings.seed}; "
+          f"{now['n_parameters']:,} parameters; {where}")  # fmt: skip
     if resume:
         folder = Path(resume)
-        if config["data"] != description["data"]:
+        if config["data"] != now["data"]:
             raise UserError(f"--resume {folder}: the data at {settings.data} is not what that run began with")
-        if config["versions"] != description["versions"]:
-            print("Note: that run began with other versions; the last digits of its weights may differ")
+        if config["platform"] != now["platform"]:
+            print("Note: that run began with other software or hardware; its last digits may differ")
     else:
         folder = new_run_folder(f"{settings.model}-{settings.init}", out)
-        write_json(folder / "config.json", description)
+        write_json(folder / "config.json", now)
+
+    go_on = f"python train.py --resume {shlex.quote(str(folder))}"
     try:
         history = fit(model, train, test, settings, folder)
         finish(folder, model, test, history, settings)
     except KeyboardInterrupt:
-        raise UserError(f"interrupted; to go on: python train.py --resume {folder}") from None
+        raise UserError(f"interrupted; to go on: {go_on}") from None
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        problem = f"{error.strerror or error}; when that is mended: python train.py --resume {folder}"
-        raise UserError(f"cannot write into {folder}: {problem}") from None
+        problem = error.strerror or one_line(error)
+        raise UserError(f"cannot write into {folder}: {problem}; when that is mended: {go_on}") from None
     return history
 
 

@@ -35,10 +35,12 @@ def typed(arguments, cwd, **options):
 
 def test_a_run_from_the_command_to_its_folder(tmp_path):
     write_folder(tmp_path / "data" / "mnist_png")
-    done = typed(f"--model resnet --init xavier --epochs 3 {SMALL}", tmp_path)
+    done = typed(f"--model resnet --init xavier --epochs 3 --limit 20 {SMALL}", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "mnist_png: 24 training and 12 test images of 8×8 pixels, 3 classes" in done.stdout
-    assert "next: python train.py --model encoder" in done.stdout
+    assert "mnist_png: 20 training and 12 test images, 8 pixels wide and 8 high, in 3 classes" in done.stdout
+    assert (
+        "next, to compare: python train.py --model encoder --init xavier --data data/mnist_png" in done.stdout
+    )
     folder = tmp_path / "runs" / "resnet-xavier"
     names = {"config.json", "metrics.csv", "model.pt", "state.pt", "curves.png", "confusion.png"}
     assert {file.name for file in folder.iterdir()} == names
@@ -47,7 +49,8 @@ def test_a_run_from_the_command_to_its_folder(tmp_path):
 
     config = json.loads((folder / "config.json").read_text())
     assert config["settings"]["n_features_1"] == 4
-    assert config["data"]["n_train"] == 24
+    assert config["settings"]["data"] == "data/mnist_png"
+    assert config["data"]["n_train"] == 20
     with open(folder / "metrics.csv", newline="") as file:
         last = list(csv.DictReader(file))[-1]
     assert last["epoch"] == "3"
@@ -79,6 +82,8 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path):
     )
     assert all(torch.equal(whole[name], killed[name]) for name in whole)
     assert count_epochs(tmp_path / "killed") == 20
+    files = [{file.name for file in (tmp_path / name).iterdir()} for name in ("whole", "killed")]
+    assert files[0] == files[1]  # nothing half written is left
 
 
 def count_epochs(folder):
@@ -120,6 +125,21 @@ def test_a_full_disk_ends_in_one_line_and_leaves_no_half_file(tmp_path):
     assert typed("--resume run", tmp_path).returncode == 0
 
 
+def test_a_reader_who_goes_away_ends_the_run_in_one_line(tmp_path):
+    write_folder(tmp_path / "images", n_train=200)
+    process = subprocess.Popen(
+        command(f"--data images --epochs 1000 --out run {SMALL}"),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.wait(timeout=60) == 2
+    assert process.stderr.read() == "train.py: interrupted: the output was closed\n"
+
+
 # ---------------------------------------------------------------- bad input, in this process for speed
 
 
@@ -152,10 +172,11 @@ def refused(tmp_path, monkeypatch, capsys):
         ("--data images --n-blocks 4", "8 → 4 → 2 → 1 → nothing; the smallest size that works is 16×16"),
         (
             "--data images --model vgg16 --init pretrained --weights none.pth --image-size 32",
-            "none.pth: no such file",
+            "none.pth: cannot be read",
         ),
         ("--data images --out images", "something is there"),
         ("--data images --n-blocks 2 --lr 1e30", "training diverged"),
+        ("--data images --n-blocks 2000000", "too small to be halved 2000000 times"),
         ("--resume nowhere", "no run is there"),
         ("--resume images/train/row0/000.png", "no run is there"),
     ],
@@ -178,11 +199,22 @@ def test_a_finished_run_is_neither_resumed_nor_overwritten(refused):
     assert {file.name: file.read_bytes() for file in Path("run").iterdir()} == before
 
 
+def test_a_run_on_another_machine_goes_on_with_a_note(refused, capsys):
+    train.main(f"--data images --epochs 1 --out run {SMALL}".split())
+    os.remove("run/model.pt")
+    config = json.loads(Path("run/config.json").read_text())
+    config["platform"]["torch"] = "1.0"
+    Path("run/config.json").write_text(json.dumps(config))
+    train.main(["--resume", "run"])
+    assert "Note: that run began with other software" in capsys.readouterr().out
+
+
 def test_a_run_goes_on_only_with_its_own_data_and_a_whole_config(refused):
     train.main(f"--data images --epochs 1 --out run {SMALL}".split())
     os.remove("run/model.pt")
     file = next(Path("images/train").rglob("*.png"))
     Image.new("L", (8, 8), 7).save(file)
     assert "the data at images is not what that run began with" in refused("--resume run")
-    Path("run/config.json").write_text("{")
-    assert "config.json is damaged" in refused("--resume run")
+    for damaged in ("{", "{}", '{"settings": {}}', '{"settings": {"colour": 1}}', "[]"):
+        Path("run/config.json").write_text(damaged)
+        assert "config.json is damaged" in refused("--resume run")

@@ -3,6 +3,7 @@
 import gzip
 import hashlib
 import http.server
+import math
 import struct
 import tempfile
 import threading
@@ -89,8 +90,10 @@ def test_mixed_sizes_are_refused_or_made_one_size(tmp_path, random_image):
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", "cut"])
-def test_an_image_that_cannot_be_read_is_named(folder, content):
-    file = next(folder.glob("train/row2/*.png"))
+@pytest.mark.parametrize("kind", ["png", "jpg"])
+def test_an_image_that_cannot_be_read_is_named(folder, content, kind, random_image):
+    file = folder / "train" / "row2" / f"broken.{kind}"
+    Image.fromarray(random_image(8, 8)).save(file)
     file.write_bytes(file.read_bytes()[:60] if content == "cut" else content)
     with pytest.raises(UserError, match=rf"{file}: cannot be read as an image"):
         data.load(str(folder))
@@ -142,7 +145,7 @@ def test_each_faulty_folder_has_its_sentence(folder):
     (folder / "train" / "extra").mkdir()
     assert "extra" in message()  # empty
     Image.new("L", (8, 8)).save(folder / "train" / "extra" / "a.png")
-    assert "the class extra is in one of the training and the test set only" in message()
+    assert "only the training set has the class extra" in message()
 
 
 def test_a_folder_needs_two_classes(tmp_path):
@@ -258,7 +261,6 @@ def mirror(tmp_path, monkeypatch):
     monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
     monkeypatch.setattr(MNIST, "resources", resources)
     monkeypatch.setattr(data, "DATA", tmp_path / "data")
-    monkeypatch.setattr(data, "load_digits", lambda: ("digits", "digits"))
     yield served
     server.shutdown()
     server.server_close()
@@ -266,16 +268,16 @@ def mirror(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("source", ["auto", "mnist"])
 def test_mnist_is_downloaded_once(mirror, source):
-    train, _ = data.load(source)
+    train, _ = data.load(data.find(source))
     assert np.array_equal(train.images[:, 0].numpy(), mnist_files()["train-images-idx3-ubyte"])
     for file in mirror.iterdir():
         file.unlink()
-    assert len(data.load(source)[1]) == 4  # from the disk
+    assert len(data.load(data.find(source))[1]) == 4  # from the disk
 
 
 def test_a_failed_download_leaves_nothing_and_falls_back_with_a_notice(mirror, capsys):
     next(mirror.glob("t10k-labels*")).write_bytes(b"half a file")
-    assert data.load("auto") == ("digits", "digits")
+    assert data.find("auto") == "digits"
     assert "Note: MNIST could not be downloaded" in capsys.readouterr().out
     assert not list(data.DATA.iterdir())
     with pytest.raises(UserError, match="MNIST could not be downloaded"):
@@ -284,7 +286,16 @@ def test_a_failed_download_leaves_nothing_and_falls_back_with_a_notice(mirror, c
 
 def test_auto_prefers_the_sheets_folder(mirror):
     write_folder(data.DATA / "mnist_png")
-    assert data.load("auto")[0].source == "mnist_png"
+    assert data.find("auto") == str(data.DATA / "mnist_png")
+    assert data.load(data.find("auto"))[0].source == "mnist_png"
+
+
+def test_a_source_that_is_named_is_not_looked_for():
+    assert [data.find(source) for source in ("digits", "mnist", "a/folder")] == [
+        "digits",
+        "mnist",
+        "a/folder",
+    ]
 
 
 @pytest.mark.skipif(not Path("data/MNIST").exists(), reason="the real MNIST is not in data/")
@@ -311,40 +322,36 @@ def test_resizing_keeps_a_flat_image_flat():
     assert torch.allclose(data.batch_to_float(flat, image_size=13), torch.tensor(0.2))
 
 
-def fixed_random(monkeypatch, row=None):
-    """Make every map of `random_affine` the identity, but for `row` of its six numbers, now the largest."""
+@pytest.mark.parametrize("row", [None, 0, 1, 2, 3, 4, 5])
+@pytest.mark.parametrize("size", [(12, 12), (10, 14)])
+def test_each_random_number_moves_the_picture_as_its_formula_says(monkeypatch, row, size):
+    """Against sampling by hand: where each output pixel looks in the input, bilinear, black outside."""
+    height, width = size
+    numbers = torch.full((6, 1), 0.5)  # the middle of every range: no change
+    if row is not None:
+        numbers[row] = 1  # the end of one range
+    monkeypatch.setattr(data.torch, "rand", lambda *shape: numbers)
+    image = torch.arange(1.0, height * width + 1).view(1, 1, height, width)
+    moved = data.random_affine(image, degrees=30, translate=0.15, scale=0.3, shear=0.4)
 
-    def rand(n_numbers, n_images):
-        numbers = torch.full((n_numbers, n_images), 0.5)
-        if row is not None:
-            numbers[row] = 1
-        return numbers
-
-    monkeypatch.setattr(data.torch, "rand", rand)
-
-
-def test_the_middle_of_all_affine_maps_is_the_identity(monkeypatch):
-    images = torch.rand(4, 2, 9, 7)
-    fixed_random(monkeypatch)
-    assert torch.allclose(data.random_affine(images), images, atol=1e-5)
-
-
-@pytest.mark.parametrize(("row", "axis"), [(1, 3), (2, 2)])
-def test_a_shift_is_by_its_share_of_the_side(monkeypatch, row, axis):
-    images = torch.zeros(1, 1, 20, 20)
-    images[:, :, 5:15, 5:15] = torch.rand(10, 10)
-    fixed_random(monkeypatch, row)
-    shifted = data.random_affine(images, translate=0.1)
-    assert torch.allclose(shifted, images.roll(-2, dims=axis), atol=1e-5)  # 0.1 of 20 pixels
-
-
-def test_a_quarter_turn_is_a_quarter_turn(monkeypatch):
-    images = torch.rand(2, 1, 12, 12)
-    fixed_random(monkeypatch, row=0)
-    turned = data.random_affine(images, degrees=90)
-    assert torch.allclose(turned, images.rot90(1, dims=(2, 3)), atol=1e-4) or torch.allclose(
-        turned, images.rot90(-1, dims=(2, 3)), atol=1e-4
-    )
+    turn, shift_x, shift_y, stretch_x, stretch_y, slant = (row == n for n in range(6))
+    stretch = np.diag([np.exp(0.3 * stretch_x), np.exp(0.3 * stretch_y)])
+    slanted = np.array([[1, 0.4 * slant], [0, 1]])
+    angle = math.radians(30 * turn)
+    turned = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    expected = np.zeros(size)
+    for i in range(height):
+        for j in range(width):
+            place = np.array([j - (width - 1) / 2, i - (height - 1) / 2])  # in pixels from the middle
+            x, y = turned @ slanted @ stretch @ place + [0.15 * shift_x * width, 0.15 * shift_y * height]
+            x, y = x + (width - 1) / 2, y + (height - 1) / 2
+            for k in (math.floor(y), math.floor(y) + 1):
+                for m in (math.floor(x), math.floor(x) + 1):
+                    if 0 <= k < height and 0 <= m < width:
+                        expected[i, j] += image[0, 0, k, m].item() * (1 - abs(y - k)) * (1 - abs(x - m))
+    assert np.allclose(moved[0, 0].numpy(), expected, atol=0.01)
+    if row is None:
+        assert torch.allclose(moved, image, atol=0.01)
 
 
 def test_each_image_has_its_own_map_and_the_seed_decides():

@@ -51,6 +51,8 @@ def test_the_sheets_sizes_work_directly(network, image_size):
 
 
 def test_a_refusal_shows_the_sizes_on_the_way():
+    with pytest.raises(UserError, match="too small"):
+        models.halve(28, 2**31 - 1)  # at once, and without a number of a billion digits
     with pytest.raises(
         UserError, match="18 → 9 → 4 → 2 → 1 → nothing; the smallest size that works is 32×32"
     ):
@@ -70,9 +72,11 @@ def test_parameters_as_counted_by_hand(network):
 
 def test_the_bypass_has_parameters_only_where_channel_counts_differ():
     wide = {"n_features_1": 8, "n_features_2": 12}
-    assert (
-        count(models.ResNet(**wide)) - count(models.encoder(**wide)) == 8 * 12 + 12
-    )  # the first block's 1×1
+    # stem; the blocks' first convolutions, to 8 channels; their second ones, to 12; 3×3×12, then the rest
+    by_hand = (9 + 1) * 8 + (8 * 9 + 1) * 8 + 2 * (12 * 9 + 1) * 8 + 3 * (8 * 9 + 1) * 12
+    by_hand += (108 + 1) * 144 + (144 + 1) * 72 + (72 + 1) * 10
+    assert count(models.encoder(**wide)) == by_hand
+    assert count(models.ResNet(**wide)) == by_hand + 8 * 12 + 12  # the first block's 1×1 convolution
 
 
 def count(model):
@@ -114,7 +118,12 @@ def test_a_residual_blocks_gradient_is_the_difference_quotient(n_features_2):
     torch.manual_seed(0)
     block = models.ResidualBlock(2, 3, n_features_2).double()
     x = torch.randn(2, 2, 4, 6, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(block, (x,))
+    names, parameters = zip(*block.named_parameters(), strict=True)
+
+    def block_of(x, *parameters):
+        return torch.func.functional_call(block, dict(zip(names, parameters, strict=True)), x)
+
+    assert torch.autograd.gradcheck(block_of, (x, *parameters))
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(2, 9), st.integers(2, 9))
@@ -148,6 +157,14 @@ def test_the_encoder_is_sequential_and_has_the_sheets_layers_in_order():
     kinds = [type(layer).__name__ for layer in models.encoder()]
     block = ["Conv2d", "ReLU", "Conv2d", "MaxPool2d"]
     assert kinds[1:] == ["Conv2d", *3 * block, "Flatten", "Linear", "ReLU", "Linear", "ReLU", "Linear"]
+
+
+def test_the_custom_networks_normalise_with_mnists_mean_and_deviation():
+    encoder, x = models.encoder(), torch.rand(2, 1, 28, 28)
+    assert torch.allclose(encoder(x), encoder[1:]((x - 0.1307) / 0.3081), atol=1e-5)
+    resnet = models.ResNet()
+    logits, resnet.normalise = resnet(x), torch.nn.Identity()
+    assert torch.allclose(logits, resnet((x - 0.1307) / 0.3081), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["encoder", "resnet", "vgg16"])
@@ -247,12 +264,14 @@ def test_without_network_the_error_names_the_file_its_place_and_the_flag(tmp_pat
     assert all(part in str(error.value) for part in ("no network", str(place), "--weights FILE", "https://"))
 
 
-@pytest.mark.parametrize("content", [b"", b"not weights", None])
+@pytest.mark.parametrize("content", [b"", b"not weights", None, "folder"])
 def test_a_file_that_is_no_weights_file_is_named(tmp_path, content):
     file = tmp_path / "weights.pth"
-    if content is not None:
+    if content == "folder":
+        file.mkdir()
+    elif content is not None:
         file.write_bytes(content)
-    with pytest.raises(UserError, match=r"weights\.pth"):
+    with pytest.raises(UserError, match=r"weights\.pth: cannot be read as PyTorch weights"):
         models.load_imagenet(None, file)
 
 

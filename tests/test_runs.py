@@ -5,6 +5,7 @@ import json
 import os
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,6 +72,7 @@ def test_a_duration_is_right_to_its_last_unit(seconds):
             RuntimeError("DefaultCPUAllocator: can't allocate memory"),
             "out of memory; try a smaller --batch-size",
         ),
+        (torch.OutOfMemoryError("CUDA out of memory."), "out of memory; try a smaller --batch-size"),
         (MemoryError(), "out of memory; try a smaller --batch-size"),
     ],
 )
@@ -95,7 +97,7 @@ def test_a_mistake_of_ours_keeps_its_traceback():
 
 
 class Clock:
-    """A clock for `time.monotonic` that moves when it is told to."""
+    """A clock for `time.perf_counter` that moves when it is told to."""
 
     now = 1000.0
 
@@ -106,7 +108,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(runs.time, "monotonic", clock)
+    monkeypatch.setattr(runs.time, "perf_counter", clock)
     return clock
 
 
@@ -143,12 +145,16 @@ def test_seconds_before_an_interruption_count_and_their_images_do_not_speed_up_t
     assert "75%  100 images/s  loss 1.0000  5 s left" in capsys.readouterr().out
 
 
-def test_a_state_is_saved_twice_a_minute(clock):
-    watch, saves = runs.Watch(1, 10, 10), 0
-    for _ in range(120):
+@pytest.mark.parametrize(("cost", "n_saves"), [(0, 20), (1, 19), (10, 3)])  # seconds for one, in ten minutes
+def test_a_state_is_saved_every_half_minute_or_so_rarely_that_it_costs_a_twentieth(clock, cost, n_saves):
+    watch, saves, end = runs.Watch(1, 10, 10), 0, clock.now + 600
+    while clock.now < end:
         clock.now += 1
-        saves += watch.time_to_save()
-    assert saves == 4
+        if watch.time_to_save():
+            with watch.saving():
+                clock.now += cost
+            saves += 1
+    assert saves == n_saves
 
 
 def test_in_a_pipe_progress_is_a_line_every_ten_seconds(clock, capsys):

@@ -1,6 +1,6 @@
 """Train one of the exercise sheet's networks: settings → data → model → training loop → a run folder.
 
-python train.py --model resnet --init xavier
+Usage: python train.py --model resnet --init xavier
 """
 
 import json
@@ -33,8 +33,7 @@ from runs import (
 )
 from settings import ARCHITECTURE, Settings, complete, hardware_name, parse
 
-# Memory in huge pages makes a step on a CPU about 15 % faster. torch looks once, when it makes its first
-# tensor.
+# Memory in huge pages makes a step on a CPU about 15 % faster; torch looks here before its first tensor.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 # ---------------------------------------------------------------- model and training
@@ -58,8 +57,17 @@ def build(settings, n_classes, image_shape):
     return model.to(settings.device, memory_format=torch.channels_last)
 
 
+def optimisation(model, lr, n_steps):
+    """Return (optimizer, scheduler): AdamW (Loshchilov & Hutter 2019) and one cycle (Smith 2018).
+
+    The rate rises from `lr` / 25 to `lr` in the first 30 % of the `n_steps`, then falls to almost zero.
+    """
+    optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
+    return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=n_steps)
+
+
 def fit(model, train, test, settings, folder=None):
-    """Train `model` with AdamW (Loshchilov & Hutter 2019) over one cycle of learning rates (Smith 2018).
+    """Train `model` in place with the optimiser of `optimisation`.
 
     `train` and `test` are ImageData, `settings` complete. Prints a row per epoch and returns the rows, a list
     of dicts. With `folder`, goes on from its state.pt where there is one, and keeps state.pt and metrics.csv
@@ -69,10 +77,7 @@ def fit(model, train, test, settings, folder=None):
     """
     train, test = on_device(train, settings.device), on_device(test, settings.device)
     n_steps = math.ceil(len(train) / settings.batch_size)  # in an epoch
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.lr, fused=True)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, settings.lr, total_steps=settings.epochs * n_steps
-    )
+    optimizer, scheduler = optimisation(model, settings.lr, settings.epochs * n_steps)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     at = load_state(folder, parts, settings.device)
     print(TABLE_HEADER, *map(table_row, at["history"]), sep="\n", flush=True)

@@ -33,6 +33,11 @@ def typed(arguments, cwd, **options):
     return subprocess.run(command(arguments), cwd=cwd, capture_output=True, text=True, timeout=120, **options)
 
 
+def started(arguments, cwd, stdout=subprocess.DEVNULL):
+    """Start train.py as typed in the folder `cwd` and return the running process."""
+    return subprocess.Popen(command(arguments), cwd=cwd, stdout=stdout, stderr=subprocess.PIPE, text=True)
+
+
 def test_a_run_from_the_command_to_its_folder(tmp_path):
     write_folder(tmp_path / "data" / "mnist_png")
     done = typed(f"--model resnet --init xavier --epochs 3 --limit 20 {SMALL}", tmp_path)
@@ -68,14 +73,14 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path):
     write_folder(tmp_path / "images", n_train=200)
     arguments = f"--data images --epochs 20 --augment {SMALL}"
     assert typed(f"{arguments} --out whole", tmp_path).returncode == 0
-    process = subprocess.Popen(command(f"{arguments} --out killed"), cwd=tmp_path, stdout=subprocess.DEVNULL)
+    process = started(f"{arguments} --out killed", tmp_path)
     for n_epochs in (3, 9):
         while count_epochs(tmp_path / "killed") < n_epochs and process.poll() is None:
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert not (tmp_path / "killed" / "model.pt").exists()
-        process = subprocess.Popen(command("--resume killed"), cwd=tmp_path, stdout=subprocess.DEVNULL)
+        process = started("--resume killed", tmp_path)
     assert process.wait(timeout=120) == 0
     whole, killed = (
         torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("whole", "killed")
@@ -94,13 +99,7 @@ def count_epochs(folder):
 
 def test_ctrl_c_ends_in_one_line_with_the_command_that_goes_on(tmp_path):
     write_folder(tmp_path / "images", n_train=200)
-    process = subprocess.Popen(
-        command(f"--data images --epochs 1000 --out run {SMALL}"),
-        cwd=tmp_path,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = started(f"--data images --epochs 1000 --out run {SMALL}", tmp_path)
     while count_epochs(tmp_path / "run") < 1 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
@@ -127,13 +126,7 @@ def test_a_full_disk_ends_in_one_line_and_leaves_no_half_file(tmp_path):
 
 def test_a_reader_who_goes_away_ends_the_run_in_one_line(tmp_path):
     write_folder(tmp_path / "images", n_train=200)
-    process = subprocess.Popen(
-        command(f"--data images --epochs 1000 --out run {SMALL}"),
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = started(f"--data images --epochs 1000 --out run {SMALL}", tmp_path, stdout=subprocess.PIPE)
     process.stdout.readline()
     process.stdout.close()
     assert process.wait(timeout=60) == 2

@@ -1,5 +1,6 @@
 """The settings: what is typed is what is set, what makes no sense is refused, the rest suits the machine."""
 
+import re
 from dataclasses import fields
 
 import pytest
@@ -14,7 +15,8 @@ def test_help_names_every_flag_with_its_default(capsys):
     with pytest.raises(SystemExit) as end:
         parse("", ["--help"])
     assert end.value.code == 0
-    listed = {flag.split()[0]: " ".join(flag.split()) for flag in capsys.readouterr().out.split("\n  ")}
+    help_text = capsys.readouterr().out
+    listed = {flag.split()[0]: " ".join(flag.split()) for flag in re.split(r"\n  (?=-)", help_text)}
     for setting in fields(Settings):
         text = listed[flag_name(setting.name)]
         if setting.name in ("augment", "precision"):

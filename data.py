@@ -285,7 +285,7 @@ def batch_to_float(images, image_size=None, augment=False):
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def random_affine(x, degrees=10, translate=0.07, scale=0.1, shear=0.1):
+def random_affine(x, degrees=10, translate=0.05, scale=0.1, shear=0.1):
     """Turn, shift, stretch and slant each image of a float batch (N, channels, height, width) at random.
 
     Turns are within ±`degrees`, shifts within ±`translate` of the image's side, the others within ±10 % by

@@ -255,9 +255,8 @@ def describe(settings, model, train, test):
 
 def finish(folder, model, test, history, settings):
     """Draw the run's pictures, write its weights, say how it went; model.pt, the last file, marks its end."""
-    predicted = (
-        predict(model, test, settings).argmax(dim=1).cpu()
-    )  # once more: a resumed run may have no other
+    # Once more after the last epoch's test, as a run may have been interrupted between the two.
+    predicted = predict(model, test, settings).argmax(dim=1).cpu()
     n_wrong = (predicted != test.labels).sum().item()
     wrong = f"{n_wrong:,} of {len(test):,} test images wrong"
     title = f"{settings.model}, {settings.init} initialisation, seed {settings.seed} on {test.source}"
@@ -290,8 +289,8 @@ def main(arguments=None):
     model = build(settings, len(train.classes), (channels, height, width))
     now = describe(settings, model, train, test)
     where = f"{settings.device}, {settings.precision}, {settings.threads} threads"
-    print(f"{settings.model}, {settings.init} initialisation, seed {settings.seed}; "
-          f"{now['n_parameters']:,} parameters; {where}")  # fmt: skip
+    network = f"{settings.model}, {settings.init} initialisation, {now['n_parameters']:,} parameters"
+    print(f"{network}; seed {settings.seed}; {where}")
     if resume:
         folder = Path(resume)
         if config["data"] != now["data"]:

@@ -62,6 +62,7 @@ def test_what_makes_no_sense_is_refused(typed, message):
 
 def test_vgg16_has_its_own_defaults():
     assert (small_settings().image_size, small_settings().lr) == (None, 3e-3)
+    assert small_settings(epochs=1).lr == 5e-3
     big = small_settings(model="vgg16", batch_size=None)
     assert (big.image_size, big.lr, big.batch_size) == (224, 1e-4, 32)
     assert small_settings(model="vgg16", image_size=64, lr=1.0).image_size == 64

@@ -114,9 +114,8 @@ def main():
         print(json.dumps(PARTS[sys.argv[1]]()))
         return
     settings = complete(Settings())
-    print(
-        f"{N_ROUNDS} rounds, about three minutes; {settings.device}, {settings.precision}, {settings.threads} threads"
-    )
+    where = f"{settings.device}, {settings.precision}, {settings.threads} threads"
+    print(f"{N_ROUNDS} rounds, about three minutes; {where}")
     rates = {name: [] for name in PARTS}
     for _ in range(N_ROUNDS):
         for name in PARTS:

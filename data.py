@@ -72,8 +72,8 @@ def find(source="auto"):
         download_mnist()
         return "mnist"
     except DownloadError as error:
-        print(f"Note: {error}; training on the built-in digits instead.")
-        print("They are drawn by this program: accuracies on them are not MNIST's.", flush=True)
+        print(f"Note: {error}.")
+        print("Using the built-in digits instead: accuracies on them are not MNIST's.", flush=True)
         return "digits"
 
 
@@ -155,8 +155,9 @@ def download_mnist():
             os.rename(Path(folder, "MNIST"), DATA / "MNIST")
     except Exception as error:  # of the network, the server or the disk; each has its own kinds
         if not (DATA / "MNIST").exists():  # else another process was faster
+            reason = one_line(error).split("got: ")[-1]  # torchvision tells of each server; the last will do
             raise DownloadError(
-                f"MNIST could not be downloaded ({one_line(error)}); --data digits needs no network"
+                f"MNIST could not be downloaded ({reason}); its files may be put into {DATA}/MNIST/raw by hand"
             ) from None
 
 
@@ -244,6 +245,8 @@ def read_image(file, image_size=None):
     try:
         # Always as RGB: what torchvision makes of a palette's PNG in its other modes is not the picture.
         image = decode_image(file, ImageReadMode.RGB, apply_exif_orientation=True)
+        if image.ndim != 3:
+            raise ValueError("it is an animation")
         image = v2.functional.to_dtype(image, torch.uint8, scale=True)  # PNGs may have 16 bits
     except Exception as error:
         raise UserError(

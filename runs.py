@@ -1,6 +1,7 @@
 """What every command shares: errors in one line, progress to look at, files that are never half written."""
 
 import csv
+import fcntl
 import io
 import itertools
 import json
@@ -29,7 +30,9 @@ def one_line(error):
 
 def is_out_of_memory(error):
     """Return whether an exception says that memory ran out, of the processor or of the GPU."""
-    return isinstance(error, MemoryError) or bool(re.search("out of memory|allocate memory", str(error)))
+    return isinstance(error, MemoryError) or bool(
+        re.search("out of memory|allocate memory|size calculation overflowed", str(error))
+    )
 
 
 def run_command(main):
@@ -210,6 +213,19 @@ def write_tensors(path, tensors):
         file.write(buffer.getbuffer())
 
 
+@contextmanager
+def locked(folder):
+    """Keep `folder` to this process for the block; raise UserError where another has it. A kill frees it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(f"{folder}: another process is training this run") from None
+    finally:
+        os.close(descriptor)
+
+
 def new_run_folder(name, out=None):
     """Make and return a new folder: `out`, or runs/`name`, or where that is taken runs/`name`-2, -3, …
 
@@ -217,7 +233,7 @@ def new_run_folder(name, out=None):
     """
     if out:
         if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
-            raise UserError(f"--out {out}: something is there; choose another folder, or --resume {out}")
+            raise UserError(f"--out {out}: something is there; choose another folder")
         Path(out).mkdir(parents=True, exist_ok=True)
         return Path(out)
     Path("runs").mkdir(exist_ok=True)

@@ -1,6 +1,7 @@
 """A run's settings: a frozen dataclass ↔ the command line, one field per flag."""
 
 import argparse
+import math
 import platform
 from dataclasses import dataclass, field, fields, replace
 
@@ -14,7 +15,7 @@ def positive(number):
 
     def parse(text):
         value = number(text)
-        if not 0 < value < 2**31:  # all that torch takes as a size
+        if not 0 < value < (2**31 if number is int else math.inf):  # torch takes no larger sizes
             raise ValueError
         return value
 
@@ -115,6 +116,8 @@ def parse(description, arguments=None):
     given = vars(parser.parse_args(arguments))
     out, resume = given.pop("out"), given.pop("resume")
     settings = Settings(**given)
+    if "" in (out, resume, *given.values()):
+        raise UserError("a flag was given an empty text; leave the flag out, or give it a value")
     if resume and (given or out):
         raise UserError(
             f"--resume keeps the run's own settings: leave out {flag_name(next(iter(given), 'out'))}"
@@ -139,7 +142,7 @@ def complete(settings):
     )
     try:
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError):
         raise UserError(f"--device {device}: there is none here that computes; try --device cpu") from None
     vgg16 = settings.model == "vgg16"
     lr = (

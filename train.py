@@ -1,8 +1,10 @@
 """Train one of the exercise sheet's networks: settings → data → model → training loop → a run folder.
 
-Usage: python train.py --model resnet --init xavier
+Example: python train.py --model resnet --init xavier
 """
 
+import hashlib
+import io
 import json
 import math
 import platform
@@ -23,6 +25,7 @@ from runs import (
     UserError,
     Watch,
     is_out_of_memory,
+    locked,
     new_run_folder,
     one_line,
     run_command,
@@ -113,8 +116,9 @@ def fit(model, train, test, settings, folder=None):
 
         row = {"epoch": epoch + 1, "train_loss": finite(at["loss_sum"]) / len(train)}
         row["train_accuracy"] = at["n_right"].item() / len(train)
-        row["seconds"] = watch.seconds()  # of training: the evaluation comes after it
+        seconds = watch.seconds()  # of training, without the evaluation
         row["test_loss"], row["test_accuracy"] = evaluate(model, test, settings)
+        row["seconds"] = seconds
         print(table_row(row), flush=True)
         at = start_of_epoch([*at["history"], row], settings.device)
         if folder:
@@ -199,19 +203,21 @@ def load_state(folder, parts, device):
     """Put `parts` into the state of `folder`/state.pt and return where the run was; without it, the start."""
     if not folder or not (folder / "state.pt").exists():
         return start_of_epoch([], device)
+    content = (folder / "state.pt").read_bytes()
     try:
-        state = torch.load(folder / "state.pt", map_location=device, weights_only=True)
+        state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+        if not isinstance(state, dict):
+            raise ValueError("not a run's state")
         for name, part in parts.items():
             part.load_state_dict(state[name])
-        return state["at"]
-    except OSError:
-        raise
+        at = {key: state["at"][key] for key in start_of_epoch([], device)}
     except Exception as error:  # torch.load has many kinds for a file that is not whole
         if is_out_of_memory(error):
             raise
         raise UserError(
             f"{folder}/state.pt is damaged ({type(error).__name__}): move it away, and --resume starts anew"
         ) from None
+    return at
 
 
 def resumable(folder):
@@ -219,10 +225,14 @@ def resumable(folder):
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         settings, _ = Settings(**config["settings"]), (config["data"], config["platform"])
+        if config["checksum"] != checksum(config["settings"]):
+            raise ValueError("the settings were edited")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"--resume {folder}: no run is there (no config.json)") from None
-    except (ValueError, KeyError, TypeError):
-        raise UserError(f"{folder}/config.json is damaged, or of another version of this program") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise UserError(
+            f"{folder}/config.json is damaged, edited, or of another version of this program"
+        ) from None
     if (folder / "model.pt").exists():
         raise UserError(f"--resume {folder}: that run is finished already")
     return settings, config
@@ -231,10 +241,16 @@ def resumable(folder):
 # ---------------------------------------------------------------- the run
 
 
+def checksum(settings):
+    """Return 16 hexadecimal digits that differ where `settings`, a dict, does."""
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+
+
 def describe(settings, model, train, test):
     """Return what config.json holds: the settings, and the data, the software and the hardware they met."""
     return {
         "settings": asdict(settings),
+        "checksum": checksum(asdict(settings)),  # a run cannot go on with other settings than it began with
         "data": {
             "source": train.source,
             "n_train": len(train),
@@ -278,7 +294,10 @@ def main(arguments=None):
     settings, out, resume = parse(__doc__, arguments)
     if resume:
         settings, config = resumable(Path(resume))
-    settings = replace(complete(settings), data=find(settings.data))
+    settings = complete(settings)
+    if settings.image_size:  # refuse what cannot work before the data are looked for
+        models.halve(settings.image_size, 5 if settings.model == "vgg16" else settings.n_blocks)
+    settings = replace(settings, data=find(settings.data))
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.deterministic = True  # the same command gives the same weights
 
@@ -303,15 +322,16 @@ def main(arguments=None):
 
     go_on = f"python train.py --resume {shlex.quote(str(folder))}"
     try:
-        history = fit(model, train, test, settings, folder)
-        finish(folder, model, test, history, settings)
+        with locked(folder):
+            history = fit(model, train, test, settings, folder)
+            finish(folder, model, test, history, settings)
     except KeyboardInterrupt:
         raise UserError(f"interrupted; to go on: {go_on}") from None
     except BrokenPipeError:
         raise
     except OSError as error:
         problem = error.strerror or one_line(error)
-        raise UserError(f"cannot write into {folder}: {problem}; when that is mended: {go_on}") from None
+        raise UserError(f"{error.filename or folder}: {problem}; when that is mended: {go_on}") from None
     return history
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 import models
 import train
-from runs import run_command
+from runs import locked, run_command
 
 PROJECT = Path(__file__).parent.parent
 NETWORK = "--n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8 --n-blocks 2"
@@ -116,11 +116,9 @@ def test_a_full_disk_ends_in_one_line_and_leaves_no_half_file(tmp_path):
 
     done = typed(f"--data images --out run {SMALL}", tmp_path, preexec_fn=small_files_only)
     assert done.returncode == 2
-    assert done.stderr.startswith(
-        "train.py: cannot write into run: File too large; when that is mended: python train"
-    )
+    assert done.stderr.startswith("train.py: run: File too large; when that is mended: python train")
     assert done.stderr.count("\n") == 1
-    assert {file.name for file in (tmp_path / "run").iterdir()} == {"config.json"}
+    assert {file.name for file in (tmp_path / "run").iterdir()} == {"config.json", "metrics.csv"}
     assert typed("--resume run", tmp_path).returncode == 0
 
 
@@ -170,6 +168,7 @@ def refused(tmp_path, monkeypatch, capsys):
         ("--data images --out images", "something is there"),
         ("--data images --n-blocks 2 --lr 1e30", "training diverged"),
         ("--data images --n-blocks 2000000", "too small to be halved 2000000 times"),
+        ("--resume= --epochs 3", "empty text"),
         ("--resume nowhere", "no run is there"),
         ("--resume images/train/row0/000.png", "no run is there"),
     ],
@@ -177,6 +176,10 @@ def refused(tmp_path, monkeypatch, capsys):
 def test_bad_input_is_one_line(refused, arguments, message):
     assert message in refused(arguments)
     assert not list(Path().rglob("*.part"))
+
+
+def test_a_size_that_cannot_work_is_refused_before_the_data_are_looked_for(refused):
+    assert "18 → 9 → 4 → 2 → 1 → nothing" in refused("--data nowhere --model vgg16 --image-size 18")
 
 
 def test_refusals_before_the_training_leave_no_folder(refused):
@@ -190,6 +193,14 @@ def test_a_finished_run_is_neither_resumed_nor_overwritten(refused):
     assert "that run is finished already" in refused("--resume run")
     assert "something is there" in refused("--data images --out run")
     assert {file.name: file.read_bytes() for file in Path("run").iterdir()} == before
+
+
+def test_a_run_is_trained_by_one_process_at_a_time(refused):
+    train.main(f"--data images --epochs 1 --out run {SMALL}".split())
+    os.remove("run/model.pt")
+    with locked(Path("run")):
+        assert "another process is training this run" in refused("--resume run")
+    train.main(["--resume", "run"])
 
 
 def test_a_run_on_another_machine_goes_on_with_a_note(refused, capsys):
@@ -208,6 +219,16 @@ def test_a_run_goes_on_only_with_its_own_data_and_a_whole_config(refused):
     file = next(Path("images/train").rglob("*.png"))
     Image.new("L", (8, 8), 7).save(file)
     assert "the data at images is not what that run began with" in refused("--resume run")
-    for damaged in ("{", "{}", '{"settings": {}}', '{"settings": {"colour": 1}}', "[]"):
+    edited = json.loads(Path("run/config.json").read_text())
+    edited["settings"]["epochs"] = 8
+    for damaged in (
+        json.dumps(edited),
+        "[" * 100000,
+        "{",
+        "{}",
+        '{"settings": {}}',
+        '{"settings": {"colour": 1}}',
+        "[]",
+    ):
         Path("run/config.json").write_text(damaged)
         assert "config.json is damaged" in refused("--resume run")

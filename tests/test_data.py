@@ -99,6 +99,13 @@ def test_an_image_that_cannot_be_read_is_named(folder, content, kind, random_ima
         data.load(str(folder))
 
 
+def test_an_animation_is_refused(tmp_path):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.png", "GIF", save_all=True, append_images=frames[1:])
+    with pytest.raises(UserError, match="it is an animation"):
+        data.read_images([str(tmp_path / "a.png")])
+
+
 # ---------------------------------------------------------------- folders
 
 labels_of_a_split = st.lists(st.sampled_from(["cat", "dog", "Ärger"]), min_size=1, max_size=6).map(

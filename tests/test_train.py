@@ -1,5 +1,6 @@
 """Training: it learns, it repeats itself exactly, and an interruption changes nothing."""
 
+import io
 import math
 
 import pytest
@@ -216,9 +217,15 @@ def test_an_interruption_between_two_files_loses_no_row(tmp_path, monkeypatch, l
 def test_a_damaged_state_is_named(tmp_path):
     trained(small_settings(epochs=1), tmp_path)
     state = tmp_path / "state.pt"
-    state.write_bytes(state.read_bytes()[:1000])
-    with pytest.raises(UserError, match=r"state\.pt is damaged"):
-        trained(small_settings(epochs=1), tmp_path)
+    whole = state.read_bytes()
+    for content in (whole[:1000], whole[:-1], b""):
+        state.write_bytes(content)
+        with pytest.raises(UserError, match=r"state\.pt is damaged"):
+            trained(small_settings(epochs=1), tmp_path)
+    for other in (torch.zeros(3), {"at": 5}, {**torch.load(io.BytesIO(whole)), "at": {}}):
+        torch.save(other, state)
+        with pytest.raises(UserError, match=r"state\.pt is damaged"):
+            trained(small_settings(epochs=1), tmp_path)
 
 
 @pytest.mark.parametrize("batch_size", [8, 40])  # with 40, only the test after the one step can tell

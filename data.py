@@ -157,7 +157,7 @@ def download_mnist():
         if not (DATA / "MNIST").exists():  # else another process was faster
             reason = one_line(error).split("got: ")[-1]  # torchvision tells of each server; the last will do
             raise DownloadError(
-                f"MNIST could not be downloaded ({reason}); its files may be put into {DATA}/MNIST/raw by hand"
+                f"MNIST could not be downloaded ({reason}); put its files into {DATA}/MNIST/raw by hand"
             ) from None
 
 

@@ -21,14 +21,17 @@ import models
 from data import batch_to_float, find, load, mix, random_order
 from diagnose import confusion_matrix
 from runs import (
+    TABLE_HEADER,
     Progress,
     UserError,
     Watch,
     is_out_of_memory,
+    keep_freed_memory,
     locked,
     new_run_folder,
     one_line,
     run_command,
+    table_row,
     write_csv,
     write_json,
     write_tensors,
@@ -74,10 +77,7 @@ def fit(model, train, test, settings, folder=None):
     the same weights, bit by bit, as one that was never interrupted. Raises UserError when the loss is no
     longer finite.
     """
-    # On Linux, malloc hands large blocks back to the kernel, and each step gets them anew, page by page: a
-    # fifth of its time. Once a block of nearly 32 MiB has been freed, it keeps them (mallopt(3),
-    # M_MMAP_THRESHOLD).
-    torch.empty(31 << 20, dtype=torch.uint8)
+    keep_freed_memory()
     train, test = on_device(train, settings.device), on_device(test, settings.device)
     n_steps = math.ceil(len(train) / settings.batch_size)  # in an epoch
     optimizer, scheduler = optimisation(model, settings.lr, settings.epochs * n_steps)
@@ -171,17 +171,6 @@ def evaluate(model, data, settings):
     logits = predict(model, data, settings)
     labels = data.labels.to(settings.device)
     return finite(F.cross_entropy(logits, labels)), (logits.argmax(dim=1) == labels).sum().item() / len(data)
-
-
-TABLE_HEADER = "epoch  train loss  train accuracy  test loss  test accuracy  seconds"
-
-
-def table_row(row):
-    """Return one epoch's line under TABLE_HEADER."""
-    return (
-        f"{row['epoch']:5}  {row['train_loss']:10.4f}  {row['train_accuracy']:14.2%}  "
-        f"{row['test_loss']:9.4f}  {row['test_accuracy']:13.2%}  {row['seconds']:7.1f}"
-    )
 
 
 # ---------------------------------------------------------------- interruption

@@ -274,31 +274,33 @@ def random_order(n, *numbers):
     return torch.randperm(n, generator=torch.Generator().manual_seed(mix(*numbers)))
 
 
-def batch_to_float(images, image_size=None, augment=False):
+def batch_to_float(images, image_size=None, maps=None):
     """Turn a batch of uint8 images (N, channels, height, width) into what networks take, on the same device.
 
-    Returns float32 from 0 to 1 in channels-last memory order, with `augment` moved by small random affine
-    maps, with `image_size` resized to that many pixels square.
+    Returns float32 from 0 to 1 in channels-last memory order, with `maps` (of `affine_maps`) moved by them,
+    with `image_size` resized to that many pixels square.
     """
     x = images.float() / 255
-    if augment:
-        x = random_affine(x)
+    if maps is not None and len(x) > 0:  # a process of several may get no image of a small batch
+        grid = F.affine_grid(maps.to(x.device, non_blocking=True), x.shape, align_corners=False)
+        x = F.grid_sample(x, grid, align_corners=False)
     if image_size and x.shape[2:] != (image_size, image_size):
         x = v2.functional.resize(x, [image_size, image_size], antialias=True)
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def random_affine(x, degrees=10, translate=0.05, scale=0.1, shear=0.1):
-    """Turn, shift, stretch and slant each image of a float batch (N, channels, height, width) at random.
+def affine_maps(n, image_size, degrees=10, translate=0.05, scale=0.1, shear=0.1):
+    """Return `n` small random affine maps for images of `image_size`, (height, width): float32 (n, 2, 3).
 
-    Turns are within ±`degrees`, shifts within ±`translate` of the image's side, the others within ±10 % by
-    default. Uses torch's global random numbers, drawn on the CPU so that every device gets the same.
+    They turn, shift, stretch and slant: turns are within ±`degrees`, shifts within ±`translate` of the
+    image's side, the others within ±10 % by default. Uses torch's global random numbers, drawn on the CPU so
+    that every device gets the same.
     """
-    turn, shift_x, shift_y, stretch_x, stretch_y, slant = 2 * torch.rand(6, len(x)) - 1
+    turn, shift_x, shift_y, stretch_x, stretch_y, slant = 2 * torch.rand(6, n) - 1
     turn, slant = math.radians(degrees) * turn, shear * slant
     stretch_x, stretch_y = torch.exp(scale * stretch_x), torch.exp(scale * stretch_y)
     cos, sin = turn.cos(), turn.sin()
-    height, width = x.shape[2:]
+    height, width = image_size
     # The maps go from places in the output to places in the input, both from -1 to 1 (Jaderberg et al. 2015).
     to_x = torch.stack(
         [stretch_x * cos, stretch_y * (slant * cos - sin) * height / width, 2 * translate * shift_x]
@@ -306,6 +308,4 @@ def random_affine(x, degrees=10, translate=0.05, scale=0.1, shear=0.1):
     to_y = torch.stack(
         [stretch_x * sin * width / height, stretch_y * (slant * sin + cos), 2 * translate * shift_y]
     )
-    maps = torch.stack([to_x, to_y]).permute(2, 0, 1)  # (N, 2, 3)
-    grid = F.affine_grid(maps.to(x.device, non_blocking=True), x.shape, align_corners=False)
-    return F.grid_sample(x, grid, align_corners=False)
+    return torch.stack([to_x, to_y]).permute(2, 0, 1)

@@ -1,20 +1,21 @@
 """What every command shares: errors in one line, progress to look at, files that are never half written."""
 
+import atexit
 import csv
-import fcntl
 import io
-import itertools
 import json
 import os
 import re
 import shutil
+import signal
 import socket
 import sys
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 # ---------------------------------------------------------------- errors
 
@@ -36,7 +37,13 @@ def is_out_of_memory(error):
 
 
 def run_command(main):
-    """Call `main()`; what a user can cause ends in one line on stderr and exit status 2, no traceback."""
+    """Call `main()`; what a user can cause ends in one line on stderr and exit status 2, no traceback.
+
+    Of the processes that torchrun starts on a machine, only the first says these things.
+    """
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    if not first:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of this process)
     try:
         main()
         sys.stdout.flush()
@@ -56,7 +63,8 @@ def run_command(main):
         message = "out of memory; try a smaller --batch-size, --image-size or --limit"
     if sys.stdout.isatty():
         print()  # leaves the progress line
-    print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+    if first:
+        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     sys.exit(2)
 
 
@@ -78,6 +86,50 @@ def network_timeout(seconds=15):
         yield
     finally:
         socket.setdefaulttimeout(before)
+
+
+# ---------------------------------------------------------------- several processes, by torchrun
+
+
+def ranks():
+    """Return (this process's number, how many there are): (0, 1) without torchrun."""
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def join_ranks(device):
+    """Meet the other processes that torchrun started, if it did; all then compute on a `device` of their own.
+
+    From here on a process that is told to end, as torchrun does when another one has died, ends as by Ctrl-C.
+    """
+    if "LOCAL_RANK" in os.environ:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        if device == "cuda":
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        atexit.register(dist.destroy_process_group)
+
+
+def lost_connection(error):
+    """Return whether an exception says that another process can no longer be reached."""
+    return bool(re.search("closed by peer|reset by peer|Broken pipe|refused", str(error)))
+
+
+@contextmanager
+def first_rank_first():
+    """Let the first process of all run the block before the others do, as it makes files that they read."""
+    rank, n_ranks = ranks()
+    if rank:
+        dist.barrier()
+    yield
+    if n_ranks > 1 and not rank:
+        dist.barrier()
+
+
+def total(tensor):
+    """Return the sum of `tensor`, in place, over all processes."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
 
 
 # ---------------------------------------------------------------- what a person sees
@@ -231,34 +283,3 @@ def write_tensors(path, tensors):
     torch.save(tensors, buffer)
     with written(path) as file:
         file.write(buffer.getbuffer())
-
-
-@contextmanager
-def locked(folder):
-    """Keep `folder` to this process for the block; raise UserError where another has it. A kill frees it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise UserError(f"{folder}: another process is training this run") from None
-    finally:
-        os.close(descriptor)
-
-
-def new_run_folder(name, out=None):
-    """Make and return a new folder: `out`, or runs/`name`, or where that is taken runs/`name`-2, -3, …
-
-    Raises UserError where `out` already holds something: no run is ever overwritten.
-    """
-    if out:
-        if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
-            raise UserError(f"--out {out}: something is there; choose another folder")
-        Path(out).mkdir(parents=True, exist_ok=True)
-        return Path(out)
-    Path("runs").mkdir(exist_ok=True)
-    for number in itertools.count(1):
-        folder = Path("runs", name if number == 1 else f"{name}-{number}")
-        with suppress(FileExistsError):
-            folder.mkdir()  # in one step, so that two runs at once get a folder each
-            return folder

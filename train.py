@@ -3,40 +3,40 @@
 Example: python train.py --model resnet --init xavier
 """
 
-import hashlib
-import io
-import json
 import math
-import platform
 import shlex
-from dataclasses import asdict, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import torchvision
+from torch.nn.parallel import DistributedDataParallel
 
 import figures
 import models
-from data import batch_to_float, find, load, mix, random_order
+from checkpoint import describe, load_state, locked, new_run_folder, resumable, save_state, start_of_epoch
+from data import affine_maps, batch_to_float, find, load, mix, random_order
 from diagnose import confusion_matrix
 from runs import (
     TABLE_HEADER,
     Progress,
     UserError,
     Watch,
-    is_out_of_memory,
+    first_rank_first,
+    join_ranks,
     keep_freed_memory,
-    locked,
-    new_run_folder,
+    lost_connection,
     one_line,
+    ranks,
     run_command,
     table_row,
+    total,
     write_csv,
     write_json,
     write_tensors,
 )
-from settings import ARCHITECTURE, Settings, complete, hardware_name, parse
+from settings import ARCHITECTURE, complete, parse
 
 # ---------------------------------------------------------------- model and training
 
@@ -74,15 +74,18 @@ def fit(model, train, test, settings, folder=None):
     `train` and `test` are ImageData, `settings` complete. Prints a row per epoch and returns the rows, a list
     of dicts. With `folder`, goes on from its state.pt where there is one, and keeps state.pt and metrics.csv
     there up to date. All randomness is a function of (seed, epoch, step), so a run that is resumed ends with
-    the same weights, bit by bit, as one that was never interrupted. Raises UserError when the loss is no
-    longer finite.
+    the same weights, bit by bit, as one that was never interrupted. Under torchrun each process trains on its
+    share of every batch. Raises UserError when the loss is no longer finite.
     """
     keep_freed_memory()
+    rank, n_ranks = ranks()
     train, test = on_device(train, settings.device), on_device(test, settings.device)
     n_steps = math.ceil(len(train) / settings.batch_size)  # in an epoch
     optimizer, scheduler = optimisation(model, settings.lr, settings.epochs * n_steps)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     at = load_state(folder, parts, settings.device)
+    folder = None if rank else folder  # which only the first process writes
+    network = DistributedDataParallel(model) if n_ranks > 1 else model  # averages the processes' gradients
     print(TABLE_HEADER, *map(table_row, at["history"]), sep="\n", flush=True)
     watch = Watch(settings.epochs, len(train), len(test))
 
@@ -91,31 +94,27 @@ def fit(model, train, test, settings, folder=None):
         model.train()
         watch.start_epoch(epoch, at["n_seen"], at["seconds"])
         for step in range(math.ceil(at["n_seen"] / settings.batch_size), n_steps):
-            torch.manual_seed(mix(settings.seed, epoch, 1 + step))  # for augmentation and dropout
             batch = order[step * settings.batch_size : (step + 1) * settings.batch_size]
-            labels = train.labels[batch].to(settings.device)
-            images = train.images[batch].to(settings.device)
-            images = batch_to_float(images, settings.image_size, settings.augment)
-
+            images, labels = prepare(train, batch, settings, (epoch, 1 + step))
             with autocast(settings):
-                logits = model(images)  # (batch, classes)
-                loss = F.cross_entropy(logits, labels)
+                logits = network(images)  # (batch, classes)
+                loss = F.cross_entropy(logits, labels, reduction="sum")
             optimizer.zero_grad()
-            loss.backward()
+            (loss * (n_ranks / len(batch))).backward()
             optimizer.step()
             scheduler.step()
 
+            # Sums stay on the device: reading them would make a GPU wait.
             at["n_seen"] += len(batch)
-            at["loss_sum"] += loss.detach() * len(batch)  # stays on the device: reading it makes a GPU wait
-            at["n_right"] += (logits.argmax(dim=1) == labels).sum()
+            at["sums"] += total(torch.stack([loss.detach(), (logits.argmax(dim=1) == labels).sum()]))
             if watch.due():
-                watch.show(at["n_seen"], finite(at["loss_sum"]))
+                watch.show(at["n_seen"], finite(at["sums"][0]))
                 if folder and watch.time_to_save():
                     with watch.saving():
                         save_state(folder, parts, {**at, "seconds": watch.seconds()})
 
-        row = {"epoch": epoch + 1, "train_loss": finite(at["loss_sum"]) / len(train)}
-        row["train_accuracy"] = at["n_right"].item() / len(train)
+        row = {"epoch": epoch + 1, "train_loss": finite(at["sums"][0]) / len(train)}
+        row["train_accuracy"] = at["sums"][1].item() / len(train)
         seconds = watch.seconds()  # of training, without the evaluation
         row["test_loss"], row["test_accuracy"] = evaluate(model, test, settings)
         row["seconds"] = seconds
@@ -125,6 +124,22 @@ def fit(model, train, test, settings, folder=None):
             write_csv(folder / "metrics.csv", at["history"])  # before the state that says this epoch is over
             save_state(folder, parts, at)
     return at["history"]
+
+
+def prepare(data, batch, settings, place):
+    """Return the images (float) and labels of this process's share of a step, on the device.
+
+    `batch` holds the indices of the step's images in `data`, `place` is (epoch, step), from which the step's
+    random numbers come: those of the augmentation, and later in the step those of dropout.
+    """
+    rank, n_ranks = ranks()
+    torch.manual_seed(mix(settings.seed, *place))
+    maps = affine_maps(len(batch), data.images.shape[2:])[rank::n_ranks] if settings.augment else None
+    if rank:
+        torch.manual_seed(mix(settings.seed, *place, rank))  # so that dropout differs
+    images = data.images[batch[rank::n_ranks]].to(settings.device)
+    labels = data.labels[batch[rank::n_ranks]].to(settings.device)
+    return batch_to_float(images, settings.image_size, maps), labels
 
 
 def on_device(data, device):
@@ -168,94 +183,15 @@ def predict(model, data, settings):
 
 def evaluate(model, data, settings):
     """Return the mean cross-entropy loss and the accuracy (0 to 1) of `model` on `data`."""
-    logits = predict(model, data, settings)
-    labels = data.labels.to(settings.device)
-    return finite(F.cross_entropy(logits, labels)), (logits.argmax(dim=1) == labels).sum().item() / len(data)
-
-
-# ---------------------------------------------------------------- interruption
-
-
-def start_of_epoch(history, device):
-    """Return where a run is at the start of an epoch: the rows of those before it, no image seen yet."""
-    loss_sum, n_right = torch.zeros(2, device=device)
-    return {"history": history, "n_seen": 0, "seconds": 0.0, "loss_sum": loss_sum, "n_right": n_right}
-
-
-def save_state(folder, parts, at):
-    """Write `folder`/state.pt: where the run is, and the state of `parts` (model, optimizer, scheduler)."""
-    states = {name: part.state_dict() for name, part in parts.items()}
-    write_tensors(folder / "state.pt", {"at": at, **states})
-
-
-def load_state(folder, parts, device):
-    """Put `parts` into the state of `folder`/state.pt and return where the run was; without it, the start."""
-    if not folder or not (folder / "state.pt").exists():
-        return start_of_epoch([], device)
-    content = (folder / "state.pt").read_bytes()
-    try:
-        state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-        if not isinstance(state, dict):
-            raise ValueError("not a run's state")
-        for name, part in parts.items():
-            part.load_state_dict(state[name])
-        at = {key: state["at"][key] for key in start_of_epoch([], device)}
-    except Exception as error:  # torch.load has many kinds for a file that is not whole
-        if is_out_of_memory(error):
-            raise
-        raise UserError(
-            f"{folder}/state.pt is damaged ({type(error).__name__}): move it away, and --resume starts anew"
-        ) from None
-    return at
-
-
-def resumable(folder):
-    """Return (settings, config) of the unfinished run in `folder`."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        settings, _ = Settings(**config["settings"]), (config["data"], config["platform"])
-        if config["checksum"] != checksum(config["settings"]):
-            raise ValueError("the settings were edited")
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"--resume {folder}: no run is there (no config.json)") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(
-            f"{folder}/config.json is damaged, edited, or of another version of this program"
-        ) from None
-    if (folder / "model.pt").exists():
-        raise UserError(f"--resume {folder}: that run is finished already")
-    return settings, config
+    rank, n_ranks = ranks()
+    share = data.subset(torch.arange(rank, len(data), n_ranks)) if n_ranks > 1 else data
+    logits, labels = predict(model, share, settings), share.labels.to(settings.device)
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    sums = total(torch.stack([loss, (logits.argmax(dim=1) == labels).sum()]))
+    return finite(sums[0]) / len(data), sums[1].item() / len(data)
 
 
 # ---------------------------------------------------------------- the run
-
-
-def checksum(settings):
-    """Return 16 hexadecimal digits that differ where `settings`, a dict, does."""
-    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
-
-
-def describe(settings, model, train, test):
-    """Return what config.json holds: the settings, and the data, the software and the hardware they met."""
-    return {
-        "settings": asdict(settings),
-        "checksum": checksum(asdict(settings)),  # a run cannot go on with other settings than it began with
-        "data": {
-            "source": train.source,
-            "n_train": len(train),
-            "n_test": len(test),
-            "image_shape": list(train.images.shape[1:]),
-            "classes": list(train.classes),
-            "fingerprint": [train.fingerprint(), test.fingerprint()],
-        },
-        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "platform": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "hardware": hardware_name(settings.device),
-        },
-    }
 
 
 def finish(folder, model, test, history, settings):
@@ -286,17 +222,21 @@ def main(arguments=None):
     settings = complete(settings)
     if settings.image_size:  # refuse what cannot work before the data are looked for
         models.halve(settings.image_size, 5 if settings.model == "vgg16" else settings.n_blocks)
-    settings = replace(settings, data=find(settings.data))
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.deterministic = True  # the same command gives the same weights
+    join_ranks(settings.device)
+    rank, n_ranks = ranks()
 
-    train, test = load(settings.data, settings.limit, settings.image_size)
+    with first_rank_first():  # it downloads
+        settings = replace(settings, data=find(settings.data))
+        train, test = load(settings.data, settings.limit, settings.image_size)
     channels, height, width = train.images.shape[1:]
     images = f"{len(train):,} training and {len(test):,} test images, {width} pixels wide and {height} high"
     print(f"{train.source}: {images}, in {len(train.classes)} classes")
     model = build(settings, len(train.classes), (channels, height, width))
     now = describe(settings, model, train, test)
     where = f"{settings.device}, {settings.precision}, {settings.threads} threads"
+    where += f" in each of {n_ranks} processes" if n_ranks > 1 else ""
     network = f"{settings.model}, {settings.init} initialisation, {now['n_parameters']:,} parameters"
     print(f"{network}; seed {settings.seed}; {where}")
     if resume:
@@ -305,15 +245,19 @@ def main(arguments=None):
             raise UserError(f"--resume {folder}: the data at {settings.data} is not what that run began with")
         if config["platform"] != now["platform"]:
             print("Note: that run began with other software or hardware; its last digits may differ")
-    else:
+    elif rank == 0:
         folder = new_run_folder(f"{settings.model}-{settings.init}", out)
         write_json(folder / "config.json", now)
+    else:
+        folder = None
 
-    go_on = f"python train.py --resume {shlex.quote(str(folder))}"
+    launcher = f"torchrun --nproc-per-node {n_ranks}" if n_ranks > 1 else "python"
+    go_on = f"{launcher} train.py --resume {shlex.quote(str(folder))}"
     try:
-        with locked(folder):
+        with nullcontext() if rank else locked(folder):
             history = fit(model, train, test, settings, folder)
-            finish(folder, model, test, history, settings)
+            if rank == 0:
+                finish(folder, model, test, history, settings)
     except KeyboardInterrupt:
         raise UserError(f"interrupted; to go on: {go_on}") from None
     except BrokenPipeError:
@@ -321,6 +265,10 @@ def main(arguments=None):
     except OSError as error:
         problem = error.strerror or one_line(error)
         raise UserError(f"{error.filename or folder}: {problem}; when that is mended: {go_on}") from None
+    except RuntimeError as error:
+        if n_ranks == 1 or not lost_connection(error):
+            raise
+        raise UserError(f"another process of this run has ended; to go on: {go_on}") from None
     return history
 
 

@@ -17,7 +17,8 @@ from PIL import Image
 
 import models
 import train
-from runs import locked, run_command
+from checkpoint import locked
+from runs import run_command
 
 PROJECT = Path(__file__).parent.parent
 NETWORK = "--n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8 --n-blocks 2"
@@ -129,6 +130,51 @@ def test_a_reader_who_goes_away_ends_the_run_in_one_line(tmp_path):
     process.stdout.close()
     assert process.wait(timeout=60) == 2
     assert process.stderr.read() == "train.py: interrupted: the output was closed\n"
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def under_torchrun(arguments, cwd, n_processes=2):
+    """Start train.py under torchrun as typed in the folder `cwd` and return the running process."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    line = [*launcher, "--nproc-per-node", str(n_processes), *command(arguments)[1:]]
+    return subprocess.Popen(line, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_give_the_weights_of_one_to_rounding(tmp_path):
+    write_folder(tmp_path / "images", n_train=25, n_test=11)  # the last batch is one image, for two processes
+    arguments = f"--data images --epochs 3 --augment {SMALL}"
+    assert typed(f"{arguments} --out one", tmp_path).returncode == 0
+    process = under_torchrun(f"{arguments} --out two", tmp_path)
+    stdout, _ = process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert stdout.count("test accuracy on images") == stdout.count("in each of 2 processes") == 1
+    one, two = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("one", "two"))
+    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+    rows = [list(csv.DictReader(open(tmp_path / name / "metrics.csv"))) for name in ("one", "two")]
+    for row, other in zip(*rows, strict=True):
+        for key in row.keys() - {"seconds"}:
+            assert float(row[key]) == pytest.approx(float(other[key]), abs=1e-4)
+
+
+def test_a_process_that_dies_ends_all_with_one_message_and_the_run_goes_on(tmp_path):
+    write_folder(tmp_path / "images", n_train=200)
+    process = under_torchrun(f"--data images --epochs 40 --out run {SMALL}", tmp_path)
+    while count_epochs(tmp_path / "run") < 2 and process.poll() is None:
+        time.sleep(0.01)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[1]), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0
+    said = [line for line in stderr.splitlines() if line.startswith("train.py: ")]
+    assert len(said) == 1
+    assert said[0].endswith("; to go on: torchrun --nproc-per-node 2 train.py --resume run")
+    assert not (tmp_path / "run" / "model.pt").exists()
+    process = under_torchrun("--resume run", tmp_path)
+    process.communicate(timeout=120)
+    assert process.returncode == 0
+    assert count_epochs(tmp_path / "run") == 40
 
 
 # ---------------------------------------------------------------- bad input, in this process for speed

@@ -338,8 +338,9 @@ def test_each_random_number_moves_the_picture_as_its_formula_says(monkeypatch, r
     if row is not None:
         numbers[row] = 1  # the end of one range
     monkeypatch.setattr(data.torch, "rand", lambda *shape: numbers)
-    image = torch.arange(1.0, height * width + 1).view(1, 1, height, width)
-    moved = data.random_affine(image, degrees=30, translate=0.15, scale=0.3, shear=0.4)
+    image = torch.arange(1, height * width + 1, dtype=torch.uint8).view(1, 1, height, width)
+    maps = data.affine_maps(1, size, degrees=30, translate=0.15, scale=0.3, shear=0.4)
+    moved = 255 * data.batch_to_float(image, maps=maps)
 
     turn, shift_x, shift_y, stretch_x, stretch_y, slant = (row == n for n in range(6))
     stretch = np.diag([np.exp(0.3 * stretch_x), np.exp(0.3 * stretch_y)])
@@ -358,16 +359,15 @@ def test_each_random_number_moves_the_picture_as_its_formula_says(monkeypatch, r
                         expected[i, j] += image[0, 0, k, m].item() * (1 - abs(y - k)) * (1 - abs(x - m))
     assert np.allclose(moved[0, 0].numpy(), expected, atol=0.01)
     if row is None:
-        assert torch.allclose(moved, image, atol=0.01)
+        assert torch.allclose(moved, image.float(), atol=0.01)
 
 
 def test_each_image_has_its_own_map_and_the_seed_decides():
-    images = torch.rand(1, 1, 12, 12).repeat(5, 1, 1, 1)
     torch.manual_seed(1)
-    moved = data.random_affine(images)
+    maps = data.affine_maps(5, (12, 12))
     torch.manual_seed(1)
-    assert torch.equal(moved, data.random_affine(images))
-    assert len({tuple(image.flatten().tolist()) for image in moved}) == 5
+    assert torch.equal(maps, data.affine_maps(5, (12, 12)))
+    assert len({tuple(each.flatten().tolist()) for each in maps}) == 5
 
 
 # ---------------------------------------------------------------- randomness

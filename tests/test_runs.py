@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import checkpoint
 import runs
 
 
@@ -44,13 +45,13 @@ def test_json_and_csv_are_read_back(tmp_path):
 
 def test_no_run_folder_is_used_twice(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert [runs.new_run_folder("a").name for _ in range(3)] == ["a", "a-2", "a-3"]
-    assert runs.new_run_folder("a", out="mine/run").is_dir()
-    assert runs.new_run_folder("a", out="mine/run").is_dir()  # still empty
+    assert [checkpoint.new_run_folder("a").name for _ in range(3)] == ["a", "a-2", "a-3"]
+    assert checkpoint.new_run_folder("a", out="mine/run").is_dir()
+    assert checkpoint.new_run_folder("a", out="mine/run").is_dir()  # still empty
     (tmp_path / "mine" / "run" / "file").touch()
     for taken in ("mine/run", "mine/run/file"):
         with pytest.raises(runs.UserError, match="something is there"):
-            runs.new_run_folder("a", out=taken)
+            checkpoint.new_run_folder("a", out=taken)
 
 
 @given(st.integers(0, 10**6))

@@ -1,20 +1,19 @@
 """A run's folder: its settings in config.json, where it stands in state.pt, and how it goes on from there."""
 
-import fcntl
 import hashlib
 import io
 import itertools
 import json
-import os
 import platform
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torchvision
 
-from runs import UserError, is_out_of_memory, ranks, write_tensors
+from ranks import ranks
+from runs import UserError, is_out_of_memory, write_tensors
 from settings import Settings, hardware_name
 
 # ---------------------------------------------------------------- the folder
@@ -36,19 +35,6 @@ def new_run_folder(name, out=None):
         with suppress(FileExistsError):
             folder.mkdir()  # in one step, so that two runs at once get a folder each
             return folder
-
-
-@contextmanager
-def locked(folder):
-    """Keep `folder` to this process for the block; raise UserError where another has it. A kill frees it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise UserError(f"{folder}: another process is training this run") from None
-    finally:
-        os.close(descriptor)
 
 
 def checksum(settings):

@@ -1,8 +1,12 @@
 """Images on disk or from the network → uint8 tensors in memory → float batches on the device.
 
+    python data.py export data/mnist_png                                          MNIST as PNG files
+    python data.py mislabel data/mnist_png data/wrong --count 100 --classes 4 9   a copy with wrong labels
+
 `load` finds the data set; `batch_to_float` makes of the images what the networks take.
 """
 
+import argparse
 import hashlib
 import math
 import os
@@ -13,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torchvision.datasets import MNIST, ImageFolder
-from torchvision.io import ImageReadMode, decode_image
+from torchvision.datasets import MNIST
 from torchvision.transforms import v2
 
 from digits import digits
-from runs import Progress, UserError, network_timeout, one_line
+from images import TEST_NAMES, TRAIN_NAMES, copy_images, list_images, read_images, split_folder, write_images
+from runs import Parser, UserError, network_timeout, one_line, positive, run_command, seed_number
 
 DATA = Path("data")  # where `--data auto` looks, and where downloads go
 TEN_DIGITS = tuple("0123456789")
@@ -164,8 +168,8 @@ def download_mnist():
 def load_folder(root, limit=None, image_size=None):
     """Return (train, test) of the image folders `root`/train/CLASS/… and `root`/test/CLASS/…"""
     listings = [
-        list_images(split_folder(root, "train", "training")),
-        list_images(split_folder(root, "test", "testing", "val")),
+        list_images(split_folder(root, *TRAIN_NAMES)),
+        list_images(split_folder(root, *TEST_NAMES)),
     ]
     (_, _, classes), (_, _, test_classes) = listings
     if classes != test_classes:
@@ -187,76 +191,6 @@ def load_folder(root, limit=None, image_size=None):
         ImageData(images[:n], train_labels, classes, ids[:n], source),
         ImageData(images[n:], test_labels, classes, ids[n:], source),
     ]
-
-
-def split_folder(root, *names):
-    """Return the one folder of `root` that has one of `names`."""
-    folders = [root / name for name in names if (root / name).is_dir()]
-    if len(folders) != 1:
-        raise UserError(
-            f"{root}: needs one folder named {' or '.join(names)}, with a folder of images per class in it; "
-            f"has {' and '.join(folder.name for folder in folders) or 'none'}"
-        )
-    return folders[0]
-
-
-def list_images(folder):
-    """Return (files, labels, classes) of a folder that has a folder of images per class."""
-    try:
-        listing = ImageFolder(folder)
-    except FileNotFoundError as error:  # no class folders, or empty ones; torchvision's text names them
-        raise UserError(
-            f"{folder}: {one_line(error)}; put images there, or remove the class folder"
-        ) from None
-    if len(listing.classes) < 2:
-        raise UserError(f"{folder}: has one class only, {listing.classes[0]}; two or more are needed")
-    files, labels = zip(*listing.samples, strict=True)
-    return files, labels, tuple(listing.classes)
-
-
-def read_images(files, image_size=None):
-    """Return the images of `files`, uint8 (N, channels, height, width): grey if all of them are, else RGB.
-
-    With `image_size`, images of mixed sizes are resized to its square, and larger ones at once to save
-    memory. Raises UserError where a file is no whole image, or sizes are mixed without `image_size`.
-    """
-    progress, images = Progress(), []
-    for file in files:  # one after the other: for small files threads cost more than they gain
-        images.append(read_image(file, image_size))
-        if progress.due():
-            progress.show(f"reading images: {len(images):,} of {len(files):,}")
-    progress.clear()
-    if any(image.shape[0] != 1 for image in images):
-        images = [image.expand(3, -1, -1) for image in images]
-    sizes = {image.shape[1:]: file for image, file in zip(images, files, strict=True)}
-    if len(sizes) > 1 and image_size is None:
-        (size, file), (other_size, other_file) = list(sizes.items())[:2]
-        raise UserError(
-            f"images of mixed sizes: {file} has {size[0]}×{size[1]} pixels, {other_file} "
-            f"{other_size[0]}×{other_size[1]}; --image-size N makes them all N×N"
-        )
-    if len(sizes) > 1:
-        images = [v2.functional.resize(image, [image_size, image_size], antialias=True) for image in images]
-    return torch.stack(images)
-
-
-def read_image(file, image_size=None):
-    """Return one image file as uint8 (1 or 3, height, width), turned as its EXIF data says."""
-    try:
-        # Always as RGB: what torchvision makes of a palette's PNG in its other modes is not the picture.
-        image = decode_image(file, ImageReadMode.RGB, apply_exif_orientation=True)
-        if image.ndim != 3:
-            raise ValueError("it is an animation")
-        image = v2.functional.to_dtype(image, torch.uint8, scale=True)  # PNGs may have 16 bits
-    except Exception as error:
-        raise UserError(
-            f"{file}: cannot be read as an image ({one_line(error)}): replace or remove it"
-        ) from None
-    if torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]):
-        image = image[:1]  # grey
-    if image_size and min(image.shape[1:]) > image_size:
-        image = v2.functional.resize(image, [image_size, image_size], antialias=True)
-    return image
 
 
 def mix(*numbers):
@@ -309,3 +243,71 @@ def affine_maps(n, image_size, degrees=10, translate=0.05, scale=0.1, shear=0.1)
         [stretch_x * sin * width / height, stretch_y * (slant * sin + cos), 2 * translate * shift_y]
     )
     return torch.stack([to_x, to_y]).permute(2, 0, 1)
+
+
+# ---------------------------------------------------------------- wrong labels, and the command line
+
+
+def wrong_labels(labels, n_classes, count, seed, classes=None):
+    """Return a copy of `labels`, int64 (N,), in which `count` are wrong, and the indices of those, int64.
+
+    Each gets another class at random; with `classes`, class indices, only labels among these are changed, and
+    only into one another. Raises UserError where there are fewer than `count` such labels.
+    """
+    classes = torch.tensor(sorted(set(classes or range(n_classes))))
+    candidates = torch.isin(labels, classes).nonzero().flatten()
+    if len(classes) < 2 or len(candidates) < count:
+        raise UserError(
+            f"{count:,} labels cannot be made wrong: {len(candidates):,} images are in {len(classes)} classes"
+        )
+    generator = torch.Generator().manual_seed(mix(seed))
+    chosen = candidates[torch.randperm(len(candidates), generator=generator)[:count]].sort().values
+    steps = torch.randint(1, len(classes), (count,), generator=generator)  # never 0: never the same class
+    wrong = labels.clone()
+    wrong[chosen] = classes[(torch.searchsorted(classes, labels[chosen]) + steps) % len(classes)]
+    return wrong, chosen
+
+
+def export(out, source="auto"):
+    """Write the data set `source`, as `load` takes it, to the new folder `out` as PNG files."""
+    train, test = load(find(source))
+    write_images(train, test, out)
+    print(f"{out}: {len(train):,} training and {len(test):,} test images of {train.source}")
+
+
+def mislabel(source, out, count=100, seed=0, classes=None):
+    """Copy the image folder `source` to the new folder `out`, `count` training images under a wrong class.
+
+    `classes` are names; with them, only their images are changed, into one another.
+    """
+    root = Path(source)
+    files, labels, names = list_images(split_folder(root, *TRAIN_NAMES))
+    for name in classes or []:
+        if name not in names:
+            raise UserError(f"{source} has no class {name}; it has {', '.join(names)}")
+    numbers = [names.index(name) for name in classes] if classes else None
+    wrong, changed = wrong_labels(torch.tensor(labels), len(names), count, seed, numbers)
+    ids = [Path(files[index]).relative_to(root).as_posix() for index in changed]
+    copy_images(root, out, dict(zip(ids, (names[label] for label in wrong[changed]), strict=True)))
+    print(f"{out}: a copy of {source} in which {count:,} of {len(files):,} training labels are wrong")
+
+
+def main():
+    """Export or mislabel, as the command line says."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="export | mislabel")
+    command = commands.add_parser("export", help="write a data set as PNG files")
+    command.add_argument("out", help="folder to make")
+    command.add_argument("--source", default="auto", help="auto, mnist, digits or a folder (default: auto)")
+    command = commands.add_parser("mislabel", help="copy an image folder, some training labels wrong")
+    command.add_argument("source", help="image folder to copy")
+    command.add_argument("out", help="folder to make")
+    command.add_argument("--count", type=positive(int), default=100, help="wrong labels (default: 100)")
+    command.add_argument("--seed", type=seed_number, default=0, help="of the random choice (default: 0)")
+    command.add_argument("--classes", nargs="+", metavar="CLASS", help="only among these (default: all)")
+    given = vars(parser.parse_args())
+    {"export": export, "mislabel": mislabel}[given.pop("command")](**given)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,13 +1,14 @@
 """What every command shares: errors in one line, progress to look at, files that are never half written."""
 
-import atexit
+import argparse
 import csv
+import fcntl
 import io
 import json
+import math
 import os
 import re
 import shutil
-import signal
 import socket
 import sys
 import time
@@ -15,7 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 # ---------------------------------------------------------------- errors
 
@@ -88,49 +88,37 @@ def network_timeout(seconds=15):
         socket.setdefaulttimeout(before)
 
 
-# ---------------------------------------------------------------- several processes, by torchrun
+# ---------------------------------------------------------------- the command line
 
 
-def ranks():
-    """Return (this process's number, how many there are): (0, 1) without torchrun."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line."""
+
+    def error(self, message):
+        raise UserError(f"{message} (--help lists the flags)")
 
 
-def join_ranks(device):
-    """Meet the other processes that torchrun started, if it did; all then compute on a `device` of their own.
+def positive(number):
+    """Return an argparse type: a `number` (int or float) above zero."""
 
-    From here on a process that is told to end, as torchrun does when another one has died, ends as by Ctrl-C.
-    """
-    if "LOCAL_RANK" in os.environ:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        if device == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-        atexit.register(dist.destroy_process_group)
+    def parse(text):
+        value = number(text)
+        if not 0 < value < (2**31 if number is int else math.inf):  # torch takes no larger sizes
+            raise ValueError
+        return value
 
-
-def lost_connection(error):
-    """Return whether an exception says that another process can no longer be reached."""
-    return bool(re.search("closed by peer|reset by peer|Broken pipe|refused", str(error)))
+    parse.__name__ = f"positive {number.__name__}"  # argparse's message: invalid positive int value
+    return parse
 
 
-@contextmanager
-def first_rank_first():
-    """Let the first process of all run the block before the others do, as it makes files that they read."""
-    rank, n_ranks = ranks()
-    if rank:
-        dist.barrier()
-    yield
-    if n_ranks > 1 and not rank:
-        dist.barrier()
+def seed_number(text):
+    """Parse an int of 32 bits that is zero or more."""
+    if not 0 <= int(text) < 2**32:
+        raise ValueError
+    return int(text)
 
 
-def total(tensor):
-    """Return the sum of `tensor`, in place, over all processes."""
-    if dist.is_initialized():
-        dist.all_reduce(tensor)
-    return tensor
-
+seed_number.__name__ = "seed"
 
 # ---------------------------------------------------------------- what a person sees
 
@@ -283,3 +271,16 @@ def write_tensors(path, tensors):
     torch.save(tensors, buffer)
     with written(path) as file:
         file.write(buffer.getbuffer())
+
+
+@contextmanager
+def locked(folder):
+    """Keep `folder` to this process for the block; raise UserError where another has it. A kill frees it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(f"{folder}: another process is at work there") from None
+    finally:
+        os.close(descriptor)

@@ -1,33 +1,12 @@
 """A run's settings: a frozen dataclass ↔ the command line, one field per flag."""
 
 import argparse
-import math
 import platform
 from dataclasses import dataclass, field, fields, replace
 
 import torch
 
-from runs import UserError
-
-
-def positive(number):
-    """Return an argparse type: a `number` (int or float) above zero."""
-
-    def parse(text):
-        value = number(text)
-        if not 0 < value < (2**31 if number is int else math.inf):  # torch takes no larger sizes
-            raise ValueError
-        return value
-
-    parse.__name__ = f"positive {number.__name__}"  # argparse's message: invalid positive int value
-    return parse
-
-
-def seed(text):
-    """Parse an int of 32 bits that is zero or more."""
-    if not 0 <= int(text) < 2**32:
-        raise ValueError
-    return int(text)
+from runs import Parser, UserError, positive, seed_number
 
 
 def flag(default, text, **argparse_options):
@@ -68,7 +47,7 @@ class Settings:
     limit: int = flag(
         None, "use at most N training and N test images (default: all)", type=positive(int), metavar="N"
     )
-    seed: int = flag(0, "seed of all that is random", type=seed, metavar="N")
+    seed: int = flag(0, "seed of all that is random", type=seed_number, metavar="N")
     device: str = flag(None, "cpu, cuda or mps (default: cuda or mps where there is one)", metavar="NAME")
     precision: str = flag(
         None, "default: bf16 where the hardware has it, else fp32", choices=("fp32", "bf16")
@@ -84,13 +63,6 @@ class Settings:
 
 
 ARCHITECTURE = ("n_blocks", "n_features_1", "n_features_2", "n_fully_1", "n_fully_2")
-
-
-class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line."""
-
-    def error(self, message):
-        raise UserError(f"{message} (--help lists the flags)")
 
 
 def flag_name(name):

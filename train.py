@@ -15,23 +15,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 import figures
 import models
-from checkpoint import describe, load_state, locked, new_run_folder, resumable, save_state, start_of_epoch
+from checkpoint import describe, load_state, new_run_folder, resumable, save_state, start_of_epoch
 from data import affine_maps, batch_to_float, find, load, mix, random_order
 from diagnose import confusion_matrix
+from ranks import first_rank_first, join_ranks, lost_connection, ranks, total
 from runs import (
     TABLE_HEADER,
     Progress,
     UserError,
     Watch,
-    first_rank_first,
-    join_ranks,
     keep_freed_memory,
-    lost_connection,
+    locked,
     one_line,
-    ranks,
     run_command,
     table_row,
-    total,
     write_csv,
     write_json,
     write_tensors,

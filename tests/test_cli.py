@@ -17,8 +17,7 @@ from PIL import Image
 
 import models
 import train
-from checkpoint import locked
-from runs import run_command
+from runs import locked, run_command
 
 PROJECT = Path(__file__).parent.parent
 NETWORK = "--n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8 --n-blocks 2"
@@ -152,8 +151,8 @@ def test_two_processes_give_the_weights_of_one_to_rounding(tmp_path):
     assert stdout.count("test accuracy on images") == stdout.count("in each of 2 processes") == 1
     one, two = (torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("one", "two"))
     assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
-    rows = [list(csv.DictReader(open(tmp_path / name / "metrics.csv"))) for name in ("one", "two")]
-    for row, other in zip(*rows, strict=True):
+    rows = [(tmp_path / name / "metrics.csv").read_text().splitlines() for name in ("one", "two")]
+    for row, other in zip(*map(csv.DictReader, rows), strict=True):
         for key in row.keys() - {"seconds"}:
             assert float(row[key]) == pytest.approx(float(other[key]), abs=1e-4)
 
@@ -245,7 +244,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(refused):
     train.main(f"--data images --epochs 1 --out run {SMALL}".split())
     os.remove("run/model.pt")
     with locked(Path("run")):
-        assert "another process is training this run" in refused("--resume run")
+        assert "another process is at work there" in refused("--resume run")
     train.main(["--resume", "run"])
 
 

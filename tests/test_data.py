@@ -15,96 +15,11 @@ import torch
 from conftest import stripes, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from PIL import Image
 from torchvision.datasets import MNIST
 
 import data
 from runs import UserError
-
-# ---------------------------------------------------------------- image files
-
-
-@given(
-    channels=st.sampled_from([(), (3,)]),
-    size=st.tuples(st.integers(1, 12), st.integers(1, 12)),
-    n_images=st.integers(1, 3),
-    content=st.data(),
-)
-def test_png_files_are_read_back_exactly(channels, size, n_images, content):
-    pictures = content.draw(arrays(np.uint8, (n_images, *size, *channels)))
-    with tempfile.TemporaryDirectory() as folder:
-        files = [str(Path(folder, f"{index}.png")) for index in range(n_images)]
-        for picture, file in zip(pictures, files, strict=True):
-            Image.fromarray(picture).save(file)
-        images = data.read_images(files)
-    assert images.dtype == torch.uint8
-    expected = pictures.transpose(0, 3, 1, 2) if channels else pictures[:, None]
-    if (expected == expected[:, :1]).all():
-        expected = expected[:, :1]  # equal channels are grey
-    assert np.array_equal(images.numpy(), expected)
-
-
-def test_grey_and_colour_together_become_rgb(tmp_path, random_image):
-    grey, colour = random_image(5, 6), random_image(5, 6, 3)
-    Image.fromarray(grey).save(tmp_path / "a.png")
-    Image.fromarray(colour).save(tmp_path / "b.png")
-    images = data.read_images([str(tmp_path / "a.png"), str(tmp_path / "b.png")])
-    assert np.array_equal(images[0].numpy(), np.stack([grey] * 3))
-    assert np.array_equal(images[1].numpy(), colour.transpose(2, 0, 1))
-
-
-def test_unusual_files_are_read_as_pillow_reads_them(tmp_path, random_image):
-    colour = Image.fromarray(random_image(6, 9, 3))
-    alpha = colour.copy()
-    alpha.putalpha(200)
-    deep = np.arange(54, dtype=np.uint16).reshape(6, 9) * 1200
-    for name, picture, expected in (
-        ("palette", colour.quantize(8), None),
-        ("alpha", alpha, colour),
-        ("grey-alpha", colour.convert("LA"), colour.convert("L").convert("RGB")),
-        ("bilevel", colour.convert("1"), colour.convert("1").convert("L")),
-        ("deep", Image.fromarray(deep), Image.fromarray((deep // 257).astype(np.uint8))),
-    ):
-        file = str(tmp_path / f"{name}.png")
-        picture.save(file)
-        expected = np.asarray(expected or Image.open(file).convert("RGB"))
-        expected = expected.transpose(2, 0, 1) if expected.ndim == 3 else expected[None]
-        assert np.abs(data.read_images([file])[0].numpy().astype(int) - expected).max() <= 1, name
-
-
-def test_a_jpeg_is_turned_as_its_exif_says(tmp_path):
-    picture, exif = Image.new("L", (16, 8)), Image.Exif()
-    exif[0x0112] = 6  # orientation: turn a quarter clockwise to see it upright
-    picture.save(tmp_path / "a.jpg", exif=exif)
-    assert data.read_images([str(tmp_path / "a.jpg")]).shape == (1, 1, 16, 8)
-
-
-def test_mixed_sizes_are_refused_or_made_one_size(tmp_path, random_image):
-    files = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
-    Image.fromarray(random_image(30, 20)).save(files[0])
-    Image.fromarray(random_image(5, 6)).save(files[1])
-    with pytest.raises(UserError, match=r"a\.png has 30×20 pixels, .*b\.png 5×6; --image-size N"):
-        data.read_images(files)
-    assert data.read_images(files, image_size=10).shape == (2, 1, 10, 10)
-
-
-@pytest.mark.parametrize("content", [b"", b"no image", "cut"])
-@pytest.mark.parametrize("kind", ["png", "jpg"])
-def test_an_image_that_cannot_be_read_is_named(folder, content, kind, random_image):
-    file = folder / "train" / "row2" / f"broken.{kind}"
-    Image.fromarray(random_image(8, 8)).save(file)
-    file.write_bytes(file.read_bytes()[:60] if content == "cut" else content)
-    with pytest.raises(UserError, match=rf"{file}: cannot be read as an image"):
-        data.load(str(folder))
-
-
-def test_an_animation_is_refused(tmp_path):
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    frames[0].save(tmp_path / "a.png", "GIF", save_all=True, append_images=frames[1:])
-    with pytest.raises(UserError, match="it is an animation"):
-        data.read_images([str(tmp_path / "a.png")])
-
 
 # ---------------------------------------------------------------- folders
 
@@ -387,3 +302,57 @@ def test_a_random_order_has_every_index_once(n, seed):
 def test_seeds_and_epochs_have_different_orders():
     orders = {tuple(data.random_order(20, seed, epoch).tolist()) for seed in range(20) for epoch in range(20)}
     assert len(orders) == 400
+
+
+# ---------------------------------------------------------------- wrong labels
+
+
+@given(st.data(), st.integers(2, 6), st.integers(0, 99))
+def test_exactly_so_many_labels_become_wrong_and_only_among_the_classes(content, n_classes, seed):
+    labels = torch.tensor(content.draw(st.lists(st.integers(0, n_classes - 1), min_size=1, max_size=40)))
+    classes = content.draw(st.none() | st.sets(st.integers(0, n_classes - 1), min_size=2))
+    among = classes or set(range(n_classes))
+    n_candidates = sum(label in among for label in labels.tolist())
+    count = content.draw(st.integers(0, n_candidates))
+    wrong, changed = data.wrong_labels(labels, n_classes, count, seed, classes)
+    assert (wrong != labels).nonzero().flatten().tolist() == changed.tolist()
+    assert len(changed) == count
+    assert {*labels[changed].tolist(), *wrong[changed].tolist()} <= among
+    assert torch.equal(wrong, data.wrong_labels(labels, n_classes, count, seed, classes)[0])
+    with pytest.raises(UserError, match="cannot be made wrong"):
+        data.wrong_labels(labels, n_classes, n_candidates + 1, seed, classes)
+
+
+def test_a_wrong_label_is_any_other_class_alike():
+    labels = torch.arange(4).repeat(3000)
+    wrong, _ = data.wrong_labels(labels, 4, 12000, 0)
+    counts = torch.bincount(labels * 4 + wrong, minlength=16).view(4, 4)
+    assert counts.diagonal().sum() == 0
+    assert (counts[~torch.eye(4, dtype=torch.bool)] - 1000).abs().max() < 150  # six standard deviations
+
+
+def test_mislabel_moves_files_and_changes_none(folder, tmp_path):
+    data.mislabel(str(folder), tmp_path / "wrong", count=5, seed=1)
+    before = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.png")}
+    after = {path.relative_to(tmp_path / "wrong"): path.read_bytes() for path in tmp_path.glob("wrong/*/*/*")}
+    moved = before.keys() - after.keys()
+    assert len(moved) == 5
+    assert len(after) == len(before)
+    for path in moved:
+        (new,) = (other for other in after.keys() - before.keys() if other.name == path.name)
+        assert path.parent != new.parent
+        assert path.parts[0] == new.parts[0] == "train"
+        assert after[new] == before[path]
+    data.mislabel(str(folder), tmp_path / "again", count=5, seed=1)
+    assert {path.relative_to(tmp_path / "again") for path in tmp_path.glob("again/*/*/*")} == after.keys()
+
+
+def test_only_the_named_classes_are_mislabelled(folder, tmp_path):
+    data.mislabel(str(folder), tmp_path / "wrong", count=9, classes=["row0", "row4"])
+    kept = {path.relative_to(folder) for path in folder.glob("*/row2/*")}
+    assert {path.relative_to(tmp_path / "wrong") for path in tmp_path.glob("wrong/*/row2/*")} == kept
+    with pytest.raises(UserError, match="has no class row3; it has row0, row2, row4"):
+        data.mislabel(str(folder), tmp_path / "other", classes=["row0", "row3"])
+    with pytest.raises(UserError, match="99 labels cannot be made wrong: 24 images are in 3 classes"):
+        data.mislabel(str(folder), tmp_path / "other", count=99)
+    assert not (tmp_path / "other").exists()

@@ -5,15 +5,16 @@ import io
 import itertools
 import json
 import platform
-from contextlib import suppress
+import shlex
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 import torchvision
 
-from ranks import ranks
-from runs import UserError, is_out_of_memory, write_tensors
+from ranks import lost_connection, ranks
+from runs import UserError, check_new, is_out_of_memory, one_line, write_json, write_tensors
 from settings import Settings, hardware_name
 
 # ---------------------------------------------------------------- the folder
@@ -25,8 +26,7 @@ def new_run_folder(name, out=None):
     Raises UserError where `out` already holds something: no run is ever overwritten.
     """
     if out:
-        if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
-            raise UserError(f"--out {out}: something is there; choose another folder")
+        check_new(out)
         Path(out).mkdir(parents=True, exist_ok=True)
         return Path(out)
     Path("runs").mkdir(exist_ok=True)
@@ -37,16 +37,20 @@ def new_run_folder(name, out=None):
             return folder
 
 
-def checksum(settings):
-    """Return 16 hexadecimal digits that differ where `settings`, a dict, does."""
-    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
+def checksum(*contents):
+    """Return 16 hexadecimal digits that differ where `contents`, dicts, do."""
+    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
 
 
-def describe(settings, model, train, test):
-    """Return what config.json holds: the settings, and the data, the software and the hardware they met."""
+def describe(settings, model, train, test, options=None):
+    """Return what config.json holds: the settings, and the data, the software and the hardware they met.
+
+    `options` are those of a command that trains many networks, beyond the settings of each.
+    """
     return {
         "settings": asdict(settings),
-        "checksum": checksum(asdict(settings)),  # a run cannot go on with other settings than it began with
+        "options": options,
+        "checksum": checksum(asdict(settings), options),  # a run goes on with what it began with
         "data": {
             "source": train.source,
             "n_train": len(train),
@@ -66,22 +70,68 @@ def describe(settings, model, train, test):
     }
 
 
-def resumable(folder):
-    """Return (settings, config) of the unfinished run in `folder`."""
+def resumable(folder, last_file, option_names=None):
+    """Return (settings, config) of the unfinished run in `folder`; a finished one has the `last_file`.
+
+    `option_names` are those of the command that resumes it, None for train.py.
+    """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         settings, _ = Settings(**config["settings"]), (config["data"], config["platform"])
-        if config["checksum"] != checksum(config["settings"]):
+        options = config["options"]
+        if config["checksum"] != checksum(config["settings"], options):
             raise ValueError("the settings were edited")
+        if (options and options.keys()) != (option_names and set(option_names)):
+            raise ValueError("of another command")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"--resume {folder}: no run is there (no config.json)") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
-            f"{folder}/config.json is damaged, edited, or of another version of this program"
+            f"{folder}/config.json is damaged, edited, or of another command or version of this program"
         ) from None
-    if (folder / "model.pt").exists():
+    if (folder / last_file).exists():
         raise UserError(f"--resume {folder}: that run is finished already")
     return settings, config
+
+
+def start_or_resume(name, now, out=None, resume=None, config=None):
+    """Return the folder of a run that `describe` described as `now`: a new one, or `resume` with `config`.
+
+    Under torchrun only the first process makes a new one; it is None for the others.
+    """
+    if resume:
+        if config["data"] != now["data"]:
+            source = config["settings"]["data"]
+            raise UserError(f"--resume {resume}: the data at {source} is not what that run began with")
+        if config["platform"] != now["platform"]:
+            print("Note: that run began with other software or hardware; its last digits may differ")
+        return Path(resume)
+    if ranks()[0]:
+        return None
+    folder = new_run_folder(name, out)
+    write_json(folder / "config.json", now)
+    return folder
+
+
+@contextmanager
+def resumable_by(program, folder):
+    """Turn what interrupts the block, which works on `folder`, into a UserError that says how to go on."""
+    n_ranks = ranks()[1]
+    launcher = f"torchrun --nproc-per-node {n_ranks}" if n_ranks > 1 else "python"
+    go_on = f"{launcher} {program} --resume {shlex.quote(str(folder))}"
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise UserError(f"interrupted; to go on: {go_on}") from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        problem = error.strerror or one_line(error)
+        raise UserError(f"{error.filename or folder}: {problem}; when that is mended: {go_on}") from None
+    except RuntimeError as error:
+        if n_ranks == 1 or not lost_connection(error):
+            raise
+        raise UserError(f"another process of this run has ended; to go on: {go_on}") from None
 
 
 # ---------------------------------------------------------------- where the run stands

@@ -1,4 +1,4 @@
-"""Every picture, drawn with Pillow: a run's curves and a confusion matrix.
+"""Every picture, drawn with Pillow: a run's curves, a confusion matrix, a contact sheet of images.
 
 Everything is drawn at twice its size and then halved, which smooths the lines.
 """
@@ -138,7 +138,7 @@ def draw_curves(path, history, title):
 
 
 def draw_confusion(path, matrix, classes, title, subtitle):
-    """Draw a confusion matrix, ints (classes, classes), rows the true and columns the predicted class.
+    """Draw a confusion matrix, ints (classes, classes), rows the labels and columns the predicted classes.
 
     Right answers are blue, wrong ones orange, each the deeper the more there are among their kind.
     """
@@ -149,7 +149,7 @@ def draw_confusion(path, matrix, classes, title, subtitle):
     left, top = 60 + 7 * max(map(len, names)), 104
     canvas = Canvas(max(left + n * cell + 90, 10 * len(title) + 40), top + n * cell + 40)
     canvas.text(20, 24, title, 15)
-    canvas.text(20, 48, f"{subtitle}; rows: true class, columns: predicted class", 12, fill=GREY)
+    canvas.text(20, 48, f"{subtitle}; rows: label, columns: prediction", 12, fill=GREY)
     most_right = max(max(matrix[i][i] for i in range(n)), 1)
     most_wrong = max(max(matrix[i][j] for i in range(n) for j in range(n) if i != j), 1)
     for i, row in enumerate(matrix):
@@ -169,6 +169,27 @@ def draw_confusion(path, matrix, classes, title, subtitle):
         for j, name in enumerate(names):
             canvas.text(left + (j + 0.5) * cell, top - 14, name[: cell // 7], 12, "mm")
         canvas.text(left + n * cell + 10, top - 14, "right", 12, fill=GREY)
+    canvas.save(path)
+
+
+def draw_sheet(path, images, captions, title, n_columns=10):
+    """Draw a contact sheet of `images`, uint8 (N, channels, height, width), with two lines under each.
+
+    `captions` is a list of N (first line, second line).
+    """
+    width, height = 84, 110
+    n_rows = math.ceil(len(images) / n_columns)
+    canvas = Canvas(max(n_columns * width, 10 * len(title)) + 40, n_rows * height + 60)
+    canvas.text(20, 26, title, 15)
+    for index, (image, (first, second)) in enumerate(zip(images, captions, strict=True)):
+        left, top = 20 + index % n_columns * width, 52 + index // n_columns * height
+        pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
+        picture = Image.fromarray(pixels.numpy())
+        enlarged = SCALE * 72 / max(picture.size)
+        size = [max(1, round(enlarged * side)) for side in picture.size]
+        canvas.image.paste(picture.resize(size, Image.Resampling.NEAREST), (SCALE * left, SCALE * top))
+        canvas.text(left + 36, top + 81, first, 12, "mm")
+        canvas.text(left + 36, top + 95, second, 10, "mm", GREY)
     canvas.save(path)
 
 

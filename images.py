@@ -12,7 +12,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image, write_png
 from torchvision.transforms import v2
 
-from runs import Progress, UserError, locked, one_line
+from runs import Progress, UserError, check_new, locked, one_line
 
 TRAIN_NAMES, TEST_NAMES = ("train", "training"), ("test", "testing", "val")
 
@@ -99,8 +99,7 @@ def whole_folder(out):
     Raises UserError where `out` already holds something.
     """
     out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out}: something is there; choose another folder")
+    check_new(out)
     part = out.with_name(f".{out.name}.part")
     part.mkdir(parents=True, exist_ok=True)
     with locked(part):

@@ -273,6 +273,12 @@ def write_tensors(path, tensors):
         file.write(buffer.getbuffer())
 
 
+def check_new(out):
+    """Raise UserError where the path `out` is taken, unless by an empty folder."""
+    if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
+        raise UserError(f"{out}: something is there; choose another folder")
+
+
 @contextmanager
 def locked(folder):
     """Keep `folder` to this process for the block; raise UserError where another has it. A kill frees it."""

@@ -70,30 +70,37 @@ def flag_name(name):
     return f"--{name.replace('_', '-')}"
 
 
-def parse(description, arguments=None):
-    """Return (settings, out, resume) from the command line; out and resume are folders or None."""
+def parse(description, arguments=None, more_flags=None, **defaults):
+    """Return (settings, options) from the command line.
+
+    `defaults` take the place of Settings' own. `more_flags` are a command's own, {name: argparse's options};
+    `options` is a dict of their values, and of out and resume, folders; None where one was not given.
+    """
     parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    more_flags = {
+        **(more_flags or {}),
+        "out": {"metavar": "DIR", "help": "run folder to make (default: a new one in runs/)"},
+        "resume": {"metavar": "RUN", "help": "continue the interrupted run in this folder"},
+    }
     for setting in fields(Settings):
-        options = dict(setting.metadata)
-        if setting.default is not None and setting.default is not False:
-            options["help"] += f" (default: {setting.default})"
+        flag_options = dict(setting.metadata)
+        default = defaults.get(setting.name, setting.default)
+        if default is not None and default is not False:
+            flag_options["help"] += f" (default: {default})"
         if setting.name in ARCHITECTURE:
-            options["metavar"] = "N"
+            flag_options["metavar"] = "N"
         # Without a default here, `given` below holds only what was really typed.
-        parser.add_argument(flag_name(setting.name), default=argparse.SUPPRESS, **options)
-    parser.add_argument(
-        "--out", metavar="DIR", help="run folder to make (default: runs/MODEL-INIT, numbered if taken)"
-    )
-    parser.add_argument("--resume", metavar="RUN", help="continue the interrupted run in this folder")
+        parser.add_argument(flag_name(setting.name), default=argparse.SUPPRESS, **flag_options)
+    for name, flag_options in more_flags.items():
+        parser.add_argument(flag_name(name), default=argparse.SUPPRESS, **flag_options)
     given = vars(parser.parse_args(arguments))
-    out, resume = given.pop("out"), given.pop("resume")
-    settings = Settings(**given)
-    if "" in (out, resume, *given.values()):
+    if "" in given.values():
         raise UserError("a flag was given an empty text; leave the flag out, or give it a value")
-    if resume and (given or out):
-        raise UserError(
-            f"--resume keeps the run's own settings: leave out {flag_name(next(iter(given), 'out'))}"
-        )
+    others = [name for name in given if name != "resume"]
+    if "resume" in given and others:
+        raise UserError(f"--resume keeps the run's own settings: leave out {flag_name(others[0])}")
+    options = {name: given.pop(name, None) for name in more_flags}
+    settings = Settings(**(defaults | given))
     if settings.model == "vgg16" and not given.keys().isdisjoint(ARCHITECTURE):
         raise UserError(
             f"vgg16's architecture is fixed: leave out {flag_name(min(set(given) & set(ARCHITECTURE)))}"
@@ -104,7 +111,7 @@ def parse(description, arguments=None):
         )
     if settings.weights and settings.init != "pretrained":
         raise UserError("--weights goes with --model vgg16 --init pretrained")
-    return settings, out, resume
+    return settings, options
 
 
 def complete(settings):

@@ -15,10 +15,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 import figures
 import models
-from checkpoint import describe, load_state, new_run_folder, resumable, save_state, start_of_epoch
+from checkpoint import (
+    describe,
+    load_state,
+    resumable,
+    resumable_by,
+    save_state,
+    start_of_epoch,
+    start_or_resume,
+)
 from data import affine_maps, batch_to_float, find, load, mix, random_order
-from diagnose import confusion_matrix
-from ranks import first_rank_first, join_ranks, lost_connection, ranks, total
+from ranks import first_rank_first, join_ranks, ranks, total
 from runs import (
     TABLE_HEADER,
     Progress,
@@ -26,11 +33,9 @@ from runs import (
     Watch,
     keep_freed_memory,
     locked,
-    one_line,
     run_command,
     table_row,
     write_csv,
-    write_json,
     write_tensors,
 )
 from settings import ARCHITECTURE, complete, parse
@@ -193,6 +198,8 @@ def evaluate(model, data, settings):
 
 def finish(folder, model, test, history, settings):
     """Draw the run's pictures, write its weights, say how it went; model.pt, the last file, marks its end."""
+    from diagnose import confusion_matrix  # not above, as diagnose.py imports this file
+
     # Once more after the last epoch's test, as a run may have been interrupted between the two.
     predicted = predict(model, test, settings).argmax(dim=1).cpu()
     n_wrong = (predicted != test.labels).sum().item()
@@ -213,9 +220,10 @@ def finish(folder, model, test, history, settings):
 
 def main(arguments=None):
     """Train as the command line says; return the history, one row per epoch."""
-    settings, out, resume = parse(__doc__, arguments)
+    settings, options = parse(__doc__, arguments)
+    config, resume = None, options["resume"]
     if resume:
-        settings, config = resumable(Path(resume))
+        settings, config = resumable(Path(resume), "model.pt")
     settings = complete(settings)
     if settings.image_size:  # refuse what cannot work before the data are looked for
         models.halve(settings.image_size, 5 if settings.model == "vgg16" else settings.n_blocks)
@@ -236,36 +244,12 @@ def main(arguments=None):
     where += f" in each of {n_ranks} processes" if n_ranks > 1 else ""
     network = f"{settings.model}, {settings.init} initialisation, {now['n_parameters']:,} parameters"
     print(f"{network}; seed {settings.seed}; {where}")
-    if resume:
-        folder = Path(resume)
-        if config["data"] != now["data"]:
-            raise UserError(f"--resume {folder}: the data at {settings.data} is not what that run began with")
-        if config["platform"] != now["platform"]:
-            print("Note: that run began with other software or hardware; its last digits may differ")
-    elif rank == 0:
-        folder = new_run_folder(f"{settings.model}-{settings.init}", out)
-        write_json(folder / "config.json", now)
-    else:
-        folder = None
 
-    launcher = f"torchrun --nproc-per-node {n_ranks}" if n_ranks > 1 else "python"
-    go_on = f"{launcher} train.py --resume {shlex.quote(str(folder))}"
-    try:
-        with nullcontext() if rank else locked(folder):
-            history = fit(model, train, test, settings, folder)
-            if rank == 0:
-                finish(folder, model, test, history, settings)
-    except KeyboardInterrupt:
-        raise UserError(f"interrupted; to go on: {go_on}") from None
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        problem = error.strerror or one_line(error)
-        raise UserError(f"{error.filename or folder}: {problem}; when that is mended: {go_on}") from None
-    except RuntimeError as error:
-        if n_ranks == 1 or not lost_connection(error):
-            raise
-        raise UserError(f"another process of this run has ended; to go on: {go_on}") from None
+    folder = start_or_resume(f"{settings.model}-{settings.init}", now, options["out"], resume, config)
+    with resumable_by("train.py", folder), nullcontext() if rank else locked(folder):
+        history = fit(model, train, test, settings, folder)
+        if rank == 0:
+            finish(folder, model, test, history, settings)
     return history
 
 

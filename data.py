@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 
 from digits import digits
 from images import TEST_NAMES, TRAIN_NAMES, copy_images, list_images, read_images, split_folder, write_images
-from runs import Parser, UserError, network_timeout, one_line, positive, run_command, seed_number
+from runs import Parser, UserError, check_new, network_timeout, one_line, positive, run_command, seed_number
 
 DATA = Path("data")  # where `--data auto` looks, and where downloads go
 TEN_DIGITS = tuple("0123456789")
@@ -270,6 +270,7 @@ def wrong_labels(labels, n_classes, count, seed, classes=None):
 
 def export(out, source="auto"):
     """Write the data set `source`, as `load` takes it, to the new folder `out` as PNG files."""
+    check_new(out)
     train, test = load(find(source))
     write_images(train, test, out)
     print(f"{out}: {len(train):,} training and {len(test):,} test images of {train.source}")

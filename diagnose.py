@@ -199,14 +199,14 @@ def show_suspects(data, suspects, losses, probabilities, folder):
         print("\nno image is to be removed or relabelled")
         return
     predicted, some = probabilities.argmax(dim=1), suspects[:100]
-    names = [f"{data.classes[data.labels[index]]} → {data.classes[predicted[index]]}" for index in some]
-    captions = [(name, f"loss {losses[index]:.2f}") for name, index in zip(names, some, strict=True)]
-    title = f"{data.source}: the {len(some)} greatest losses, label → prediction"
+    names = [(data.classes[data.labels[index]], data.classes[predicted[index]]) for index in some]
+    captions = [(*pair, f"loss {losses[index]:.2f}") for pair, index in zip(names, some, strict=True)]
+    title = f"{data.source}: the {len(some)} greatest losses, from label to prediction"
     figures.draw_sheet(folder / "top_losses.png", data.images[some], captions, title)
     print(f"\nthe greatest losses of {len(suspects):,} suspects; all are in {folder}/top_losses.csv")
     print("rank   loss  label → prediction  image")
-    for rank, index in enumerate(some[:10].tolist(), 1):
-        print(f"{rank:4}  {losses[index]:5.2f}  {names[rank - 1]:18}  {data.ids[index]}")
+    for rank, (index, pair) in enumerate(zip(some[:10].tolist(), names, strict=False), 1):
+        print(f"{rank:4}  {losses[index]:5.2f}  {' → '.join(pair):18}  {data.ids[index]}")
     print("\n" + spread_over_classes(data.labels, predicted, suspects, data.classes))
 
 
@@ -223,10 +223,10 @@ def show_found(data, truth, order, changed, folder):
     if len(missed) > 0:
         indices = order[missed[:100]]
         captions = [
-            (f"{data.classes[data.labels[index]]}, is {data.classes[truth[index]]}", f"rank {rank + 1:,}")
+            (data.classes[data.labels[index]], data.classes[truth[index]], f"rank {rank + 1:,}")
             for rank, index in zip(missed.tolist(), indices, strict=False)
         ]
-        title = f"{data.source}: {len(captions)} of {len(missed):,} wrong labels that were missed"
+        title = f"{data.source}: {len(captions)} of {len(missed):,} missed wrong labels, from label to truth"
         figures.draw_sheet(folder / "missed.png", data.images[indices], captions, title)
 
 

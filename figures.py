@@ -173,23 +173,28 @@ def draw_confusion(path, matrix, classes, title, subtitle):
 
 
 def draw_sheet(path, images, captions, title, n_columns=10):
-    """Draw a contact sheet of `images`, uint8 (N, channels, height, width), with two lines under each.
+    """Draw a contact sheet of `images`, uint8 (N, channels, height, width).
 
-    `captions` is a list of N (first line, second line).
+    `captions` is a list of N (from, to, note): under each image stands an arrow from one class name to
+    another, and the note under that.
     """
     width, height = 84, 110
     n_rows = math.ceil(len(images) / n_columns)
     canvas = Canvas(max(n_columns * width, 10 * len(title)) + 40, n_rows * height + 60)
     canvas.text(20, 26, title, 15)
-    for index, (image, (first, second)) in enumerate(zip(images, captions, strict=True)):
+    for index, (image, (name, other, note)) in enumerate(zip(images, captions, strict=True)):
         left, top = 20 + index % n_columns * width, 52 + index // n_columns * height
         pixels = image[0] if len(image) == 1 else image.permute(1, 2, 0)
         picture = Image.fromarray(pixels.numpy())
         enlarged = SCALE * 72 / max(picture.size)
         size = [max(1, round(enlarged * side)) for side in picture.size]
         canvas.image.paste(picture.resize(size, Image.Resampling.NEAREST), (SCALE * left, SCALE * top))
-        canvas.text(left + 36, top + 81, first, 12, "mm")
-        canvas.text(left + 36, top + 95, second, 10, "mm", GREY)
+        x, y = left + 36, top + 82
+        canvas.text(x - 10, y, name[:5], 12, "rm")
+        canvas.text(x + 10, y, other[:5], 12)
+        canvas.line([(x - 6, y), (x + 6, y)])  # the font has no arrow
+        canvas.line([(x + 2, y - 3), (x + 6, y), (x + 2, y + 3)])
+        canvas.text(x, top + 96, note, 10, "mm", GREY)
     canvas.save(path)
 
 

@@ -15,6 +15,8 @@ import torch
 from conftest import write_folder
 from PIL import Image
 
+import data
+import diagnose
 import models
 import train
 from runs import locked, run_command
@@ -24,18 +26,20 @@ NETWORK = "--n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8 --n-blo
 SMALL = f"{NETWORK} --batch-size 8 --precision fp32"
 
 
-def command(arguments):
-    return [sys.executable, str(PROJECT / "train.py"), *arguments.split()]
+def command(arguments, script="train.py"):
+    return [sys.executable, str(PROJECT / script), *arguments.split()]
 
 
-def typed(arguments, cwd, **options):
-    """Run train.py as typed in the folder `cwd`, and return the finished process with its output as text."""
-    return subprocess.run(command(arguments), cwd=cwd, capture_output=True, text=True, timeout=120, **options)
+def typed(arguments, cwd, script="train.py", **options):
+    """Run a script as typed in the folder `cwd`, and return the finished process with its output as text."""
+    line = command(arguments, script)
+    return subprocess.run(line, cwd=cwd, capture_output=True, text=True, timeout=120, **options)
 
 
-def started(arguments, cwd, stdout=subprocess.DEVNULL):
-    """Start train.py as typed in the folder `cwd` and return the running process."""
-    return subprocess.Popen(command(arguments), cwd=cwd, stdout=stdout, stderr=subprocess.PIPE, text=True)
+def started(arguments, cwd, script="train.py", stdout=subprocess.DEVNULL):
+    """Start a script as typed in the folder `cwd` and return the running process."""
+    line = command(arguments, script)
+    return subprocess.Popen(line, cwd=cwd, stdout=stdout, stderr=subprocess.PIPE, text=True)
 
 
 def test_a_run_from_the_command_to_its_folder(tmp_path):
@@ -69,10 +73,11 @@ def test_a_run_from_the_command_to_its_folder(tmp_path):
     assert (network(test.images / 255).argmax(dim=1) != test.labels).sum() == n_wrong
 
 
-def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path):
+def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path, monkeypatch):
     write_folder(tmp_path / "images", n_train=200)
     arguments = f"--data images --epochs 20 --augment {SMALL}"
-    assert typed(f"{arguments} --out whole", tmp_path).returncode == 0
+    monkeypatch.chdir(tmp_path)
+    train.main(f"{arguments} --out whole".split())  # in this process, as starting one takes seconds
     process = started(f"{arguments} --out killed", tmp_path)
     for n_epochs in (3, 9):
         while count_epochs(tmp_path / "killed") < n_epochs and process.poll() is None:
@@ -108,7 +113,7 @@ def test_ctrl_c_ends_in_one_line_with_the_command_that_goes_on(tmp_path):
     assert stderr == "train.py: interrupted; to go on: python train.py --resume run\n"
 
 
-def test_a_full_disk_ends_in_one_line_and_leaves_no_half_file(tmp_path):
+def test_a_full_disk_ends_in_one_line_and_leaves_no_half_file(tmp_path, monkeypatch):
     write_folder(tmp_path / "images")
 
     def small_files_only():  # stands for a full disk: no file may grow beyond 2,000 bytes
@@ -119,7 +124,9 @@ def test_a_full_disk_ends_in_one_line_and_leaves_no_half_file(tmp_path):
     assert done.stderr.startswith("train.py: run: File too large; when that is mended: python train")
     assert done.stderr.count("\n") == 1
     assert {file.name for file in (tmp_path / "run").iterdir()} == {"config.json", "metrics.csv"}
-    assert typed("--resume run", tmp_path).returncode == 0
+    monkeypatch.chdir(tmp_path)
+    train.main(["--resume", "run"])
+    assert (tmp_path / "run" / "model.pt").exists()
 
 
 def test_a_reader_who_goes_away_ends_the_run_in_one_line(tmp_path):
@@ -141,10 +148,11 @@ def under_torchrun(arguments, cwd, n_processes=2):
     return subprocess.Popen(line, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_two_processes_give_the_weights_of_one_to_rounding(tmp_path):
+def test_two_processes_give_the_weights_of_one_to_rounding(tmp_path, monkeypatch):
     write_folder(tmp_path / "images", n_train=25, n_test=11)  # the last batch is one image, for two processes
     arguments = f"--data images --epochs 3 --augment {SMALL}"
-    assert typed(f"{arguments} --out one", tmp_path).returncode == 0
+    monkeypatch.chdir(tmp_path)
+    train.main(f"{arguments} --out one".split())
     process = under_torchrun(f"{arguments} --out two", tmp_path)
     stdout, _ = process.communicate(timeout=120)
     assert process.returncode == 0
@@ -159,7 +167,7 @@ def test_two_processes_give_the_weights_of_one_to_rounding(tmp_path):
 
 def test_a_process_that_dies_ends_all_with_one_message_and_the_run_goes_on(tmp_path):
     write_folder(tmp_path / "images", n_train=200)
-    process = under_torchrun(f"--data images --epochs 40 --out run {SMALL}", tmp_path)
+    process = under_torchrun(f"--data images --epochs 15 --out run {SMALL}", tmp_path)
     while count_epochs(tmp_path / "run") < 2 and process.poll() is None:
         time.sleep(0.01)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -173,7 +181,91 @@ def test_a_process_that_dies_ends_all_with_one_message_and_the_run_goes_on(tmp_p
     process = under_torchrun("--resume run", tmp_path)
     process.communicate(timeout=120)
     assert process.returncode == 0
-    assert count_epochs(tmp_path / "run") == 40
+    assert count_epochs(tmp_path / "run") == 15
+
+
+# ---------------------------------------------------------------- wrong labels
+
+DIAGNOSE = f"--epochs 6 --seeds 2 --mislabelled 5 {SMALL}"
+
+
+def contents(root):
+    """Return {relative path: bytes} of all files under `root`."""
+    files = [path for path in root.rglob("*") if path.is_file()]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+def test_a_diagnosis_from_the_clean_images_to_the_cleaned_ones(tmp_path, monkeypatch):
+    clean = write_folder(tmp_path / "data" / "mnist_png", n_train=90)
+    before = contents(clean)
+    done = typed(f"{DIAGNOSE} --remove 5 --write-clean cleaned", tmp_path, "diagnose.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    imperfect = contents(tmp_path / "data" / "mnist_png_mislabelled_5")
+    assert contents(clean) == before
+    assert len(imperfect) == len(before)
+    assert len(imperfect.keys() - before.keys()) == 5
+    assert "5 of its labels are not those of data/mnist_png" in done.stdout
+
+    folder = tmp_path / "runs" / "diagnosis"
+    with open(folder / "top_losses.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["id"] for row in rows} == {name for name in imperfect if name.startswith("train")}
+    losses = [float(row["loss"]) for row in rows]
+    assert losses == sorted(losses, reverse=True)
+    removed = [row["id"] for row in rows[:5]]
+    assert [row["action"] for row in rows] == ["remove"] * 5 + ["keep"] * 85
+    n_found = len(set(removed) & (imperfect.keys() - before.keys()))
+    assert n_found >= 3
+    assert f"{n_found} labels are wrong (precision {n_found / 5:.1%})" in done.stdout
+    assert contents(tmp_path / "cleaned") == {k: v for k, v in imperfect.items() if k not in removed}
+    with open(folder / "effect.csv", newline="") as file:
+        effect = [(row["labels"], row["seed"]) for row in csv.DictReader(file)]
+    assert effect == [(name, seed) for name in ("clean", "imperfect", "cleaned") for seed in "01"]
+    for name in ("top_losses.png", "confusion_train.png", "confusion_test.png"):
+        Image.open(folder / name).verify()
+    assert (folder / "missed.png").exists() == (n_found < 5)
+
+    # A person's decisions, in the file as a German spreadsheet leaves it.
+    rows[0] |= {"action": "relabel", "predicted": "row4"}
+    rows[1] |= {"action": "keep"}
+    with open(tmp_path / "mine.csv", "w", newline="", encoding="utf-8-sig") as file:
+        table = csv.DictWriter(file, rows[0], delimiter=";")
+        table.writeheader()
+        table.writerows(rows)
+    edited = (tmp_path / "mine.csv").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    line = "--data data/mnist_png_mislabelled_5 --decisions mine.csv --write-clean mine"
+    diagnose.main(f"--seeds 1 {SMALL} {line}".split())
+    assert (tmp_path / "mine.csv").read_bytes() == edited
+    relabelled = f"train/row4/{Path(removed[0]).name}"
+    expected = {k: v for k, v in imperfect.items() if k not in removed or k == removed[1]}
+    assert contents(tmp_path / "mine") == expected | {relabelled: imperfect[removed[0]]}
+    assert contents(tmp_path / "data" / "mnist_png_mislabelled_5") == imperfect
+
+
+def test_a_diagnosis_that_is_killed_goes_on_to_the_same_end(tmp_path, monkeypatch):
+    write_folder(tmp_path / "data" / "mnist_png", n_train=90)
+    monkeypatch.chdir(tmp_path)
+    diagnose.main(f"{DIAGNOSE} --remove 5 --out whole".split())
+    process = started(f"{DIAGNOSE} --remove 5 --out killed", tmp_path, "diagnose.py")
+    for pattern in ("imperfect*/state.pt", "cleaned*/state.pt"):
+        while not list((tmp_path / "killed").glob(pattern)) and process.poll() is None:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "killed" / "effect.csv").exists()
+        process = started("--resume killed", tmp_path, "diagnose.py")
+    assert process.wait(timeout=120) == 0
+    for name in ("top_losses.csv", "top_losses.png", "confusion_test.png"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    effects = []
+    for name in ("whole", "killed"):
+        with open(tmp_path / name / "effect.csv", newline="") as file:
+            effects.append([{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)])
+    assert effects[0] == effects[1]
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {
+        path.name for path in (tmp_path / "whole").iterdir()
+    }
 
 
 # ---------------------------------------------------------------- bad input, in this process for speed
@@ -181,17 +273,18 @@ def test_a_process_that_dies_ends_all_with_one_message_and_the_run_goes_on(tmp_p
 
 @pytest.fixture
 def refused(tmp_path, monkeypatch, capsys):
-    """A function that runs train.py with arguments that it must refuse; it returns the one line of stderr."""
+    """A function that runs a script with arguments that it must refuse; it returns the one line of stderr."""
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "images")
 
-    def run(arguments):
-        monkeypatch.setattr(sys, "argv", ["train.py", *arguments.split()])
+    def run(arguments, script=train):
+        name = f"{script.__name__}.py"
+        monkeypatch.setattr(sys, "argv", [name, *arguments.split()])
         with pytest.raises(SystemExit) as end:
-            run_command(train.main)
+            run_command(script.main)
         assert end.value.code == 2
         stderr = capsys.readouterr().err
-        assert stderr.startswith("train.py: ")
+        assert stderr.startswith(f"{name}: ")
         assert stderr.count("\n") == 1
         return stderr
 
@@ -277,3 +370,55 @@ def test_a_run_goes_on_only_with_its_own_data_and_a_whole_config(refused):
     ):
         Path("run/config.json").write_text(damaged)
         assert "config.json is damaged" in refused("--resume run")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--remove 0", "--remove: invalid positive int value: '0'"),
+        ("--remove -3", "--remove: invalid positive int value: '-3'"),
+        ("--data images --remove 13", "--remove 13: that is more than half of the 24 training images"),
+        ("--data images", "--remove 100: that is more than half of the 24 training images"),
+        ("--data nowhere --remove 3", "--data nowhere: no such folder"),
+        ("--data digits --remove 3 --write-clean new", "copies image files, and digits has none"),
+        ("--data images --remove 3 --write-clean images", "images: something is there"),
+        ("--data images --remove 3 --out images", "images: something is there"),
+        ("--data images --remove 3 --decisions mine.csv", "leave out --remove"),
+        ("--data images --decisions mine.csv", "mine.csv: cannot be read (No such file or directory)"),
+        ("--data images --decisions all.csv", "all.csv: it removes every image"),
+        ("--resume nowhere", "no run is there"),
+        ("--resume nowhere --remove 3", "leave out --remove"),
+    ],
+)
+def test_a_diagnosis_that_cannot_be_is_one_line(refused, arguments, message):
+    ids = "".join(f"{file},remove,\n" for file in Path("images").glob("train/*/*"))
+    Path("all.csv").write_text("id,action,predicted\n" + ids.replace("images/", ""))
+    assert message in refused(arguments, diagnose)
+    assert not Path("runs").exists()
+
+
+def test_a_run_of_one_command_is_not_resumed_by_another(refused):
+    train.main(f"--data images --epochs 1 --out run {SMALL}".split())
+    os.remove("run/model.pt")
+    assert "of another command" in refused("--resume run", diagnose)
+    diagnose.main(f"--data images --epochs 1 --remove 3 --seeds 1 --out other {SMALL}".split())
+    assert "that run is finished already" in refused("--resume other", diagnose)
+    assert "of another command" in refused("--resume other")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "the following arguments are required: export | mislabel"),
+        ("mislabel images images --count 3", "images: something is there"),
+        ("mislabel images out", "100 labels cannot be made wrong: 24 images are in 3 classes"),
+        ("mislabel images out --count 3 --classes row0 row9", "images has no class row9"),
+        ("mislabel images out --count 3 --classes row0", "cannot be made wrong"),
+        ("mislabel nowhere out", "nowhere: needs one folder named train or training"),
+        ("export images --source images", "images: something is there"),
+        ("export out --source nowhere", "nowhere: no such folder"),
+    ],
+)
+def test_data_that_cannot_be_made_is_one_line(refused, arguments, message):
+    assert message in refused(arguments, data)
+    assert {path.name for path in Path().iterdir()} == {"images"}

@@ -86,3 +86,14 @@ def test_many_classes_with_long_names_fit_a_picture(tmp_path):
     )
     with Image.open(tmp_path / "many.png") as picture:
         assert max(picture.size) < 1300
+
+
+def test_a_contact_sheet_shows_every_image_in_its_place(tmp_path):
+    images = torch.arange(10, 130, 10, dtype=torch.uint8).view(12, 1, 1, 1).repeat(1, 1, 28, 20)
+    figures.draw_sheet(tmp_path / "sheet.png", images, [("4", "9", "loss 1")] * 12, "title")
+    with Image.open(tmp_path / "sheet.png") as picture:
+        middles = [picture.getpixel((20 + 84 * (i % 10) + 20, 52 + 110 * (i // 10) + 36)) for i in range(12)]
+    assert middles == [(shade,) * 3 for shade in range(10, 130, 10)]
+    colour = torch.tensor([200, 30, 60], dtype=torch.uint8).view(1, 3, 1, 1).repeat(1, 1, 300, 400)
+    figures.draw_sheet(tmp_path / "sheet.png", colour, [("kitten", "dog", "loss 1")], "title")
+    assert (200, 30, 60) in colours(tmp_path / "sheet.png")

@@ -1,0 +1,94 @@
+"""top_losses.csv: what is written is read, what a spreadsheet makes of it too, faults have a line."""
+
+import csv
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import stripes
+from hypothesis import given
+from hypothesis import strategies as st
+
+from decisions import read_decisions, write_ranking
+from runs import UserError
+
+DATA = stripes(9)
+PROBABILITIES = torch.full((9, 3), 0.25) + 0.25 * torch.eye(3)[[1, 2, 0] * 3]  # never the label
+
+
+def written(folder, kept, labels):
+    path = Path(folder, "top_losses.csv")
+    write_ranking(path, DATA, torch.arange(8, -1, -1), torch.arange(9.0), PROBABILITIES, kept, labels)
+    return path
+
+
+@given(st.lists(st.sampled_from(["keep", "remove", 0, 1, 2]), min_size=9, max_size=9))
+def test_decisions_are_read_back(decisions):
+    kept = torch.tensor(
+        [index for index, what in enumerate(decisions) if what != "remove"], dtype=torch.int64
+    )
+    labels = DATA.labels.clone()
+    for index, what in enumerate(decisions):
+        if isinstance(what, int):
+            labels[index] = what
+    with tempfile.TemporaryDirectory() as folder:
+        path = written(folder, kept, labels)
+        read_kept, read_labels = read_decisions(path, DATA)
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert torch.equal(read_kept, kept)
+    assert torch.equal(read_labels, labels)
+    assert [row["id"] for row in rows] == [f"train/{index:05}" for index in range(8, -1, -1)]
+    assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 10)]
+    for row in rows:
+        index = int(row["id"][-5:])
+        assert row["given"] == DATA.classes[DATA.labels[index]]
+        assert float(row["loss"]) == index
+        assert [float(row[f"p({name})"]) for name in DATA.classes] == PROBABILITIES[index].tolist()
+        if decisions[index] in ("keep", "remove"):
+            assert row["action"] == decisions[index]
+            assert row["predicted"] == DATA.classes[(DATA.labels[index] + 1) % 3]
+
+
+def everything():
+    return torch.arange(9), DATA.labels
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_what_a_spreadsheet_writes_is_read(tmp_path, delimiter):
+    path = tmp_path / "edited.csv"
+    lines = [["action", "note", "predicted", "id"], [" Remove ", "", "row2", "train/00003"]]
+    lines += [["RELABEL", "a 4, really", "row4", "train/00000"]]
+    with open(path, "w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file, delimiter=delimiter, lineterminator="\r\n").writerows(lines)
+    kept, labels = read_decisions(path, DATA)
+    assert kept.tolist() == [0, 1, 2, 4, 5, 6, 7, 8]
+    assert labels.tolist() == [2, *DATA.labels[1:].tolist()]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("train/99999,keep,row0", r"line 3: train/99999 is not among the training images"),
+        ("train/00001,keep,row0", r"line 3: train/00001 is twice in this file"),
+        ("train/00002,burn,row0", r"line 3: the action is 'burn'; it must be one of remove, keep, relabel"),
+        ("train/00002,,row0", r"line 3: the action is ''"),
+        ("train/00002", r"line 3: the action is ''"),
+        ("train/00002,relabel,row9", r"line 3: there is no class 'row9' to relabel to"),
+        ("train/00002,relabel", r"line 3: there is no class None to relabel to"),
+    ],
+)
+def test_each_faulty_line_is_named(tmp_path, line, message):
+    path = tmp_path / "edited.csv"
+    path.write_text(f"id,action,predicted\ntrain/00001,keep,row0\n{line}\n")
+    with pytest.raises(UserError, match=message):
+        read_decisions(path, DATA)
+
+
+@pytest.mark.parametrize("content", [b"", b"id,rank\n", b"\xff\xfe\x00", None])
+def test_a_file_that_is_no_decisions_is_named(tmp_path, content):
+    path = tmp_path / "other.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"other\.csv: (needs the columns|cannot be read)"):
+        read_decisions(path, DATA)

@@ -2,20 +2,26 @@
 
     python bench.py
 
-Each measurement is a process of its own, so that none inherits another's memory, threads or settings; they
-alternate, since a machine's speed drifts, and the medians are compared. The pixels are random.
+Each measurement is a process of its own, so that none inherits another's memory, threads or settings; those
+that are compared alternate, since a machine's speed drifts, and their medians count. The pixels are random.
 """
 
+import argparse
 import json
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+import torchvision
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
@@ -25,10 +31,10 @@ from torchvision.transforms import ToTensor
 import train
 from data import ImageData, read_images
 from models import ResNet
-from runs import run_command
-from settings import Settings, complete
+from runs import Parser, Progress, UserError, run_command, write_csv
+from settings import Settings, complete, hardware_name
 
-N_IMAGES, N_ROUNDS = 20000, 3
+N_ROUNDS = 3
 
 
 def random_digits(n_images):
@@ -38,12 +44,16 @@ def random_digits(n_images):
     return ImageData(images, labels, tuple("0123456789"), tuple(map(str, range(n_images))), "random pixels")
 
 
-def ours():
+# ---------------------------------------------------------------- what is measured
+
+
+def ours(n_images=6000, image_size=None):
     """Return images per second of `train.fit` in its second epoch."""
-    settings = complete(Settings(model="resnet", init="xavier", epochs=2))
-    data, test = random_digits(N_IMAGES), random_digits(128)
-    model = train.build(settings, 10, (1, 28, 28))
-    return N_IMAGES / train.fit(model, data, test, settings)[1]["seconds"]
+    settings = complete(Settings(init="xavier", epochs=2, image_size=image_size))
+    data, model = random_digits(n_images), train.build(settings, 10, (1, 28, 28))
+    with redirect_stdout(StringIO()):  # its table
+        rows = train.fit(model, data, data.subset(torch.arange(128)), settings)
+    return n_images / rows[1]["seconds"]
 
 
 class PlainDataset(Dataset):
@@ -56,26 +66,31 @@ class PlainDataset(Dataset):
         return len(self.data)
 
     def __getitem__(self, index):
-        return self.to_tensor(Image.fromarray(self.data.images[index, 0].numpy())), int(
-            self.data.labels[index]
-        )
+        image = Image.fromarray(self.data.images[index, 0].numpy())
+        return self.to_tensor(image), int(self.data.labels[index])
 
 
-def plain():
-    """Return images per second of a DataLoader loop in fp32 in its second epoch."""
-    device = complete(Settings()).device
-    model = ResNet().to(device)
+def plain(precision="fp32", n_images=3000):
+    """Return images per second of a DataLoader loop, after 640 images to warm up."""
+    settings = replace(complete(Settings()), precision=precision)
+    model = ResNet().to(settings.device)
     optimizer = torch.optim.AdamW(model.parameters())
-    loader = DataLoader(PlainDataset(random_digits(N_IMAGES)), batch_size=128, shuffle=True)
-    for _ in range(2):
-        start = time.perf_counter()
-        for images, labels in loader:
-            loss = F.cross_entropy(model(images.to(device)), labels.to(device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        loss.item()  # waits for a GPU
-    return N_IMAGES / (time.perf_counter() - start)
+    loader = DataLoader(PlainDataset(random_digits(640 + n_images)), batch_size=128, shuffle=True)
+    for step, (images, labels) in enumerate(loader):
+        if step == 5:
+            start = time.perf_counter()
+        with train.autocast(settings):
+            loss = F.cross_entropy(model(images.to(settings.device)), labels.to(settings.device))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    loss.item()  # waits for a GPU
+    return n_images / (time.perf_counter() - start)
+
+
+def plain_bf16():
+    """Return images per second of the same loop under bf16 autocast."""
+    return plain("bf16")
 
 
 def limit():
@@ -94,43 +109,124 @@ def limit():
     return flops_per_second / counter.get_total_flops()
 
 
-def reading():
+def reading(n_images=20000):
     """Return PNG files read per second."""
     with tempfile.TemporaryDirectory() as folder:
-        files = [str(Path(folder, f"{index}.png")) for index in range(N_IMAGES)]
-        for image, file in zip(random_digits(N_IMAGES).images, files, strict=True):
+        files = [str(Path(folder, f"{index}.png")) for index in range(n_images)]
+        for image, file in zip(random_digits(n_images).images, files, strict=True):
             write_png(image, file)
         start = time.perf_counter()
-        read_images(files)
-        return N_IMAGES / (time.perf_counter() - start)
+        with redirect_stdout(StringIO()):
+            read_images(files)
+        return n_images / (time.perf_counter() - start)
 
 
-PARTS = {part.__name__: part for part in (ours, plain, limit, reading)}
+def memory():
+    """Return the peak memory (MiB) of an epoch on as many images as MNIST has.
+
+    Of a GPU it is what torch allocated, else the whole process, Python and torch included.
+    """
+    settings = complete(Settings(init="xavier", epochs=1))
+    model = train.build(settings, 10, (1, 28, 28))
+    with redirect_stdout(StringIO()):
+        train.fit(model, random_digits(60000), random_digits(10000), settings)
+    if settings.device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def data_sizes():
+    """Return images per second for data sets of 3,000 images, 6,000 and 12,000."""
+    return {f"{n:,} images": ours(n) for n in (3000, 6000, 12000)}
+
+
+def image_sizes():
+    """Return images per second for images resized to 14×14 pixels, 28×28 and 56×56."""
+    return {f"{size}×{size} pixels": ours(3000 // (size // 14), size) for size in (14, 28, 56)}
+
+
+# ---------------------------------------------------------------- the table
+
+
+def measured(part):
+    """Return what the function named `part` returns in a process of its own."""
+    line = [sys.executable, __file__, "--part", part]
+    done = subprocess.run(line, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"measuring {part} failed: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure():
+    """Return a list of rows, dicts of measure, median, low, high and unit."""
+    progress, values = Progress(), {}
+    compared, once = (
+        ["ours", "plain", "plain_bf16", "limit"],
+        ["reading", "memory", "data_sizes", "image_sizes"],
+    )
+    if complete(Settings()).precision == "fp32":
+        compared.remove("plain_bf16")
+    todo = [*compared * N_ROUNDS, *once]
+    for number, part in enumerate(todo, 1):
+        progress.show(f"measuring {part.replace('_', ' ')} ({number} of {len(todo)})")
+        result = measured(part)
+        for name, value in result.items() if isinstance(result, dict) else [(part, result)]:
+            values.setdefault(name, []).append(value)
+    progress.clear()
+    units = {"reading": "PNGs/s", "memory": "MiB"}
+    return [
+        {
+            "measure": name,
+            "median": round(statistics.median(each)),
+            "low": round(min(each)),
+            "high": round(max(each)),
+            "unit": units.get(name, "images/s"),
+        }
+        for name, each in values.items()
+    ]
+
+
+def print_table(rows):
+    """Print the rows of `measure`, and how ours compares."""
+    median = {row["measure"]: row["median"] for row in rows}
+    for row in rows:
+        spread = f"({row['low']:,} to {row['high']:,})" if row["low"] < row["high"] else ""
+        print(f"{row['measure']:15} {row['median']:8,} {row['unit']:9} {spread}")
+    print(f"\nours is {median['ours'] / median['plain']:.2f} × the plain loop in fp32", end="")
+    if "plain_bf16" in median:
+        print(f", {median['ours'] / median['plain_bf16']:.2f} × the plain loop in bf16", end="")
+    print(f", and {median['ours'] / median['limit']:.0%} of the limit, were all its work matrix products")
+    print(f"60,000 PNGs are read in {60000 / median['reading']:.1f} s")
 
 
 def main():
-    """Measure every part in turn, or with one's name as argument only that, and print the rates."""
-    if sys.argv[1:]:
-        print(json.dumps(PARTS[sys.argv[1]]()))
+    """Measure everything, print a table and write results/bench.csv."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print JSON, nothing else")
+    parser.add_argument("--part", choices=sorted(PARTS), help="measure only this, in this process")
+    given = parser.parse_args()
+    if given.part:
+        print(json.dumps(PARTS[given.part]()))
         return
     settings = complete(Settings())
-    where = f"{settings.device}, {settings.precision}, {settings.threads} threads"
-    print(f"{N_ROUNDS} rounds, about three minutes; {where}")
-    rates = {name: [] for name in PARTS}
-    for _ in range(N_ROUNDS):
-        for name in PARTS:
-            done = subprocess.run(
-                [sys.executable, __file__, name], capture_output=True, text=True, check=True
-            )
-            rates[name].append(json.loads(done.stdout.splitlines()[-1]))
-            print(f"  {name:8} {rates[name][-1]:8,.0f} images/s", flush=True)
-    median = {name: statistics.median(values) for name, values in rates.items()}
-    share = median["ours"] / median["limit"]
-    print(f"ours     {median['ours']:8,.0f} images/s (medians)")
-    print(f"plain    {median['plain']:8,.0f} images/s: ours is {median['ours'] / median['plain']:.2f} × that")
-    print(f"limit    {median['limit']:8,.0f} images/s if all were matrix products: ours is {share:.0%} of it")
-    print(f"reading  {median['reading']:8,.0f} PNGs/s: 60,000 in {60000 / median['reading']:.1f} s")
+    where = {"hardware": hardware_name(settings.device), "precision": settings.precision}
+    where |= {"threads": settings.threads, "torch": torch.__version__, "torchvision": torchvision.__version__}
+    if given.json:
+        with redirect_stdout(StringIO()):
+            rows = measure()
+        print(json.dumps([row | where for row in rows], indent=2))
+    else:
+        print(", ".join(f"{name} {value}" for name, value in where.items()))
+        print("this takes about three minutes on two cores; leave the machine alone meanwhile", flush=True)
+        rows = measure()
+        print_table(rows)
+    Path("results").mkdir(exist_ok=True)
+    write_csv("results/bench.csv", [row | where for row in rows])
 
+
+PARTS = {
+    part.__name__: part for part in (ours, plain, plain_bf16, limit, reading, memory, data_sizes, image_sizes)
+}
 
 if __name__ == "__main__":
     run_command(main)

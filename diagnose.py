@@ -3,11 +3,9 @@
 Example: python diagnose.py --remove 100
 """
 
-import re
+import os
 import shlex
-import time
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -15,12 +13,15 @@ import torch
 import figures
 import train
 from checkpoint import describe, resumable, resumable_by, start_or_resume
-from data import export, find, load, mislabel
-from decisions import read_decisions, write_ranking
-from effect import difference, print_effect
-from images import copy_images
+from data import load
+from decisions import read_decisions, write_clean, write_ranking
+from effect import print_effect, sum_up
+from imperfect import find_imperfect, known_truth
 from runs import UserError, check_new, duration, locked, positive, run_command, write_csv
 from settings import complete, parse
+
+EPOCHS = 1  # by default: what three networks each for three sets of labels have time for
+SURE = 4  # another class is e⁴ ≈ 55 times as probable as the label
 
 # ---------------------------------------------------------------- counting and ranking
 
@@ -36,36 +37,31 @@ def confusion_matrix(labels, predicted, n_classes):
 
 
 def top_losses(labels, log_probabilities):
-    """Rank samples by how wrong their labels look (exercise sheet 1.4 c): return (order, losses).
+    """Rank samples by how wrong their labels look (exercise sheet 1.4 c): return (order, scores, losses).
 
     `labels` is int64 (N,), `log_probabilities` float (networks, N, classes). `losses` is float (N,), each
-    sample's cross-entropy, its mean over the networks; `order` int64 (N,) holds the samples' indices from the
-    greatest loss down, equal ones in their own order.
+    sample's cross-entropy, its mean over the networks. `scores`, float (N,), add how common the mistake is:
+    of all samples whose label the networks are sure is wrong, the log of the share that has the same label
+    and best other class, in the spirit of the confident joint (Northcutt et al. 2021). So where 4s and 9s
+    were mixed up, a doubtful 4 comes before an equally doubtful 7. `order` is int64 (N,), the samples'
+    indices from the greatest score down, equal ones in their own order.
     """
-    given = labels.expand(len(log_probabilities), -1).unsqueeze(2)
-    losses = -log_probabilities.gather(2, given).squeeze(2).mean(dim=0)
-    return losses.argsort(descending=True, stable=True), losses
-
-
-def true_labels(data, clean):
-    """Return the labels, int64 (N,), that `data`'s images have in `clean`, -1 where it has no such image.
-
-    Both are ImageData; images are the same where all their pixels are, whatever their files' names.
-    """
-    index = {name: number for number, name in enumerate(data.classes)}
-    known = {}
-    for image, label in zip(clean.images, clean.labels.tolist(), strict=True):
-        label = index.get(clean.classes[label], -1)
-        key = sha256(image.numpy()).digest()
-        known[key] = label if known.get(key, label) == label else -1  # the same picture in two classes
-    return torch.tensor([known.get(sha256(image.numpy()).digest(), -1) for image in data.images])
+    n_classes = log_probabilities.shape[2]
+    mean = log_probabilities.mean(dim=0)  # (N, classes)
+    losses = -mean.gather(1, labels[:, None]).squeeze(1)
+    best, other = mean.scatter(1, labels[:, None], -torch.inf).max(dim=1)
+    pair = labels * n_classes + other
+    sure = best + losses > SURE
+    counts = torch.bincount(pair[sure], minlength=n_classes**2) + 1  # a pair never seen is not impossible
+    scores = losses + (counts / counts.sum()).log()[pair]
+    return scores.argsort(descending=True, stable=True), scores, losses
 
 
 def spread_over_classes(labels, predicted, suspects, classes):
     """Say in two sentences which classes the samples at `suspects` are labelled, and what they look like.
 
-    "Limited" is said where Pearson's χ² test of their labels, against an even spread over all samples, has
-    p < 0.01, and some label has more than twice its even share.
+    Whether some classes have more than their share is decided by Pearson's χ² test of the suspects' labels
+    against an even spread over all samples, p < 0.01.
     """
     n, n_suspects = len(classes), len(suspects)
     counts = torch.bincount(labels[suspects], minlength=n)
@@ -73,50 +69,32 @@ def spread_over_classes(labels, predicted, suspects, classes):
     seen = expected > 0
     chi2 = ((counts - expected)[seen] ** 2 / expected[seen]).sum()
     p = torch.special.gammaincc((seen.sum() - 1) / 2, chi2 / 2).item()  # the χ² distribution's upper tail
-    many = [index for index in range(n) if counts[index] > 2 * expected[index]]
-    if p < 0.01 and many:
-        names = ", ".join(f"{classes[index]} ({counts[index]})" for index in many)
-        text = f"Limited to some classes: {counts[many].sum()} of {n_suspects} suspects are labelled {names}"
+    if p < 0.01:
+        more = [
+            index for index in counts.argsort(descending=True).tolist() if counts[index] > expected[index]
+        ]
+        each = ", ".join(f"{classes[i]} has {counts[i]} ({expected[i]:.1f} if spread evenly)" for i in more)
+        text = f"Not all classes are affected alike: of {n_suspects:,} suspects label {each}"
     else:
-        text = f"All classes are affected: {counts[seen].min()} to {counts.max()} suspects have each label"
-    text += f"; spread evenly it would be about {n_suspects / n:.1f} each (χ² test: p = {p:.2g}).\n"
-    pairs = confusion_matrix(labels[suspects], predicted[suspects], n).flatten()
+        text = (
+            f"All classes are affected: each label has {counts[seen].min()} to {counts.max()} of the suspects"
+        )
+        text += f", about {n_suspects / n:.1f} if spread evenly"
+    pairs = confusion_matrix(labels[suspects], predicted[suspects], n).fill_diagonal_(0).flatten()
     cells = [cell for cell in pairs.argsort(descending=True, stable=True)[:6].tolist() if pairs[cell]]
     named = ", ".join(f"{classes[cell // n]} → {classes[cell % n]}: {pairs[cell]}" for cell in cells)
-    return text + f"Label → prediction: {named}; spread evenly {n_suspects / (n * (n - 1)):.1f} each."
+    even = n_suspects / (n * (n - 1))
+    return f"{text} (χ² test: p = {p:.2g}).\nLabel → prediction: {named}; {even:.1f} each if spread evenly."
 
 
 # ---------------------------------------------------------------- the experiment
 
 
-def find_imperfect(source, n_wrong):
-    """Return (imperfect, clean): the folder with wrong labels and the one it was made from, or None.
-
-    For "auto" the folder is data/mnist_png_mislabelled, and if need be it is made, and data/mnist_png before
-    it, or for want of MNIST the same of the built-in digits. The clean folder of X_mislabelled… is X.
-    """
-    if source == "auto":
-        clean = Path("data/mnist_png")
-        tail = "_mislabelled" if n_wrong == 100 else f"_mislabelled_{n_wrong}"
-        if Path(f"{clean}{tail}").is_dir():
-            source = f"{clean}{tail}"
-        else:
-            found = find("auto")
-            if found == "digits":
-                clean = Path("data/digits_png")
-            if not clean.is_dir():
-                export(clean, found)
-            source = f"{clean}{tail}"
-            if not Path(source).is_dir():
-                mislabel(clean, source, n_wrong)
-    clean = Path(re.sub("_mislabelled[^/]*$", "", source.rstrip("/")))
-    return source, str(clean) if clean.is_dir() and str(clean) != source.rstrip("/") else None
-
-
-def train_seeds(name, data, test, settings, folder, n_seeds):
+def train_seeds(name, data, test, settings, folder, n_seeds, n_networks=0):
     """Train a network from each seed on `data`; return (models, rows), each row an epoch's metrics.
 
-    Every network has a folder in `folder`, from which an interrupted diagnosis takes it up again.
+    Every network has a folder in `folder`, from which an interrupted diagnosis takes it up again. With
+    `n_networks` the first one tells how long so many will take.
     """
     trained, rows = [], []
     for seed in range(settings.seed, settings.seed + n_seeds):
@@ -125,53 +103,53 @@ def train_seeds(name, data, test, settings, folder, n_seeds):
         model = train.build(one, len(data.classes), data.images.shape[1:])
         place = folder / f"{name}-{data.fingerprint()}-{seed}"  # other labels, other networks
         place.mkdir(parents=True, exist_ok=True)
-        rows.append({"labels": name, "seed": seed, **train.fit(model, data, test, one, place)[-1]})
+        history = train.fit(model, data, test, one, place)
+        seconds = n_networks * sum(row["seconds"] for row in history) * 1.15  # with the tests
+        if seconds > 60 and not rows:
+            print(f"the {n_networks} networks take about {duration(seconds)}; Ctrl-C stops, --resume goes on")
+        rows.append({"labels": name, "seed": seed, **history[-1]})
         trained.append(model)
     return trained, rows
 
 
 def diagnose(data, test, truth, settings, options, folder):
     """Run the experiment in `folder`; `truth` holds the true labels, int64 (N,), or is None."""
-    n_seeds, all_rows, started = options["seeds"] or 3, [], time.perf_counter()
+    n_seeds, clean_rows, todo = options["seeds"], [], 2 * options["seeds"]
     if truth is not None:
-        _, clean_rows = train_seeds("clean", replace(data, labels=truth), test, settings, folder, n_seeds)
-        all_rows += clean_rows
-        print(f"\nthe whole takes about {duration(3 * (time.perf_counter() - started))}", flush=True)
-    networks, rows = train_seeds("imperfect", data, test, settings, folder, n_seeds)
-    all_rows += rows
+        clean, todo = replace(data, labels=truth), 0
+        clean_rows = train_seeds("clean", clean, test, settings, folder, n_seeds, 3 * n_seeds)[1]
+    networks, rows = train_seeds("imperfect", data, test, settings, folder, n_seeds, todo)
     if truth is not None:
         print_effect(clean_rows, rows)
     log_probabilities = predict_all(networks, data, settings)
-    order, losses = top_losses(data.labels, log_probabilities)
     probabilities = log_probabilities.exp().mean(dim=0)
     test_probabilities = predict_all(networks, test, settings).exp().mean(dim=0)
     show_confusion("training set, imperfect labels", data, probabilities, folder / "confusion_train.png")
     show_confusion("test set", test, test_probabilities, folder / "confusion_test.png")
 
+    order, scores, losses = top_losses(data.labels, log_probabilities)
     file = folder / "top_losses.csv"
     if not file.exists():  # else this diagnosis is resumed, and a person may have edited it meanwhile
-        kept, labels = order[(options["remove"] or 100) :].sort().values, data.labels
+        kept, labels = torch.ones(len(data), dtype=torch.bool), data.labels
         if options["decisions"]:
             kept, labels = read_decisions(options["decisions"], data)
-        write_ranking(file, data, order, losses, probabilities, kept, labels)
+        else:
+            kept[order[: options["remove"]]] = False
+        write_ranking(file, data, order, scores, losses, probabilities, kept, labels)
     kept, labels = read_decisions(file, data)
-    changed = labels != data.labels
-    changed |= ~torch.isin(torch.arange(len(data)), kept)
+    changed = ~kept | (labels != data.labels)
     suspects = order[changed[order]]
     show_suspects(data, suspects, losses, probabilities, folder)
     if truth is not None:
         show_found(data, truth, order, changed, folder)
-    if options["write_clean"]:
-        new_classes = dict.fromkeys((data.ids[index] for index in suspects), None)
-        new_classes |= {data.ids[index]: data.classes[labels[index]] for index in kept if changed[index]}
-        copy_images(Path(settings.data), options["write_clean"], new_classes)
-        print(f"\n{options['write_clean']}: a copy of {settings.data}, cleaned")
 
-    cleaned = replace(data, labels=labels).subset(kept)
+    cleaned = replace(data, labels=labels).subset(kept.nonzero().flatten())
     _, cleaned_rows = train_seeds("cleaned", cleaned, test, settings, folder, n_seeds)
     print_effect(rows, cleaned_rows)
     sum_up(rows, cleaned_rows, len(suspects), len(data))
-    write_csv(folder / "effect.csv", all_rows + cleaned_rows)  # the last file: the diagnosis is over
+    if options["write_clean"] and not Path(options["write_clean"]).exists():  # as when this is resumed
+        write_clean(settings.data, options["write_clean"], data, kept, labels)
+    write_csv(folder / "effect.csv", [*clean_rows, *rows, *cleaned_rows])  # the last file: all is done
 
 
 def predict_all(networks, data, settings):
@@ -201,9 +179,9 @@ def show_suspects(data, suspects, losses, probabilities, folder):
     predicted, some = probabilities.argmax(dim=1), suspects[:100]
     names = [(data.classes[data.labels[index]], data.classes[predicted[index]]) for index in some]
     captions = [(*pair, f"loss {losses[index]:.2f}") for pair, index in zip(names, some, strict=True)]
-    title = f"{data.source}: the {len(some)} greatest losses, from label to prediction"
+    title = f"{data.source}: {len(some)} suspects, from label to prediction"
     figures.draw_sheet(folder / "top_losses.png", data.images[some], captions, title)
-    print(f"\nthe greatest losses of {len(suspects):,} suspects; all are in {folder}/top_losses.csv")
+    print(f"\n{len(suspects):,} suspects, all in {folder}/top_losses.csv; the first of them:")
     print("rank   loss  label → prediction  image")
     for rank, (index, pair) in enumerate(zip(some[:10].tolist(), names, strict=False), 1):
         print(f"{rank:4}  {losses[index]:5.2f}  {' → '.join(pair):18}  {data.ids[index]}")
@@ -230,25 +208,13 @@ def show_found(data, truth, order, changed, folder):
         figures.draw_sheet(folder / "missed.png", data.images[indices], captions, title)
 
 
-def sum_up(before, after, n_suspects, n):
-    """Say in a sentence what the cleaning changed, given `train_seeds`' rows before it and after it."""
-    parts = []
-    for measure, factor, unit in (("train_loss", 1, ""), ("test_accuracy", 100, " points")):
-        mean, sd, larger = difference(*([factor * row[measure] for row in rows] for rows in (before, after)))
-        verdict = {None: "which one seed cannot tell from chance", True: "more than chance explains"}
-        size = f"{mean:+.4f} ± {sd:.4f}" if factor == 1 else f"{mean:+.2f} ± {sd:.2f}"
-        parts.append(f"{measure.replace('_', ' ')} by {size}{unit}, {verdict.get(larger, 'within chance')}")
-    share = f"{n_suspects:,} of {n:,} images ({n_suspects / n:.2%})"
-    print(f"\nCleaning {share} changed {parts[0]}, and {parts[1]}.")
-
-
 # ---------------------------------------------------------------- the command line
 
 FLAGS = {
     "remove": {
         "type": positive(int),
         "metavar": "N",
-        "help": "images to remove, the greatest losses first (default: 100)",
+        "help": "images to remove, the most suspicious first (default: 100)",
     },
     "mislabelled": {
         "type": positive(int),
@@ -258,7 +224,8 @@ FLAGS = {
     "seeds": {"type": positive(int), "metavar": "N", "help": "networks for each set of labels (default: 3)"},
     "decisions": {
         "metavar": "FILE",
-        "help": "instead of --remove: do what the column action of this edited top_losses.csv says",
+        "help": "instead of --remove: do what the column action of this edited top_losses.csv says; "
+        "with --write-clean only that, without training",
     },
     "write_clean": {"metavar": "DIR", "help": "write the cleaned data set to this new folder"},
 }
@@ -266,11 +233,14 @@ FLAGS = {
 
 def main(arguments=None):
     """Diagnose as the command line says."""
-    settings, options = parse(__doc__, arguments, FLAGS, init="xavier", epochs=1)
+    settings, options = parse(__doc__, arguments, FLAGS, init="xavier", epochs=EPOCHS)
     config, resume = None, options["resume"]
     if resume:
         settings, config = resumable(Path(resume), "effect.csv", options)
         options = config["options"]
+    else:
+        check_flags(settings, options)
+    options |= {"seeds": options["seeds"] or 3, "remove": options["remove"] or 100}
     settings = complete(settings)
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.deterministic = True
@@ -278,42 +248,46 @@ def main(arguments=None):
     settings = replace(settings, data=source)
 
     data, test = load(source, settings.limit, settings.image_size)
-    truth = true_labels(data, load(clean, None, settings.image_size)[0]) if clean else None
     print(f"{source}: {len(data):,} training and {len(test):,} test images in {len(data.classes)} classes")
-    if truth is None:
-        print("no clean copy of it is known, so neither are the true labels")
-    elif (truth < 0).any():
-        print(f"{(truth < 0).sum():,} of its images are not in {clean}: the true labels are not known")
-        truth = None
-    else:
-        print(f"{(truth != data.labels).sum():,} of its labels are not those of {clean}")
-    check(options, data, source)
+    check_data(source, data, options, resume)
+    if options["decisions"] and options["write_clean"]:
+        write_clean(source, options["write_clean"], data, *read_decisions(options["decisions"], data))
+        print(f"next: python train.py --init xavier --data {shlex.quote(options['write_clean'])}")
+        return
+    truth = known_truth(data, clean, settings.image_size)
     model = train.build(settings, len(data.classes), data.images.shape[1:])
     now = describe(settings, model, data, test, options)
     folder = start_or_resume("diagnosis", now, options["out"], resume, config)
     with resumable_by("diagnose.py", folder), locked(folder):
         diagnose(data, test, truth, settings, options, folder)
-    print(f"look at {folder}/top_losses.png, confusion_train.png and confusion_test.png")
-    print(f"next: edit the column action in {folder}/top_losses.csv (remove, keep, relabel), then")
-    done = ["python", "diagnose.py", "--data", source, "--decisions", f"{folder}/top_losses.csv"]
-    print(shlex.join([*done, "--write-clean", f"{clean or source.rstrip('/')}_cleaned"]))
+    print(f"\nlook at the pictures in {folder}; next, edit the column action (remove, keep, relabel) of")
+    print(f"{folder}/top_losses.csv, and for a cleaned copy of the data:")
+    sized = ["--image-size", str(settings.image_size)] if settings.image_size else []
+    done = ["--data", source, "--decisions", f"{folder}/top_losses.csv", "--write-clean", f"{source}_cleaned"]
+    print(shlex.join(["python", "diagnose.py", *done, *sized]))
 
 
-def check(options, data, source):
-    """Raise UserError where `options` cannot be met, before anything is trained."""
+def check_flags(settings, options):
+    """Raise UserError where flags do not go together."""
     if options["decisions"] and options["remove"]:
         raise UserError("--decisions says what to remove: leave out --remove")
-    n_remove = options["remove"] or 100
+    if options["mislabelled"] and settings.data != "auto":
+        raise UserError("--mislabelled makes the imperfect data itself: leave out --data")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("this is one process; of the commands here only train.py makes use of torchrun")
+
+
+def check_data(source, data, options, resume):
+    """Raise UserError where `options` cannot be met with `data`, before anything is trained."""
+    n_remove = options["remove"]
     if n_remove > len(data) / 2 and not options["decisions"]:
         raise UserError(f"--remove {n_remove}: that is more than half of the {len(data):,} training images")
-    if options["decisions"]:
-        kept, _ = read_decisions(options["decisions"], data)
-        if len(kept) == 0:
-            raise UserError(f"--decisions {options['decisions']}: it removes every image")
     if options["write_clean"] and not Path(source, data.ids[0]).is_file():
         raise UserError(f"--write-clean copies image files, and {source} has none; python data.py export")
-    if options["write_clean"]:
+    if options["write_clean"] and not resume:
         check_new(options["write_clean"])
+    if options["decisions"] and not resume:
+        read_decisions(options["decisions"], data)  # its faults before the training
 
 
 if __name__ == "__main__":

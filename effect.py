@@ -14,15 +14,28 @@ def mean_sd(numbers):
 
 
 def difference(before, after):
-    """Return (mean, sd, larger) of `after` - `before`, lists with a number for each seed, the same seeds.
+    """Return (mean, sd, verdict) of `after` - `before`, lists with a number for each seed, the same seeds.
 
-    `larger` says whether the mean is further from zero than chance explains, by a paired t test at 5 %; None
-    where there is one seed, which tells no spread.
+    The verdict, a text, says whether the mean is further from zero than chance explains, by a paired t test
+    at 5 %. Without a spread, from one seed or where all differ alike, there is nothing to tell it by.
     """
     differences = [b - a for a, b in zip(before, after, strict=True)]
     mean, sd = mean_sd(differences)
     n = len(differences)
-    return mean, sd, None if n == 1 else abs(mean) > T_95[min(n, 10)] * sd / math.sqrt(n)
+    if n == 1 or 0 < abs(mean) > 1e9 * sd:
+        return mean, sd, "no spread to judge by"
+    larger = abs(mean) > T_95[min(n, 10)] * sd / math.sqrt(n)
+    return mean, sd, "larger than chance" if larger else "within chance"
+
+
+def effect_texts(measure, before, after):
+    """Return (before, after, change, verdict) as texts for one of MEASURES, from two lists of rows."""
+    factor = MEASURES[measure]
+    digits = 2 if factor == 100 else 4
+    numbers = [[factor * row[measure] for row in rows] for rows in (before, after)]
+    texts = [f"{mean:.{digits}f} ± {sd:.{digits}f}" for mean, sd in map(mean_sd, numbers)]
+    mean, sd, verdict = difference(*numbers)
+    return *texts, f"{mean:+.{digits}f} ± {sd:.{digits}f}", verdict
 
 
 def print_effect(before, after):
@@ -30,11 +43,17 @@ def print_effect(before, after):
     print(f"\n{'mean ± sd, ' + str(len(before)) + ' seeds':20}", end="")
     print(f"{before[0]['labels']:>18}{after[0]['labels']:>18}{'change':>20}")
     for measure, factor in MEASURES.items():
-        digits = 2 if factor == 100 else 4
-        numbers = [[factor * row[measure] for row in rows] for rows in (before, after)]
-        texts = [f"{mean:.{digits}f} ± {sd:.{digits}f}" for mean, sd in map(mean_sd, numbers)]
-        mean, sd, larger = difference(*numbers)
-        change = f"{mean:+.{digits}f} ± {sd:.{digits}f}"
-        verdict = {None: "one seed, no spread", True: "larger than chance", False: "within chance"}[larger]
-        unit = " (%)" if factor == 100 else ""
-        print(f"{measure.replace('_', ' ') + unit:20}{texts[0]:>18}{texts[1]:>18}{change:>20}  {verdict}")
+        name = measure.replace("_", " ") + (" (%)" if factor == 100 else "")
+        old, new, change, verdict = effect_texts(measure, before, after)
+        print(f"{name:20}{old:>18}{new:>18}{change:>20}  {verdict}")
+
+
+def sum_up(before, after, n_suspects, n):
+    """Say in a sentence what the cleaning changed, given the rows before it and after it."""
+    *_, loss, loss_verdict = effect_texts("train_loss", before, after)
+    *_, accuracy, accuracy_verdict = effect_texts("test_accuracy", before, after)
+    print(
+        f"\nCleaning {n_suspects:,} of {n:,} images ({n_suspects / n:.2%}) changed the test accuracy by "
+        f"{accuracy} points: {accuracy_verdict}.\nThe training loss changed by {loss}: {loss_verdict}; it "
+        "falls in any case, as images of great loss are gone."
+    )

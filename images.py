@@ -98,8 +98,8 @@ def whole_folder(out):
 
     Raises UserError where `out` already holds something.
     """
-    out = Path(out)
     check_new(out)
+    out = Path(out).resolve()
     part = out.with_name(f".{out.name}.part")
     part.mkdir(parents=True, exist_ok=True)
     with locked(part):
@@ -138,15 +138,13 @@ def copy_images(root, out, new_classes):
     where it is left out. Every file is the same, byte by byte. So is its name, but for a file whose name is
     taken in its new class: that gets a number.
     """
+    if Path(out).resolve().is_relative_to(Path(root).resolve()):
+        raise UserError(f"{out}: is inside {root}, which is not to be changed; choose another folder")
     train, test = (split_folder(root, *names) for names in (TRAIN_NAMES, TEST_NAMES))
     files = [Path(file).relative_to(root) for folder in (train, test) for file in list_images(folder)[0]]
     taken = {file.as_posix() for file in files}
     progress = Progress()
     with whole_folder(out) as folder:
-        for name in (
-            path.relative_to(root) for half in (train, test) for path in half.iterdir() if path.is_dir()
-        ):
-            (folder / name).mkdir(parents=True)
         for n_done, file in enumerate(files, 1):
             target = file
             if file.as_posix() in new_classes:
@@ -154,6 +152,7 @@ def copy_images(root, out, new_classes):
                 if new_class is None:
                     continue
                 target = free_name(train.relative_to(root) / new_class / file.name, taken)
+            (folder / target).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / file, folder / target)
             if progress.due():
                 progress.show(f"writing {out}: {n_done:,} of {len(files):,} images")

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
+from runs import UserError
+
 
 def ranks():
     """Return (this process's number, how many there are): (0, 1) without torchrun."""
@@ -16,16 +18,25 @@ def ranks():
 
 
 def join_ranks(device):
-    """Meet the other processes that torchrun started, if it did; all then compute on a `device` of their own.
+    """Meet the other processes that torchrun started, if it did. `device` is as typed, None if it was not.
 
-    From here on a process that is told to end, as torchrun does when another one has died, ends as by Ctrl-C.
+    With GPUs each process takes one of its own. From here on a process that is told to end, as torchrun does
+    when another one has died, ends as by Ctrl-C.
     """
-    if "LOCAL_RANK" in os.environ:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-        if device == "cuda":
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-        atexit.register(dist.destroy_process_group)
+    if "LOCAL_RANK" not in os.environ:
+        return
+    cuda, local_rank = torch.cuda.is_available() and device != "cpu", int(os.environ["LOCAL_RANK"])
+    if not cuda and device != "cpu" and torch.backends.mps.is_available():
+        raise UserError("torchrun needs --device cpu on this machine")
+    if cuda and device not in (None, "cuda"):
+        raise UserError(f"under torchrun every process takes a GPU of its own: leave out --device {device}")
+    if cuda and local_rank >= torch.cuda.device_count():
+        raise UserError(f"--nproc-per-node: there are {torch.cuda.device_count()} GPUs here, and no more")
+    if cuda:
+        torch.cuda.set_device(local_rank)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    dist.init_process_group("nccl" if cuda else "gloo")
+    atexit.register(dist.destroy_process_group)
 
 
 def lost_connection(error):
@@ -39,9 +50,11 @@ def first_rank_first():
     rank, n_ranks = ranks()
     if rank:
         dist.barrier()
-    yield
-    if n_ranks > 1 and not rank:
-        dist.barrier()
+    try:
+        yield
+    finally:  # where the block failed, the others find out for themselves
+        if n_ranks > 1 and not rank:
+            dist.barrier()
 
 
 def total(tensor):

@@ -44,6 +44,7 @@ def run_command(main):
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     if not first:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of this process)
+    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     try:
         main()
         sys.stdout.flush()
@@ -259,7 +260,7 @@ def write_json(path, content):
 
 def write_csv(path, rows):
     """Write `rows`, dicts with the same keys, under a header line."""
-    with written(path, "w", encoding="utf-8", newline="") as file:
+    with written(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         table = csv.DictWriter(file, fieldnames=rows[0])
         table.writeheader()
         table.writerows(rows)

@@ -87,7 +87,9 @@ def fit(model, train, test, settings, folder=None):
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     at = load_state(folder, parts, settings.device)
     folder = None if rank else folder  # which only the first process writes
-    network = DistributedDataParallel(model) if n_ranks > 1 else model  # averages the processes' gradients
+    network = model
+    if n_ranks > 1:
+        network = DistributedDataParallel(model, broadcast_buffers=False)  # averages the processes' gradients
     print(TABLE_HEADER, *map(table_row, at["history"]), sep="\n", flush=True)
     watch = Watch(settings.epochs, len(train), len(test))
 
@@ -109,7 +111,7 @@ def fit(model, train, test, settings, folder=None):
             # Sums stay on the device: reading them would make a GPU wait.
             at["n_seen"] += len(batch)
             at["sums"] += total(torch.stack([loss.detach(), (logits.argmax(dim=1) == labels).sum()]))
-            if watch.due():
+            if rank == 0 and watch.due():
                 watch.show(at["n_seen"], finite(at["sums"][0]))
                 if folder and watch.time_to_save():
                     with watch.saving():
@@ -224,13 +226,13 @@ def main(arguments=None):
     config, resume = None, options["resume"]
     if resume:
         settings, config = resumable(Path(resume), "model.pt")
+    join_ranks(settings.device)
+    rank, n_ranks = ranks()
     settings = complete(settings)
     if settings.image_size:  # refuse what cannot work before the data are looked for
         models.halve(settings.image_size, 5 if settings.model == "vgg16" else settings.n_blocks)
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.deterministic = True  # the same command gives the same weights
-    join_ranks(settings.device)
-    rank, n_ranks = ranks()
 
     with first_rank_first():  # it downloads
         settings = replace(settings, data=find(settings.data))

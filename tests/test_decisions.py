@@ -2,6 +2,7 @@
 
 import csv
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,15 +20,17 @@ PROBABILITIES = torch.full((9, 3), 0.25) + 0.25 * torch.eye(3)[[1, 2, 0] * 3]  #
 
 def written(folder, kept, labels):
     path = Path(folder, "top_losses.csv")
-    write_ranking(path, DATA, torch.arange(8, -1, -1), torch.arange(9.0), PROBABILITIES, kept, labels)
+    order, losses = torch.arange(8, -1, -1), torch.arange(9.0)
+    write_ranking(path, DATA, order, losses + 0.5, losses, PROBABILITIES, kept, labels)
     return path
 
 
-@given(st.lists(st.sampled_from(["keep", "remove", 0, 1, 2]), min_size=9, max_size=9))
+choices = st.lists(st.sampled_from(["keep", "remove", 0, 1, 2]), min_size=9, max_size=9)
+
+
+@given(choices.filter(lambda decisions: set(decisions) != {"remove"}))
 def test_decisions_are_read_back(decisions):
-    kept = torch.tensor(
-        [index for index, what in enumerate(decisions) if what != "remove"], dtype=torch.int64
-    )
+    kept = torch.tensor([what != "remove" for what in decisions])
     labels = DATA.labels.clone()
     for index, what in enumerate(decisions):
         if isinstance(what, int):
@@ -43,26 +46,23 @@ def test_decisions_are_read_back(decisions):
     for row in rows:
         index = int(row["id"][-5:])
         assert row["given"] == DATA.classes[DATA.labels[index]]
-        assert float(row["loss"]) == index
+        assert (float(row["loss"]), float(row["score"])) == (index, index + 0.5)
         assert [float(row[f"p({name})"]) for name in DATA.classes] == PROBABILITIES[index].tolist()
         if decisions[index] in ("keep", "remove"):
             assert row["action"] == decisions[index]
             assert row["predicted"] == DATA.classes[(DATA.labels[index] + 1) % 3]
 
 
-def everything():
-    return torch.arange(9), DATA.labels
-
-
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_what_a_spreadsheet_writes_is_read(tmp_path, delimiter):
     path = tmp_path / "edited.csv"
-    lines = [["action", "note", "predicted", "id"], [" Remove ", "", "row2", "train/00003"]]
+    lines = [["action", "p(tench, Tinca, x;y)", "predicted", "id"]]
+    lines += [[" Remove ", "one\nnote\u2028more", "row2", "train/00003"]]
     lines += [["RELABEL", "a 4, really", "row4", "train/00000"]]
     with open(path, "w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file, delimiter=delimiter, lineterminator="\r\n").writerows(lines)
     kept, labels = read_decisions(path, DATA)
-    assert kept.tolist() == [0, 1, 2, 4, 5, 6, 7, 8]
+    assert kept.tolist() == [index != 3 for index in range(9)]
     assert labels.tolist() == [2, *DATA.labels[1:].tolist()]
 
 
@@ -83,6 +83,22 @@ def test_each_faulty_line_is_named(tmp_path, line, message):
     path.write_text(f"id,action,predicted\ntrain/00001,keep,row0\n{line}\n")
     with pytest.raises(UserError, match=message):
         read_decisions(path, DATA)
+
+
+def test_a_stray_quote_swallows_no_line(tmp_path):
+    path = tmp_path / "edited.csv"
+    for stray in ('train/00001,keep,"row0\ntrain/00002,remove,row0\n', 'train/00001,keep,"row0"x\n'):
+        path.write_text(f"id,action,predicted\n{stray}")
+        with pytest.raises(UserError, match=r"edited\.csv, line \d: is no line of a table"):
+            read_decisions(path, DATA)
+
+
+def test_a_file_name_that_is_no_text_is_kept(tmp_path):
+    odd = replace(DATA, ids=("train/\udcff.png", *DATA.ids[1:]))
+    order, kept = torch.arange(9), torch.arange(9) > 0
+    path = tmp_path / "top_losses.csv"
+    write_ranking(path, odd, order, torch.zeros(9), torch.zeros(9), PROBABILITIES, kept, odd.labels)
+    assert read_decisions(path, odd)[0].tolist() == kept.tolist()
 
 
 @pytest.mark.parametrize("content", [b"", b"id,rank\n", b"\xff\xfe\x00", None])

@@ -158,12 +158,32 @@ def test_a_name_that_is_taken_in_the_new_class_gets_a_number(tmp_path):
     )
     names = {path.name: Image.open(path).getpixel((0, 0)) for path in (tmp_path / "out/train/dog").iterdir()}
     assert names == {"1.png": 2, "1-2.png": 3, "1-3.png": 4, "1-4.png": 1}
-    assert list((tmp_path / "out/train/cat").iterdir()) == []
+    assert not (tmp_path / "out/train/cat").exists()
+
+
+def test_folders_in_class_folders_are_copied(folder, tmp_path):
+    inner = folder / "train" / "row0" / "inner"
+    inner.mkdir()
+    (folder / "train" / "row0" / "000.png").rename(inner / "000.png")
+    images.copy_images(folder, tmp_path / "out", {"train/row0/inner/000.png": "row2"})
+    moved = contents(folder)
+    moved["train/row2/000.png"] = moved.pop("train/row0/inner/000.png")
+    assert contents(tmp_path / "out") == moved
+
+
+def test_an_empty_current_folder_can_be_the_new_one(folder, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    images.copy_images(folder, ".", {})
+    assert contents(tmp_path / "here") == contents(folder)
 
 
 def test_a_copy_is_whole_or_not_there(folder, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="stripes: something is there; choose another folder"):
-        images.copy_images(folder, folder, {})
+    (tmp_path / "full" / "of").mkdir(parents=True)
+    with pytest.raises(UserError, match="full: something is there; choose another folder"):
+        images.copy_images(folder, tmp_path / "full", {})
+    with pytest.raises(UserError, match=r"is inside .*, which is not to be changed"):
+        images.copy_images(folder, folder / "train" / "copy", {})
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="something is there"):
         images.copy_images(folder, tmp_path / "file", {})
@@ -175,7 +195,7 @@ def test_a_copy_is_whole_or_not_there(folder, tmp_path, monkeypatch):
         patch.setattr(images.shutil, "copyfile", full_disk)
         with pytest.raises(OSError, match="No space left"):
             images.copy_images(folder, tmp_path / "out", {})
-    assert {path.name for path in tmp_path.iterdir()} == {"stripes", "file"}
+    assert {path.name for path in tmp_path.iterdir()} == {"stripes", "full", "file"}
 
 
 def test_what_a_killed_copy_left_is_no_part_of_the_next(folder, tmp_path):

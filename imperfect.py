@@ -1,0 +1,63 @@
+"""Data with wrong labels: the folder that has them, and which they are where its clean folder is there."""
+
+import re
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+
+from data import export, find, load, mislabel
+
+
+def find_imperfect(source, n_wrong):
+    """Return (imperfect, clean): the folder with wrong labels and the one it was made from, or None.
+
+    For "auto" the folder is data/mnist_png_mislabelled, and if need be it is made, and data/mnist_png before
+    it, or for want of MNIST the same of the built-in digits. The clean folder of X_mislabelled… is X.
+    """
+    if source == "auto":
+        tail = "_mislabelled" if n_wrong == 100 else f"_mislabelled_{n_wrong}"
+        clean = Path("data/mnist_png")
+        if not Path(f"{clean}{tail}").is_dir():
+            found = find("auto")
+            if found == "digits":
+                clean = Path("data/digits_png")
+            if not clean.is_dir():
+                export(clean, found)
+            if not Path(f"{clean}{tail}").is_dir():
+                mislabel(clean, f"{clean}{tail}", n_wrong)
+        source = f"{clean}{tail}"
+    imperfect = str(Path(source))
+    clean = re.sub("_mislabelled[^/]*$", "", imperfect)
+    return imperfect, clean if clean != imperfect and Path(clean).is_dir() else None
+
+
+def true_labels(data, clean):
+    """Return the labels, int64 (N,), that `data`'s images have in `clean`, -1 where it has no such image.
+
+    Both are ImageData; images are the same where all their pixels are, whatever their files' names. Of a
+    picture that `clean` has in several classes, the label in `data` counts if it is one of them.
+    """
+    number = {name: index for index, name in enumerate(data.classes)}
+    known = {}
+    for image, label in zip(clean.images, clean.labels.tolist(), strict=True):
+        known.setdefault(sha256(image.numpy()).digest(), []).append(number.get(clean.classes[label], -1))
+    truth = []
+    for image, label in zip(data.images, data.labels.tolist(), strict=True):
+        labels = known.get(sha256(image.numpy()).digest(), [-1])
+        truth.append(label if label in labels else labels[0])
+    return torch.tensor(truth)
+
+
+def known_truth(data, clean, image_size):
+    """Return the true labels of `data`, int64 (N,), from the folder `clean`, or None; say which."""
+    if clean is None:
+        print("no clean copy of it is known, so its true labels are not")
+        return None
+    truth = true_labels(data, load(clean, None, image_size)[0])
+    n_unknown = (truth < 0).sum().item()
+    if n_unknown:
+        print(f"{n_unknown:,} of its images are not in {clean}, so its true labels are not known")
+        return None
+    print(f"{(truth != data.labels).sum():,} of its labels are not those of {clean}")
+    return truth

@@ -1,0 +1,96 @@
+"""Several processes: who goes first, who speaks, and which device each takes. test_cli.py runs real ones."""
+
+import signal
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+import ranks
+from runs import UserError, run_command
+
+
+@pytest.fixture
+def as_rank(monkeypatch):
+    """A function that makes this process believe it is the given one of three; returns what it then calls."""
+
+    def pretend(rank):
+        calls = []
+        group = SimpleNamespace(
+            is_initialized=lambda: True,
+            get_rank=lambda: rank,
+            get_world_size=lambda: 3,
+            barrier=lambda: calls.append("barrier"),
+            init_process_group=lambda backend: calls.append(backend),
+            destroy_process_group=lambda: None,
+        )
+        monkeypatch.setattr(ranks, "dist", group)
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        return calls
+
+    return pretend
+
+
+@pytest.mark.parametrize(("rank", "order"), [(0, ["block", "barrier"]), (2, ["barrier", "block"])])
+def test_the_first_process_goes_first_even_where_it_fails(as_rank, rank, order):
+    calls = as_rank(rank)
+
+    def fail_in_turn():
+        with ranks.first_rank_first():
+            calls.append("block")
+            raise UserError("no such folder")
+
+    with pytest.raises(UserError):
+        fail_in_turn()
+    assert calls == order  # the others wait no longer, and find the fault themselves
+
+
+def test_alone_nothing_waits():
+    with ranks.first_rank_first():
+        pass
+    assert ranks.ranks() == (0, 1)
+
+
+def test_only_the_first_process_of_a_machine_speaks(as_rank, monkeypatch, capsys):
+    def main():
+        print("a table")
+        raise UserError("a fault")
+
+    for rank, said in ((0, ("a table\n", "ranks.py: a fault\n")), (1, ("", ""))):
+        as_rank(rank)
+        monkeypatch.setattr(sys, "argv", ["ranks.py"])
+        monkeypatch.setattr(sys, "stdout", sys.stdout)  # which the second closes for itself
+        with pytest.raises(SystemExit):
+            run_command(main)
+        assert tuple(capsys.readouterr()) == said
+
+
+@pytest.mark.parametrize(
+    ("device", "n_gpus", "mps", "outcome"),
+    [
+        (None, 0, False, "gloo"),
+        ("cpu", 4, True, "gloo"),
+        (None, 4, False, "nccl"),
+        ("cuda", 4, False, "nccl"),
+        ("cuda:1", 4, False, "leave out --device cuda:1"),
+        (None, 1, False, "there are 1 GPUs here"),
+        (None, 0, True, "torchrun needs --device cpu"),
+    ],
+)
+def test_each_process_takes_a_gpu_of_its_own(as_rank, monkeypatch, device, n_gpus, mps, outcome):
+    calls = as_rank(1)
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(ranks.torch.cuda, "is_available", lambda: n_gpus > 0)
+    monkeypatch.setattr(ranks.torch.cuda, "device_count", lambda: n_gpus)
+    monkeypatch.setattr(ranks.torch.cuda, "set_device", calls.append)
+    monkeypatch.setattr(ranks.torch.backends.mps, "is_available", lambda: mps)
+    monkeypatch.setattr(ranks.atexit, "register", lambda function: None)
+    try:
+        if outcome in ("gloo", "nccl"):
+            ranks.join_ranks(device)
+            assert calls == ([1, "nccl"] if outcome == "nccl" else ["gloo"])
+        else:
+            with pytest.raises(UserError, match=outcome):
+                ranks.join_ranks(device)
+    finally:
+        signal.signal(signal.SIGTERM, handler)

@@ -19,6 +19,7 @@ import data
 import diagnose
 import models
 import train
+from decisions import read_decisions
 from runs import locked, run_command
 
 PROJECT = Path(__file__).parent.parent
@@ -261,6 +262,10 @@ def test_a_diagnosis_from_the_clean_images_to_the_cleaned_ones(tmp_path, monkeyp
         actions = {row["id"]: (row["action"], row["predicted"]) for row in csv.DictReader(file)}
     assert actions[removed[0]] == ("relabel", new_class)
     assert [actions[name][0] for name in removed[1:]] == ["keep", "remove", "remove", "remove"]
+    imperfect_data = data.load("data/mnist_png_mislabelled_5")[0]
+    kept, labels = read_decisions("mine.csv", imperfect_data)
+    expected = data.replace(imperfect_data, labels=labels).subset(kept.nonzero().flatten())
+    assert Path(f"runs/diagnosis-2/cleaned-{expected.fingerprint()}-0").is_dir()
     assert contents(tmp_path / "data" / "mnist_png_mislabelled_5") == imperfect
 
 
@@ -291,7 +296,7 @@ def test_a_diagnosis_that_is_killed_goes_on_to_the_same_end(tmp_path, monkeypatc
 def test_a_resumed_diagnosis_does_what_the_edited_ranking_says(tmp_path, monkeypatch):
     write_folder(tmp_path / "data" / "mnist_png", n_train=90)
     monkeypatch.chdir(tmp_path)
-    diagnose.main(f"{DIAGNOSE} --remove 5 --out run".split())
+    diagnose.main(f"{DIAGNOSE} --remove 5 --write-clean new --out run".split())
     (tmp_path / "run" / "effect.csv").unlink()  # as if it had been interrupted
     ranking = tmp_path / "run" / "top_losses.csv"
     edited = ranking.read_text().replace(",remove,", ",keep,", 4)

@@ -331,6 +331,13 @@ def test_a_wrong_label_is_any_other_class_alike():
     assert (counts[~torch.eye(4, dtype=torch.bool)] - 1000).abs().max() < 150  # six standard deviations
 
 
+def test_every_label_may_become_wrong_and_the_seed_decides_which():
+    labels = torch.zeros(50, dtype=torch.int64)
+    chosen = [tuple(data.wrong_labels(labels, 3, 5, seed)[1].tolist()) for seed in range(100)]
+    assert {index for each in chosen for index in each} == set(range(50))
+    assert len(set(chosen)) == 100
+
+
 def test_mislabel_moves_files_and_changes_none(folder, tmp_path):
     data.mislabel(str(folder), tmp_path / "wrong", count=5, seed=1)
     before = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.png")}

@@ -85,6 +85,12 @@ def test_each_faulty_line_is_named(tmp_path, line, message):
         read_decisions(path, DATA)
 
 
+def test_something_must_be_kept(tmp_path):
+    path = written(tmp_path, torch.zeros(9, dtype=torch.bool), DATA.labels)
+    with pytest.raises(UserError, match=r"top_losses\.csv: removes every image"):
+        read_decisions(path, DATA)
+
+
 def test_a_stray_quote_swallows_no_line(tmp_path):
     path = tmp_path / "edited.csv"
     for stray in ('train/00001,keep,"row0\ntrain/00002,remove,row0\n', 'train/00001,keep,"row0"x\n'):

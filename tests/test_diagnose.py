@@ -152,6 +152,13 @@ def test_even_is_measured_by_the_classes_sizes():
     assert "label a has 100 (50.0 if spread evenly) (" in everything_in_one
 
 
+def test_the_test_of_evenness_by_hand():
+    labels = torch.arange(3).repeat(100)
+    suspects = torch.cat([(labels == label).nonzero().flatten()[:n] for label, n in enumerate((20, 30, 40))])
+    # χ² = (10² + 0² + 10²) / 30, and with two degrees of freedom p = exp(-χ² / 2) = 0.0357
+    assert "(χ² test: p = 0.036)" in spread_over_classes(labels, labels, suspects, "abc")
+
+
 def test_even_labels_are_called_uneven_by_chance_at_most_once_in_a_hundred():
     labels = torch.arange(10).repeat(60)
     texts = [

@@ -207,3 +207,4 @@ def test_what_a_killed_copy_left_is_no_part_of_the_next(folder, tmp_path):
     (tmp_path / "out").mkdir()  # empty, so nothing is lost
     images.copy_images(folder, tmp_path / "out", {})
     assert contents(tmp_path / "out") == contents(folder)
+    assert {path.name for path in tmp_path.iterdir()} == {"stripes", "out"}

@@ -29,7 +29,7 @@ def write_ranking(path, data, order, scores, losses, probabilities, kept, labels
         row["given"] = data.classes[data.labels[index]]
         row["predicted"] = data.classes[predicted[index]]
         row |= {"score": f"{scores[index]:.4f}", "loss": f"{losses[index]:.4f}"}
-        for name, probability in zip(data.classes, probabilities[index], strict=True):
+        for name, probability in zip(data.classes, probabilities[index].tolist(), strict=True):
             row[f"p({name})"] = f"{probability:.4f}"
         rows.append(row)
     write_csv(path, rows)
@@ -55,7 +55,7 @@ def read_decisions(path, data):
     The file is a top_losses.csv that a person may have edited and a spreadsheet rewritten. Its columns id and
     action count, and predicted where the action is relabel. Samples that it does not name are kept. Raises
     UserError, naming the line, for an unknown or repeated id, for an action or class that does not exist, and
-    where nothing would be kept.
+    where a class would have no sample left.
     """
     index_of = {name: index for index, name in enumerate(data.ids)}
     labels, kept, done = data.labels.clone(), torch.ones(len(data), dtype=torch.bool), set()
@@ -75,18 +75,28 @@ def read_decisions(path, data):
             kept[index] = action != "remove"
             if action == "relabel":
                 labels[index] = data.classes.index(row["predicted"])
+                if labels[index] == data.labels[index]:
+                    old = f"{row['id']} is labelled {row['predicted']} already"
+                    raise UserError(f"{where}: {old}; put the right class into the column predicted")
     except csv.Error as error:
         raise UserError(f"{path}, line {table.line_num}: is no line of a table ({error})") from None
-    if not kept.any():
-        raise UserError(f"{path}: removes every image")
+    emptied = set(data.labels.tolist()) - set(labels[kept].tolist())
+    if emptied:
+        raise UserError(f"{path}: leaves no training image of the class {data.classes[min(emptied)]}")
     return kept, labels
 
 
 def write_clean(source, out, data, kept, labels):
-    """Copy the image folder `source` to the new folder `out` as `kept` and `labels` of read_decisions say."""
+    """Copy the image folder `source` to `out`, as `kept` and `labels` of read_decisions say.
+
+    Where `out` holds something, as when this is resumed after it, it says so and leaves it alone.
+    """
     new_classes = {
         data.ids[index]: data.classes[labels[index]] if kept[index] else None
         for index in (~kept | (labels != data.labels)).nonzero().flatten().tolist()
     }
+    if Path(out).is_dir() and any(Path(out).iterdir()):
+        print(f"\n{out}: is there already, and was not written again")
+        return
     copy_images(Path(source), out, new_classes)
     print(f"\n{out}: a copy of {source}, {len(new_classes):,} images removed or relabelled")

@@ -16,9 +16,11 @@ from checkpoint import describe, resumable, resumable_by, start_or_resume
 from data import load
 from decisions import read_decisions, write_clean, write_ranking
 from effect import print_effect, sum_up
+from images import check_copy
 from imperfect import find_imperfect, known_truth
-from runs import UserError, check_new, duration, locked, positive, run_command, write_csv
+from runs import UserError, duration, locked, positive, run_command, write_csv
 from settings import complete, parse
+from spread import spread_over_classes
 
 EPOCHS = 1  # by default: what three networks each for three sets of labels have time for
 SURE = 4  # another class is e⁴ ≈ 55 times as probable as the label
@@ -57,34 +59,11 @@ def top_losses(labels, log_probabilities):
     return scores.argsort(descending=True, stable=True), scores, losses
 
 
-def spread_over_classes(labels, predicted, suspects, classes):
-    """Say in two sentences which classes the samples at `suspects` are labelled, and what they look like.
-
-    Whether some classes have more than their share is decided by Pearson's χ² test of the suspects' labels
-    against an even spread over all samples, p < 0.01.
-    """
-    n, n_suspects = len(classes), len(suspects)
-    counts = torch.bincount(labels[suspects], minlength=n)
-    expected = n_suspects * torch.bincount(labels, minlength=n) / len(labels)
-    seen = expected > 0
-    chi2 = ((counts - expected)[seen] ** 2 / expected[seen]).sum()
-    p = torch.special.gammaincc((seen.sum() - 1) / 2, chi2 / 2).item()  # the χ² distribution's upper tail
-    if p < 0.01:
-        more = [
-            index for index in counts.argsort(descending=True).tolist() if counts[index] > expected[index]
-        ]
-        each = ", ".join(f"{classes[i]} has {counts[i]} ({expected[i]:.1f} if spread evenly)" for i in more)
-        text = f"Not all classes are affected alike: of {n_suspects:,} suspects label {each}"
-    else:
-        text = (
-            f"All classes are affected: each label has {counts[seen].min()} to {counts.max()} of the suspects"
-        )
-        text += f", about {n_suspects / n:.1f} if spread evenly"
-    pairs = confusion_matrix(labels[suspects], predicted[suspects], n).fill_diagonal_(0).flatten()
-    cells = [cell for cell in pairs.argsort(descending=True, stable=True)[:6].tolist() if pairs[cell]]
-    named = ", ".join(f"{classes[cell // n]} → {classes[cell % n]}: {pairs[cell]}" for cell in cells)
-    even = n_suspects / (n * (n - 1))
-    return f"{text} (χ² test: p = {p:.2g}).\nLabel → prediction: {named}; {even:.1f} each if spread evenly."
+def without_first(order, n):
+    """Return which samples stay, bool (N,), where the first `n` of `order`, int64 (N,), are removed."""
+    kept = torch.ones(len(order), dtype=torch.bool)
+    kept[order[:n]] = False
+    return kept
 
 
 # ---------------------------------------------------------------- the experiment
@@ -130,11 +109,9 @@ def diagnose(data, test, truth, settings, options, folder):
     order, scores, losses = top_losses(data.labels, log_probabilities)
     file = folder / "top_losses.csv"
     if not file.exists():  # else this diagnosis is resumed, and a person may have edited it meanwhile
-        kept, labels = torch.ones(len(data), dtype=torch.bool), data.labels
+        kept, labels = without_first(order, options["remove"]), data.labels
         if options["decisions"]:
             kept, labels = read_decisions(options["decisions"], data)
-        else:
-            kept[order[: options["remove"]]] = False
         write_ranking(file, data, order, scores, losses, probabilities, kept, labels)
     kept, labels = read_decisions(file, data)
     changed = ~kept | (labels != data.labels)
@@ -147,7 +124,7 @@ def diagnose(data, test, truth, settings, options, folder):
     _, cleaned_rows = train_seeds("cleaned", cleaned, test, settings, folder, n_seeds)
     print_effect(rows, cleaned_rows)
     sum_up(rows, cleaned_rows, len(suspects), len(data))
-    if options["write_clean"] and not Path(options["write_clean"]).exists():  # as when this is resumed
+    if options["write_clean"]:
         write_clean(settings.data, options["write_clean"], data, kept, labels)
     write_csv(folder / "effect.csv", [*clean_rows, *rows, *cleaned_rows])  # the last file: all is done
 
@@ -195,7 +172,7 @@ def show_found(data, truth, order, changed, folder):
     precision, recall = n_found / max(n_changed, 1), n_found / max(n_wrong, 1)
     print(
         f"\nof the {n_changed:,} suspects {n_found:,} labels are wrong (precision {precision:.1%}), "
-        f"of {n_wrong:,} wrong labels in all (recall {recall:.1%})"
+        f"of {n_wrong:,} wrong labels in all" + (f" (recall {recall:.1%})" if n_wrong else "")
     )
     missed = (wrong & ~changed)[order].nonzero().flatten()  # as places in the order
     if len(missed) > 0:
@@ -234,6 +211,8 @@ FLAGS = {
 def main(arguments=None):
     """Diagnose as the command line says."""
     settings, options = parse(__doc__, arguments, FLAGS, init="xavier", epochs=EPOCHS)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("this is one process; of the commands here only train.py makes use of torchrun")
     config, resume = None, options["resume"]
     if resume:
         settings, config = resumable(Path(resume), "effect.csv", options)
@@ -250,9 +229,11 @@ def main(arguments=None):
     data, test = load(source, settings.limit, settings.image_size)
     print(f"{source}: {len(data):,} training and {len(test):,} test images in {len(data.classes)} classes")
     check_data(source, data, options, resume)
+    sized = ["--image-size", str(settings.image_size)] if settings.image_size else []
     if options["decisions"] and options["write_clean"]:
         write_clean(source, options["write_clean"], data, *read_decisions(options["decisions"], data))
-        print(f"next: python train.py --init xavier --data {shlex.quote(options['write_clean'])}")
+        line = ["python", "train.py", "--init", "xavier", "--data", options["write_clean"], *sized]
+        print(f"next: {shlex.join(line)}")
         return
     truth = known_truth(data, clean, settings.image_size)
     model = train.build(settings, len(data.classes), data.images.shape[1:])
@@ -261,10 +242,11 @@ def main(arguments=None):
     with resumable_by("diagnose.py", folder), locked(folder):
         diagnose(data, test, truth, settings, options, folder)
     print(f"\nlook at the pictures in {folder}; next, edit the column action (remove, keep, relabel) of")
-    print(f"{folder}/top_losses.csv, and for a cleaned copy of the data:")
-    sized = ["--image-size", str(settings.image_size)] if settings.image_size else []
-    done = ["--data", source, "--decisions", f"{folder}/top_losses.csv", "--write-clean", f"{source}_cleaned"]
-    print(shlex.join(["python", "diagnose.py", *done, *sized]))
+    print(f"{folder}/top_losses.csv, and carry it out:")
+    line = ["--data", source, "--decisions", f"{folder}/top_losses.csv", *sized]
+    if Path(source, data.ids[0]).is_file():
+        line += ["--write-clean", f"{source.rstrip('/')}_cleaned"]
+    print(shlex.join(["python", "diagnose.py", *line]))
 
 
 def check_flags(settings, options):
@@ -273,8 +255,8 @@ def check_flags(settings, options):
         raise UserError("--decisions says what to remove: leave out --remove")
     if options["mislabelled"] and settings.data != "auto":
         raise UserError("--mislabelled makes the imperfect data itself: leave out --data")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("this is one process; of the commands here only train.py makes use of torchrun")
+    if options["write_clean"] and options["write_clean"] == options["out"]:
+        raise UserError("--out and --write-clean need a folder each")
 
 
 def check_data(source, data, options, resume):
@@ -285,7 +267,7 @@ def check_data(source, data, options, resume):
     if options["write_clean"] and not Path(source, data.ids[0]).is_file():
         raise UserError(f"--write-clean copies image files, and {source} has none; python data.py export")
     if options["write_clean"] and not resume:
-        check_new(options["write_clean"])
+        check_copy(source, options["write_clean"])
     if options["decisions"] and not resume:
         read_decisions(options["decisions"], data)  # its faults before the training
 

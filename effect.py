@@ -54,6 +54,6 @@ def sum_up(before, after, n_suspects, n):
     *_, accuracy, accuracy_verdict = effect_texts("test_accuracy", before, after)
     print(
         f"\nCleaning {n_suspects:,} of {n:,} images ({n_suspects / n:.2%}) changed the test accuracy by "
-        f"{accuracy} points: {accuracy_verdict}.\nThe training loss changed by {loss}: {loss_verdict}; it "
-        "falls in any case, as images of great loss are gone."
+        f"{accuracy} points: {accuracy_verdict}.\nThe training loss changed by {loss}: {loss_verdict}. "
+        "(Without images of great loss it falls in any case.)"
     )

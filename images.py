@@ -131,6 +131,13 @@ def write_images(train, test, out):
     progress.clear()
 
 
+def check_copy(root, out):
+    """Raise UserError where the folder `root` cannot be copied to `out`."""
+    if Path(out).resolve().is_relative_to(Path(root).resolve()):
+        raise UserError(f"{out}: is inside {root}, which is not to be changed; choose another folder")
+    check_new(out)
+
+
 def copy_images(root, out, new_classes):
     """Copy the image folder `root` to `out`, some training images under another class or not at all.
 
@@ -138,8 +145,7 @@ def copy_images(root, out, new_classes):
     where it is left out. Every file is the same, byte by byte. So is its name, but for a file whose name is
     taken in its new class: that gets a number.
     """
-    if Path(out).resolve().is_relative_to(Path(root).resolve()):
-        raise UserError(f"{out}: is inside {root}, which is not to be changed; choose another folder")
+    check_copy(root, out)
     train, test = (split_folder(root, *names) for names in (TRAIN_NAMES, TEST_NAMES))
     files = [Path(file).relative_to(root) for folder in (train, test) for file in list_images(folder)[0]]
     taken = {file.as_posix() for file in files}

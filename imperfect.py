@@ -1,5 +1,6 @@
 """Data with wrong labels: the folder that has them, and which they are where its clean folder is there."""
 
+import os
 import re
 from hashlib import sha256
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import torch
 
 from data import export, find, load, mislabel
+from runs import UserError
 
 
 def find_imperfect(source, n_wrong):
@@ -27,9 +29,10 @@ def find_imperfect(source, n_wrong):
             if not Path(f"{clean}{tail}").is_dir():
                 mislabel(clean, f"{clean}{tail}", n_wrong)
         source = f"{clean}{tail}"
-    imperfect = str(Path(source))
-    clean = re.sub("_mislabelled[^/]*$", "", imperfect)
-    return imperfect, clean if clean != imperfect and Path(clean).is_dir() else None
+    clean = re.sub("_mislabelled[^/]*/*$", "", source)
+    if clean == source or not Path(clean).is_dir():
+        return source, None
+    return source, os.path.join(".", clean)  # ./digits is a folder, digits the built-in ones
 
 
 def true_labels(data, clean):
@@ -54,7 +57,11 @@ def known_truth(data, clean, image_size):
     if clean is None:
         print("no clean copy of it is known, so its true labels are not")
         return None
-    truth = true_labels(data, load(clean, None, image_size)[0])
+    try:
+        truth = true_labels(data, load(clean, None, image_size)[0])
+    except UserError as error:
+        print(f"the true labels are not known, as {error}")
+        return None
     n_unknown = (truth < 0).sum().item()
     if n_unknown:
         print(f"{n_unknown:,} of its images are not in {clean}, so its true labels are not known")

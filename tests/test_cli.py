@@ -216,7 +216,7 @@ def test_a_diagnosis_from_the_clean_images_to_the_cleaned_ones(tmp_path, monkeyp
     assert contents(clean) == before
     assert len(imperfect) == len(before)
     assert len(imperfect.keys() - before.keys()) == 5
-    assert "5 of its labels are not those of data/mnist_png" in done.stdout
+    assert "5 of its labels are not those of ./data/mnist_png" in done.stdout
 
     folder = tmp_path / "runs" / "diagnosis"
     with open(folder / "top_losses.csv", newline="") as file:
@@ -419,11 +419,12 @@ def test_a_run_goes_on_only_with_its_own_data_and_a_whole_config(refused):
         ("--data images", "--remove 100: that is more than half of the 24 training images"),
         ("--data nowhere --remove 3", "--data nowhere: no such folder"),
         ("--data digits --remove 3 --write-clean new", "copies image files, and digits has none"),
-        ("--data images --remove 3 --write-clean images", "images: something is there"),
+        ("--data images --remove 3 --write-clean images/new", "is inside images"),
+        ("--data images --remove 3 --write-clean new --out new", "need a folder each"),
         ("--data images --remove 3 --out images", "images: something is there"),
         ("--data images --remove 3 --decisions mine.csv", "leave out --remove"),
         ("--data images --decisions mine.csv", "mine.csv: cannot be read (No such file or directory)"),
-        ("--data images --decisions all.csv", "all.csv: removes every image"),
+        ("--data images --decisions all.csv", "all.csv: leaves no training image of the class row0"),
         ("--data images --mislabelled 3", "leave out --data"),
         ("--resume nowhere", "no run is there"),
         ("--resume nowhere --remove 3", "leave out --remove"),

@@ -28,7 +28,12 @@ def written(folder, kept, labels):
 choices = st.lists(st.sampled_from(["keep", "remove", 0, 1, 2]), min_size=9, max_size=9)
 
 
-@given(choices.filter(lambda decisions: set(decisions) != {"remove"}))
+def keeps_all_classes(decisions):
+    labels = [index % 3 if what == "keep" else what for index, what in enumerate(decisions)]
+    return {0, 1, 2} <= set(labels)
+
+
+@given(choices.filter(keeps_all_classes))
 def test_decisions_are_read_back(decisions):
     kept = torch.tensor([what != "remove" for what in decisions])
     labels = DATA.labels.clone()
@@ -75,6 +80,7 @@ def test_what_a_spreadsheet_writes_is_read(tmp_path, delimiter):
         ("train/00002,,row0", r"line 3: the action is ''"),
         ("train/00002", r"line 3: the action is ''"),
         ("train/00002,relabel,row9", r"line 3: there is no class 'row9' to relabel to"),
+        ("train/00003,relabel,row0", r"line 3: train/00003 is labelled row0 already; put the right class"),
         ("train/00002,relabel", r"line 3: there is no class None to relabel to"),
     ],
 )
@@ -85,9 +91,9 @@ def test_each_faulty_line_is_named(tmp_path, line, message):
         read_decisions(path, DATA)
 
 
-def test_something_must_be_kept(tmp_path):
-    path = written(tmp_path, torch.zeros(9, dtype=torch.bool), DATA.labels)
-    with pytest.raises(UserError, match=r"top_losses\.csv: removes every image"):
+def test_something_of_every_class_must_be_kept(tmp_path):
+    path = written(tmp_path, DATA.labels != 1, DATA.labels)
+    with pytest.raises(UserError, match=r"top_losses\.csv: leaves no training image of the class row2"):
         read_decisions(path, DATA)
 
 

@@ -1,7 +1,6 @@
 """Diagnosis: counts against independent counts, ranks against sorting, suspects against the truth."""
 
 import math
-import re
 from collections import Counter
 from dataclasses import replace
 
@@ -14,9 +13,9 @@ from hypothesis import strategies as st
 import data
 import diagnose
 import train
-from diagnose import confusion_matrix, spread_over_classes, top_losses
+from diagnose import confusion_matrix, top_losses
 from digits import digits
-from imperfect import find_imperfect, true_labels
+from imperfect import find_imperfect, known_truth, true_labels
 from settings import Settings, complete
 
 pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1)
@@ -119,53 +118,12 @@ def test_of_a_picture_in_two_classes_either_label_is_right():
     assert true_labels(replace(clean, labels=clean.labels * 0 + 2), clean).tolist()[:3] == [0, 0, 2]
 
 
-def test_wrong_labels_all_over_are_told_from_those_of_two_classes():
-    labels = torch.arange(10).repeat(600)
-    for classes, words in (
-        (None, "All classes are affected: each label has "),
-        ({4, 9}, "Not all classes are affected alike: of 100 suspects label "),
-    ):
-        wrong, changed = data.wrong_labels(labels, 10, 100, 3, classes)
-        text = spread_over_classes(wrong, labels, changed, data.TEN_DIGITS)
-        assert text.startswith(words)
-        pair, n = Counter(zip(wrong[changed].tolist(), labels[changed].tolist(), strict=True)).most_common(1)[
-            0
-        ]
-        assert f"Label → prediction: {pair[0]} → {pair[1]}: {n}" in text
-    for digit in (4, 9):
-        n = (wrong[changed] == digit).sum()
-        assert re.search(rf"\b{digit} has {n} \(\d+\.\d if spread evenly\)", text)
-    assert "1.1 each if spread evenly" in text  # 100 suspects, 90 pairs
-
-
-def test_even_is_measured_by_the_classes_sizes():
-    labels = torch.tensor([0] * 900 + [1] * 100)
-    suspects = torch.arange(10, 1000, 10)  # 89 and 10 of them
-    assert spread_over_classes(labels, 1 - labels, suspects, "ab").startswith("All classes")
-    text = spread_over_classes(labels, 1 - labels, torch.arange(850, 950), "ab")
-    assert text.startswith(
-        "Not all classes are affected alike: of 100 suspects label b has 50 (10.0 if spread"
-    )
-    everything_in_one = spread_over_classes(
-        torch.arange(200) % 2, torch.arange(200) % 2, torch.arange(0, 200, 2), "ab"
-    )
-    assert "label a has 100 (50.0 if spread evenly) (" in everything_in_one
-
-
-def test_the_test_of_evenness_by_hand():
-    labels = torch.arange(3).repeat(100)
-    suspects = torch.cat([(labels == label).nonzero().flatten()[:n] for label, n in enumerate((20, 30, 40))])
-    # χ² = (10² + 0² + 10²) / 30, and with two degrees of freedom p = exp(-χ² / 2) = 0.0357
-    assert "(χ² test: p = 0.036)" in spread_over_classes(labels, labels, suspects, "abc")
-
-
-def test_even_labels_are_called_uneven_by_chance_at_most_once_in_a_hundred():
-    labels = torch.arange(10).repeat(60)
-    texts = [
-        spread_over_classes(labels, labels, data.random_order(600, seed)[:100], data.TEN_DIGITS)
-        for seed in range(300)
-    ]
-    assert sum(text.startswith("Not all") for text in texts) <= 9
+@given(st.integers(1, 30), st.data())
+def test_removing_the_first_keeps_every_other(n, content):
+    order = torch.tensor(content.draw(st.permutations(range(n))))
+    n_remove = content.draw(st.integers(0, n))
+    kept = diagnose.without_first(order, n_remove)
+    assert set(kept.nonzero().flatten().tolist()) == set(order[n_remove:].tolist())
 
 
 # ---------------------------------------------------------------- the imperfect data
@@ -186,7 +144,7 @@ def no_network():
 
 def test_imperfect_data_are_made_from_nothing_and_then_kept(empty_place, capsys):
     imperfect, clean = find_imperfect("auto", 7)
-    assert (imperfect, clean) == ("data/digits_png_mislabelled_7", "data/digits_png")
+    assert (imperfect, clean) == ("data/digits_png_mislabelled_7", "./data/digits_png")
     assert "Using the built-in digits instead" in capsys.readouterr().out
     (train_data, _), (clean_data, _) = data.load(imperfect), data.load(clean)
     assert (true_labels(train_data, clean_data) != train_data.labels).sum() == 7
@@ -199,12 +157,42 @@ def test_the_sheets_folder_comes_first_with_or_without_its_clean_one(empty_place
     (empty_place / "data" / "mnist_png_mislabelled").mkdir(parents=True)
     assert find_imperfect("auto", 100) == ("data/mnist_png_mislabelled", None)
     (empty_place / "data" / "mnist_png").mkdir()
-    assert find_imperfect("auto", 100) == ("data/mnist_png_mislabelled", "data/mnist_png")
+    assert find_imperfect("auto", 100) == ("data/mnist_png_mislabelled", "./data/mnist_png")
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_folder_of_ones_own(empty_place, slash):
     write_folder(empty_place / "mine")
-    assert find_imperfect(f"./mine{slash}", 100) == ("mine", None)
+    assert find_imperfect(f"./mine{slash}", 100) == (f"./mine{slash}", None)
     write_folder(empty_place / "mine_mislabelled_by_hand")
-    assert find_imperfect(f"mine_mislabelled_by_hand{slash}", 100)[1] == "mine"
+    assert find_imperfect(f"mine_mislabelled_by_hand{slash}", 100)[1] == "./mine"
+
+
+def test_true_labels_that_cannot_be_had_are_done_without(empty_place, capsys):
+    (empty_place / "empty").mkdir()
+    images = stripes(9)
+    assert known_truth(images, "empty", None) is None
+    assert "the true labels are not known, as empty: needs one folder named train" in capsys.readouterr().out
+    write_folder(empty_place / "other", n_train=9)
+    assert torch.equal(known_truth(images, "other", None), images.labels)
+    more = stripes(12, seed=5)
+    assert known_truth(more, "other", None) is None
+    assert "12 of its images are not in other" in capsys.readouterr().out
+    assert known_truth(images, None, None) is None
+
+
+def test_found_and_missed_wrong_labels_are_counted(tmp_path, capsys):
+    images = stripes(30)
+    truth = images.labels.clone()
+    truth[[2, 5, 7]] = (truth[[2, 5, 7]] + 1) % 3
+    order = torch.tensor([5, 9, 7, *(index for index in range(30) if index not in (5, 9, 7))])
+    changed = ~diagnose.without_first(order, 2)
+    diagnose.show_found(images, truth, order, changed, tmp_path)
+    out = capsys.readouterr().out
+    assert (
+        "of the 2 suspects 1 labels are wrong (precision 50.0%), of 3 wrong labels in all (recall 33.3%)"
+        in out
+    )
+    assert (tmp_path / "missed.png").exists()
+    diagnose.show_found(images, images.labels, order, changed, tmp_path)
+    assert "recall" not in capsys.readouterr().out

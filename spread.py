@@ -28,8 +28,8 @@ def stand_out(name, values, suspects, classes):
     """Return (whether some classes have more than their share of the suspects, a sentence about it).
 
     `values` is int64 (N,), a class of each sample. Pearson's χ² test compares the suspects with an even
-    spread over all samples. Some classes stand out where p < 0.005, so that two such tests err once in a hundred;
-    with fewer than five suspects expected in a class the test does not hold, and the answer is None.
+    spread over all samples. Some classes stand out where p < 0.005, so that two such tests err once in a
+    hundred; with fewer than five suspects expected in a class the test does not hold: the answer is None.
     """
     counts = torch.bincount(values[suspects], minlength=len(classes)).double()
     expected = torch.bincount(values, minlength=len(classes)).double() * len(suspects) / len(values)

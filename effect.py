@@ -49,11 +49,12 @@ def print_effect(before, after):
 
 
 def sum_up(before, after, n_suspects, n):
-    """Say in a sentence what the cleaning changed, given the rows before it and after it."""
-    *_, loss, loss_verdict = effect_texts("train_loss", before, after)
-    *_, accuracy, accuracy_verdict = effect_texts("test_accuracy", before, after)
-    print(
-        f"\nCleaning {n_suspects:,} of {n:,} images ({n_suspects / n:.2%}) changed the test accuracy by "
-        f"{accuracy} points: {accuracy_verdict}.\nThe training loss changed by {loss}: {loss_verdict}. "
-        "(Without images of great loss it falls in any case.)"
-    )
+    """Say what the cleaning changed, given the rows before it and after it."""
+    print(f"\nCleaning {n_suspects:,} of {n:,} images ({n_suspects / n:.2%}) changed")
+    for measure, unit, remark in (
+        ("test_accuracy", " points", ""),
+        ("test_loss", "", ""),
+        ("train_loss", "", " (without images of great loss it falls in any case)"),
+    ):
+        *_, change, verdict = effect_texts(measure, before, after)
+        print(f"  the {measure.replace('_', ' ')} by {change}{unit}: {verdict}{remark}")

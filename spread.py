@@ -19,7 +19,7 @@ def spread_over_classes(labels, predicted, suspects, classes):
     most = ", ".join(f"{classes[i]} → {classes[j]}: {count}" for (i, j), count in pairs.most_common(6))
     lines = [*lines, f"Label → prediction: {most}; {even:.1f} each if spread evenly."]
     if None not in verdicts:
-        whom = "some classes far more than others" if any(verdicts) else "no class more than chance explains"
+        whom = "some classes far more than others" if any(verdicts) else "all classes about alike"
         lines.append(f"The wrong labels affect {whom}, as far as {len(suspects):,} suspects can tell.")
     return "\n".join(lines)
 
@@ -28,8 +28,9 @@ def stand_out(name, values, suspects, classes):
     """Return (whether some classes have more than their share of the suspects, a sentence about it).
 
     `values` is int64 (N,), a class of each sample. Pearson's χ² test compares the suspects with an even
-    spread over all samples. Some classes stand out where p < 0.005, so that two such tests err once in a
-    hundred; with fewer than five suspects expected in a class the test does not hold: the answer is None.
+    spread over all samples. Those with a quarter more than their share stand out, where p < 0.005, so that
+    two such tests err once in a hundred. With fewer than five suspects expected in a class the test does not
+    hold, and the answer is None.
     """
     counts = torch.bincount(values[suspects], minlength=len(classes)).double()
     expected = torch.bincount(values, minlength=len(classes)).double() * len(suspects) / len(values)
@@ -40,9 +41,9 @@ def stand_out(name, values, suspects, classes):
     chi2 = (excess[seen] ** 2 / expected[seen]).sum()
     p = torch.special.gammaincc((seen.sum() - 1).double() / 2, chi2 / 2).item()  # χ² exceeded by chance
     test = f"(χ² test: p = {p:.2g})" if p > 1e-99 else "(χ² test: p < 1e-99)"
-    if p >= 0.005:
+    most = [i for i in excess.argsort(descending=True).tolist() if excess[i] > expected[i] / 4][:6]
+    if p >= 0.005 or not most:
         each = f"{counts[seen].min():.0f} to {counts.max():.0f} each"
         return False, f"Among their {name} no class stands out: {each} {test}."
-    most = [index for index in excess.argsort(descending=True).tolist() if excess[index] > 0][:6]
     each = (f"{classes[i]} has {counts[i]:.0f} ({expected[i]:.1f} if spread evenly)" for i in most)
     return True, f"Among their {name} some classes stand out: {', '.join(each)} {test}."

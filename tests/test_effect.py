@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from effect import T_95, difference, mean_sd, print_effect
+from effect import MEASURES, T_95, difference, mean_sd, print_effect, sum_up
 
 numbers = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
 
@@ -73,3 +73,16 @@ def test_the_table_names_both_and_says_which_changes_count(capsys):
     assert lines[1].endswith("-0.1375 ± 0.0177  within chance")  # t = 11.0, and 12.71 is needed
     assert "85.00 ± 7.07" in lines[2]
     assert lines[2].endswith("+0.00 ± 0.00  within chance")
+
+
+def test_the_summary_has_each_change_with_its_verdict(capsys):
+    before = [dict.fromkeys(MEASURES, value) for value in (0.5, 0.6, 0.7)]
+    after = [
+        row | {"test_accuracy": row["test_accuracy"] + extra}
+        for row, extra in zip(before, (0.1, 0.11, 0.12), strict=True)
+    ]
+    sum_up(before, after, 3, 60)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "Cleaning 3 of 60 images (5.00%) changed"
+    assert lines[2] == "  the test accuracy by +11.00 ± 1.00 points: larger than chance"
+    assert lines[3] == "  the test loss by +0.0000 ± 0.0000: within chance"

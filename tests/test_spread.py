@@ -12,7 +12,7 @@ from spread import spread_over_classes
 def test_wrong_labels_all_over_are_told_from_those_of_two_classes():
     labels = torch.arange(10).repeat(600)
     for classes, words, end in (
-        (None, "no class stands out", "no class more than chance explains"),
+        (None, "no class stands out", "all classes about alike"),
         ({4, 9}, "some classes stand out", "some classes far more than others"),
     ):
         wrong, changed = data.wrong_labels(labels, 10, 100, 3, classes)
@@ -62,6 +62,13 @@ def test_the_test_of_evenness_by_hand():
     assert "(χ² test: p = 0.036)" in spread_over_classes(labels, labels, suspects, "abc")
     suspects = torch.cat([(labels == label).nonzero().flatten()[:n] for label, n in enumerate((14, 30, 46))])
     assert "(χ² test: p = 0.0002)" in spread_over_classes(labels, labels, suspects, "abc")  # exp(-256 / 30)
+
+
+def test_many_suspects_do_not_make_a_small_excess_stand_out():
+    labels = torch.arange(2).repeat(30000)
+    suspects = torch.cat([(labels == label).nonzero().flatten()[:n] for label, n in enumerate((5400, 6600))])
+    text = spread_over_classes(labels, labels, suspects, "ab")  # 10 % more than 6,000, and p = 6e-28
+    assert text.startswith("Among their labels no class stands out: 5400 to 6600 each (χ² test: p = 6")
 
 
 def test_even_labels_are_called_uneven_by_chance_at_most_once_in_a_hundred():

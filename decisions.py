@@ -99,4 +99,6 @@ def write_clean(source, out, data, kept, labels):
         print(f"\n{out}: is there already, and was not written again")
         return
     copy_images(Path(source), out, new_classes)
-    print(f"\n{out}: a copy of {source}, {len(new_classes):,} images removed or relabelled")
+    n_removed = (~kept).sum().item()
+    n_relabelled = len(new_classes) - n_removed
+    print(f"\n{out}: a copy of {source}, {n_removed:,} images removed and {n_relabelled:,} relabelled")

@@ -18,7 +18,7 @@ from decisions import read_decisions, write_clean, write_ranking
 from effect import print_effect, sum_up
 from images import check_copy
 from imperfect import find_imperfect, known_truth
-from runs import UserError, duration, locked, positive, run_command, write_csv
+from runs import UserError, check_new, duration, locked, positive, run_command, write_csv
 from settings import complete, parse
 from spread import spread_over_classes
 
@@ -116,7 +116,7 @@ def diagnose(data, test, truth, settings, options, folder):
     kept, labels = read_decisions(file, data)
     changed = ~kept | (labels != data.labels)
     suspects = order[changed[order]]
-    show_suspects(data, suspects, losses, probabilities, folder)
+    show_suspects(data, suspects, scores, losses, probabilities, folder)
     if truth is not None:
         show_found(data, truth, order, changed, folder)
 
@@ -139,7 +139,8 @@ def show_confusion(name, data, probabilities, path):
     matrix = confusion_matrix(data.labels, probabilities.argmax(dim=1), len(data.classes))
     n_wrong = (matrix.sum() - matrix.trace()).item()
     wrong = f"{n_wrong:,} of {len(data):,} labels differ from the prediction"
-    figures.draw_confusion(path, matrix, data.classes, f"{data.source}, {name}", wrong)
+    axes = "rows: label, columns: prediction"
+    figures.draw_confusion(path, matrix, data.classes, f"{data.source}, {name}", f"{wrong}; {axes}")
     print(f"\n{name}: {wrong}")
     if len(data.classes) <= 20:
         width = max(map(len, [*data.classes, str(matrix.max().item())])) + 1
@@ -148,7 +149,7 @@ def show_confusion(name, data, probabilities, path):
             print("".join(f"{cell:>{width}}" for cell in (name, *row)))
 
 
-def show_suspects(data, suspects, losses, probabilities, folder):
+def show_suspects(data, suspects, scores, losses, probabilities, folder):
     """Print and draw the samples at `suspects`, the greatest losses first."""
     if len(suspects) == 0:
         print("\nno image is to be removed or relabelled")
@@ -158,10 +159,15 @@ def show_suspects(data, suspects, losses, probabilities, folder):
     captions = [(*pair, f"loss {losses[index]:.2f}") for pair, index in zip(names, some, strict=True)]
     title = f"{data.source}: {len(some)} suspects, from label to prediction"
     figures.draw_sheet(folder / "top_losses.png", data.images[some], captions, title)
-    print(f"\n{len(suspects):,} suspects, all in {folder}/top_losses.csv; the first of them:")
-    print("rank   loss  label → prediction  image")
+    print(
+        f"\n{len(suspects):,} suspects, all in {folder}/top_losses.csv and the first 100 in top_losses.png;"
+    )
+    print("the score is the loss, and how common the mistake is among the labels that are surely wrong:")
+    print("rank  score   loss  label → prediction  image")
     for rank, (index, pair) in enumerate(zip(some[:10].tolist(), names, strict=False), 1):
-        print(f"{rank:4}  {losses[index]:5.2f}  {' → '.join(pair):18}  {data.ids[index]}")
+        print(
+            f"{rank:4}  {scores[index]:5.2f}  {losses[index]:5.2f}  {' → '.join(pair):18}  {data.ids[index]}"
+        )
     print("\n" + spread_over_classes(data.labels, predicted, suspects, data.classes))
 
 
@@ -183,6 +189,7 @@ def show_found(data, truth, order, changed, folder):
         ]
         title = f"{data.source}: {len(captions)} of {len(missed):,} missed wrong labels, from label to truth"
         figures.draw_sheet(folder / "missed.png", data.images[indices], captions, title)
+        print(f"the first of them to be missed has rank {missed[0] + 1:,}; see {folder}/missed.png")
 
 
 # ---------------------------------------------------------------- the command line
@@ -223,6 +230,8 @@ def main(arguments=None):
     settings = complete(settings)
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.deterministic = True
+    if options["write_clean"] and not resume:
+        check_new(options["write_clean"])  # before the data are read
     source, clean = find_imperfect(settings.data, options["mislabelled"] or 100)
     settings = replace(settings, data=source)
 

@@ -149,7 +149,7 @@ def draw_confusion(path, matrix, classes, title, subtitle):
     left, top = 60 + 7 * max(map(len, names)), 104
     canvas = Canvas(max(left + n * cell + 90, 10 * len(title) + 40), top + n * cell + 40)
     canvas.text(20, 24, title, 15)
-    canvas.text(20, 48, f"{subtitle}; rows: label, columns: prediction", 12, fill=GREY)
+    canvas.text(20, 48, subtitle, 12, fill=GREY)
     most_right = max(max(matrix[i][i] for i in range(n)), 1)
     most_wrong = max(max(matrix[i][j] for i in range(n) for j in range(n) if i != j), 1)
     for i, row in enumerate(matrix):

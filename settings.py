@@ -2,6 +2,7 @@
 
 import argparse
 import platform
+import shlex
 from dataclasses import dataclass, field, fields, replace
 
 import torch
@@ -112,6 +113,20 @@ def parse(description, arguments=None, more_flags=None, **defaults):
     if settings.weights and settings.init != "pretrained":
         raise UserError("--weights goes with --model vgg16 --init pretrained")
     return settings, options
+
+
+def command_line(settings):
+    """Return what to type to train with `settings`, but for what the machine decides."""
+    typed = ["python", "train.py"]
+    for setting in fields(Settings):
+        name, value = setting.name, getattr(settings, setting.name)
+        if name in ("batch_size", "lr", "device", "precision", "threads", "weights"):
+            continue
+        if value is True:
+            typed.append(flag_name(name))
+        elif name in ("model", "init") or value != setting.default:
+            typed += [flag_name(name), str(value)]
+    return shlex.join(typed)
 
 
 def complete(settings):

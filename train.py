@@ -4,7 +4,6 @@ Example: python train.py --model resnet --init xavier
 """
 
 import math
-import shlex
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -38,7 +37,7 @@ from runs import (
     write_csv,
     write_tensors,
 )
-from settings import ARCHITECTURE, complete, parse
+from settings import ARCHITECTURE, command_line, complete, parse
 
 # ---------------------------------------------------------------- model and training
 
@@ -87,9 +86,7 @@ def fit(model, train, test, settings, folder=None):
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     at = load_state(folder, parts, settings.device)
     folder = None if rank else folder  # which only the first process writes
-    network = model
-    if n_ranks > 1:
-        network = DistributedDataParallel(model, broadcast_buffers=False)  # averages the processes' gradients
+    network = DistributedDataParallel(model) if n_ranks > 1 else model  # averages the processes' gradients
     print(TABLE_HEADER, *map(table_row, at["history"]), sep="\n", flush=True)
     watch = Watch(settings.epochs, len(train), len(test))
 
@@ -206,18 +203,17 @@ def finish(folder, model, test, history, settings):
     predicted = predict(model, test, settings).argmax(dim=1).cpu()
     n_wrong = (predicted != test.labels).sum().item()
     wrong = f"{n_wrong:,} of {len(test):,} test images wrong"
+    axes = "rows: true class, columns: predicted class"
     title = f"{settings.model}, {settings.init} initialisation, seed {settings.seed} on {test.source}"
     figures.draw_curves(folder / "curves.png", history, title)
     matrix = confusion_matrix(test.labels, predicted, len(test.classes))
-    figures.draw_confusion(folder / "confusion.png", matrix, test.classes, title, wrong)
+    figures.draw_confusion(folder / "confusion.png", matrix, test.classes, title, f"{wrong}; {axes}")
     write_tensors(folder / "model.pt", model.state_dict())
     print(f"\ntest accuracy on {test.source}: {1 - n_wrong / len(test):.2%}, {wrong}")
     print(f"look at {folder}/curves.png and {folder}/confusion.png; metrics.csv and model.pt are there too")
-    other = ["python", "train.py", "--model", "encoder" if settings.model == "resnet" else "resnet"]
-    other += ["--init", "xavier", "--data", settings.data]
-    if settings.image_size:
-        other += ["--image-size", str(settings.image_size)]
-    print(f"next, to compare: {shlex.join(other)}")
+    init = "xavier" if settings.init == "pretrained" else settings.init
+    other = replace(settings, model="encoder" if settings.model == "resnet" else "resnet", init=init)
+    print(f"next, to compare: {command_line(other)}")
 
 
 def main(arguments=None):

@@ -48,9 +48,8 @@ def test_a_run_from_the_command_to_its_folder(tmp_path):
     done = typed(f"--model resnet --init xavier --epochs 3 --limit 20 {SMALL}", tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "mnist_png: 20 training and 12 test images, 8 pixels wide and 8 high, in 3 classes" in done.stdout
-    assert (
-        "next, to compare: python train.py --model encoder --init xavier --data data/mnist_png" in done.stdout
-    )
+    assert "next, to compare: python train.py --model encoder --init xavier --n-blocks 2 " in done.stdout
+    assert "--data data/mnist_png --epochs 3 --limit 20\n" in done.stdout
     folder = tmp_path / "runs" / "resnet-xavier"
     names = {"config.json", "metrics.csv", "model.pt", "state.pt", "curves.png", "confusion.png"}
     assert {file.name for file in folder.iterdir()} == names

@@ -8,7 +8,7 @@ import torch
 from conftest import small_settings
 
 from runs import UserError
-from settings import Settings, flag_name, has_fast_bf16, parse
+from settings import Settings, command_line, flag_name, has_fast_bf16, parse
 
 
 def test_help_names_every_flag_with_its_default(capsys):
@@ -83,3 +83,16 @@ def test_bf16_is_chosen_only_where_the_processor_says_it_has_it(monkeypatch):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flags=flags: flags)
         assert has_fast_bf16("cpu") is chosen
         assert small_settings(precision=None).precision == ("bf16" if chosen else "fp32")
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "--model encoder --init xavier --n-blocks 2 --data mine --epochs 1 --augment --image-size 18",
+        "--model vgg16 --init default --limit 2000 --seed 3",
+        "--model resnet --init default",
+    ],
+)
+def test_the_command_line_of_settings_gives_them_again(typed):
+    run_settings, _ = parse("", typed.split())
+    assert command_line(run_settings) == f"python train.py {typed}"

@@ -13,8 +13,9 @@ from pathlib import Path
 import torch
 import torchvision
 
+from images import TEST_NAMES, TRAIN_NAMES
 from ranks import lost_connection, ranks
-from runs import UserError, check_new, is_out_of_memory, one_line, write_json, write_tensors
+from runs import UserError, check_new, is_out_of_memory, locked, one_line, write_json, write_tensors
 from settings import Settings, hardware_name
 
 # ---------------------------------------------------------------- the folder
@@ -108,8 +109,14 @@ def start_or_resume(name, now, out=None, resume=None, config=None):
         return Path(resume)
     if ranks()[0]:
         return None
+    source = Path(now["settings"]["data"]).resolve()
+    if out and any(source / split in Path(out).resolve().parents for split in TRAIN_NAMES + TEST_NAMES):
+        raise UserError(f"--out {out}: is among the images of {source}; choose another folder")
     folder = new_run_folder(name, out)
-    write_json(folder / "config.json", now)
+    with locked(folder):  # so that of two runs at once with the same --out one is refused
+        if (folder / "config.json").exists():
+            raise UserError(f"--out {out}: another process was faster; choose another folder")
+        write_json(folder / "config.json", now)
     return folder
 
 

@@ -288,6 +288,9 @@ def mislabel(source, out, count=100, seed=0, classes=None):
             raise UserError(f"{source} has no class {name}; it has {', '.join(names)}")
     numbers = [names.index(name) for name in classes] if classes else None
     wrong, changed = wrong_labels(torch.tensor(labels), len(names), count, seed, numbers)
+    emptied = set(labels) - set(wrong.tolist())
+    if emptied:
+        raise UserError(f"no image of the class {names[min(emptied)]} would be left; try a smaller --count")
     ids = [Path(files[index]).relative_to(root).as_posix() for index in changed]
     copy_images(root, out, dict(zip(ids, (names[label] for label in wrong[changed]), strict=True)))
     print(f"{out}: a copy of {source} in which {count:,} of {len(files):,} training labels are wrong")

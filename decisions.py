@@ -66,7 +66,7 @@ def read_decisions(path, data):
             index = index_of.get(row["id"])
             if index is None or index in done:
                 problem = "twice in this file" if index in done else "not among the training images"
-                raise UserError(f"{where}: {row['id']} is {problem}")
+                raise UserError(f"{where}: {row['id'] or 'a row without id'} is {problem}")
             if action not in ACTIONS:
                 raise UserError(f"{where}: the action is {action!r}; it must be one of {', '.join(ACTIONS)}")
             if action == "relabel" and row["predicted"] not in data.classes:
@@ -82,7 +82,9 @@ def read_decisions(path, data):
         raise UserError(f"{path}, line {table.line_num}: is no line of a table ({error})") from None
     emptied = set(data.labels.tolist()) - set(labels[kept].tolist())
     if emptied:
-        raise UserError(f"{path}: leaves no training image of the class {data.classes[min(emptied)]}")
+        raise UserError(
+            f"{path}: leaves no training image of the class {data.classes[min(emptied)]}; keep one"
+        )
     return kept, labels
 
 

@@ -264,8 +264,10 @@ def check_flags(settings, options):
         raise UserError("--decisions says what to remove: leave out --remove")
     if options["mislabelled"] and settings.data != "auto":
         raise UserError("--mislabelled makes the imperfect data itself: leave out --data")
-    if options["write_clean"] and options["write_clean"] == options["out"]:
-        raise UserError("--out and --write-clean need a folder each")
+    if options["write_clean"] and options["out"]:
+        folders = [Path(options[name]).resolve() for name in ("out", "write_clean")]
+        if folders[0].is_relative_to(folders[1]) or folders[1].is_relative_to(folders[0]):
+            raise UserError("--out and --write-clean need a folder each")
 
 
 def check_data(source, data, options, resume):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from torchvision.datasets import ImageFolder
-from torchvision.io import ImageReadMode, decode_image, write_png
+from torchvision.io import ImageReadMode, decode_image, encode_png
 from torchvision.transforms import v2
 
 from runs import Progress, UserError, check_new, locked, one_line
@@ -124,7 +124,9 @@ def write_images(train, test, out):
             for name in data.classes:
                 (folder / split / name).mkdir(parents=True)
             for index, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
-                write_png(image, str(folder / split / data.classes[label] / f"{index:05}.png"))
+                # Not write_png, which does not tell of a full disk.
+                path = folder / split / data.classes[label] / f"{index:05}.png"
+                path.write_bytes(encode_png(image).numpy().tobytes())
                 n_done += 1
                 if progress.due():
                     progress.show(f"writing {out}: {n_done:,} of {len(train) + len(test):,} images")
@@ -133,7 +135,8 @@ def write_images(train, test, out):
 
 def check_copy(root, out):
     """Raise UserError where the folder `root` cannot be copied to `out`."""
-    if Path(out).resolve().is_relative_to(Path(root).resolve()):
+    folders = [Path(root), *(split_folder(Path(root), *names) for names in (TRAIN_NAMES, TEST_NAMES))]
+    if any(Path(out).resolve().is_relative_to(folder.resolve()) for folder in folders):
         raise UserError(f"{out}: is inside {root}, which is not to be changed; choose another folder")
     check_new(out)
 
@@ -170,6 +173,6 @@ def free_name(path, taken):
     number, target = 1, path
     while target.as_posix() in taken:
         number += 1
-        target = path.with_stem(f"{path.stem}-{number}")
+        target = path.with_name(f"{number}-{path.name}")
     taken.add(target.as_posix())
     return target

@@ -44,12 +44,17 @@ def true_labels(data, clean):
     number = {name: index for index, name in enumerate(data.classes)}
     known = {}
     for image, label in zip(clean.images, clean.labels.tolist(), strict=True):
-        known.setdefault(sha256(image.numpy()).digest(), []).append(number.get(clean.classes[label], -1))
+        known.setdefault(digest(image), []).append(number.get(clean.classes[label], -1))
     truth = []
     for image, label in zip(data.images, data.labels.tolist(), strict=True):
-        labels = known.get(sha256(image.numpy()).digest(), [-1])
+        labels = known.get(digest(image), [-1])
         truth.append(label if label in labels else labels[0])
     return torch.tensor(truth)
+
+
+def digest(image):
+    """Return bytes that differ where the pixels of an image, uint8 (1 or 3, height, width), do as RGB."""
+    return sha256(image.expand(3, -1, -1).contiguous().numpy()).digest()
 
 
 def known_truth(data, clean, image_size):

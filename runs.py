@@ -44,6 +44,7 @@ def run_command(main):
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     if not first:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of this process)
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (where the shell closed it)
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
     try:
         main()

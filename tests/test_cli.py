@@ -15,6 +15,7 @@ import torch
 from conftest import write_folder
 from PIL import Image
 
+import checkpoint
 import data
 import diagnose
 import models
@@ -378,6 +379,14 @@ def test_a_run_is_trained_by_one_process_at_a_time(refused):
     train.main(["--resume", "run"])
 
 
+def test_of_two_runs_with_the_same_folder_one_is_refused(refused, monkeypatch):
+    train.main(f"--data images --epochs 1 --out run {SMALL}".split())
+    config = Path("run/config.json").read_bytes()
+    monkeypatch.setattr(checkpoint, "check_new", lambda out: None)  # as if the other one came just after this
+    assert "another process was faster" in refused(f"--data images --epochs 2 --out run {SMALL}")
+    assert Path("run/config.json").read_bytes() == config
+
+
 def test_a_run_on_another_machine_goes_on_with_a_note(refused, capsys):
     train.main(f"--data images --epochs 1 --out run {SMALL}".split())
     os.remove("run/model.pt")
@@ -419,7 +428,9 @@ def test_a_run_goes_on_only_with_its_own_data_and_a_whole_config(refused):
         ("--data nowhere --remove 3", "--data nowhere: no such folder"),
         ("--data digits --remove 3 --write-clean new", "copies image files, and digits has none"),
         ("--data images --remove 3 --write-clean images/new", "is inside images"),
-        ("--data images --remove 3 --write-clean new --out new", "need a folder each"),
+        ("--data images --remove 3 --write-clean new --out new/", "need a folder each"),
+        ("--data images --remove 3 --write-clean new --out new/run", "need a folder each"),
+        ("--data images --remove 3 --out images/train/run", "is among the images"),
         ("--data images --remove 3 --out images", "images: something is there"),
         ("--data images --remove 3 --decisions mine.csv", "leave out --remove"),
         ("--data images --decisions mine.csv", "mine.csv: cannot be read (No such file or directory)"),

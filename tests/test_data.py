@@ -363,3 +363,12 @@ def test_only_the_named_classes_are_mislabelled(folder, tmp_path):
     with pytest.raises(UserError, match="99 labels cannot be made wrong: 24 images are in 3 classes"):
         data.mislabel(str(folder), tmp_path / "other", count=99)
     assert not (tmp_path / "other").exists()
+
+
+def test_mislabel_leaves_every_class_an_image(folder, tmp_path, monkeypatch):
+    def all_of_the_first(labels, *_):
+        return labels.clamp(min=1), (labels == 0).nonzero().flatten()
+
+    monkeypatch.setattr(data, "wrong_labels", all_of_the_first)
+    with pytest.raises(UserError, match="no image of the class row0 would be left"):
+        data.mislabel(str(folder), tmp_path / "other")

@@ -149,7 +149,7 @@ def test_a_copy_has_every_file_once_where_it_was_told(new_classes):
 
 
 def test_a_name_that_is_taken_in_the_new_class_gets_a_number(tmp_path):
-    for name, shade in (("cat/1", 1), ("dog/1", 2), ("dog/1-2", 3), ("ant/1", 4)):
+    for name, shade in (("cat/1", 1), ("dog/1", 2), ("dog/2-1", 3), ("ant/1", 4)):
         for split in ("train", "test"):
             (tmp_path / "in" / split / name).parent.mkdir(parents=True, exist_ok=True)
             Image.new("L", (3, 3), shade).save(tmp_path / "in" / split / f"{name}.png")
@@ -157,7 +157,7 @@ def test_a_name_that_is_taken_in_the_new_class_gets_a_number(tmp_path):
         tmp_path / "in", tmp_path / "out", {"train/cat/1.png": "dog", "train/ant/1.png": "dog"}
     )
     names = {path.name: Image.open(path).getpixel((0, 0)) for path in (tmp_path / "out/train/dog").iterdir()}
-    assert names == {"1.png": 2, "1-2.png": 3, "1-3.png": 4, "1-4.png": 1}
+    assert names == {"1.png": 2, "2-1.png": 3, "3-1.png": 4, "4-1.png": 1}
     assert not (tmp_path / "out/train/cat").exists()
 
 
@@ -196,6 +196,27 @@ def test_a_copy_is_whole_or_not_there(folder, tmp_path, monkeypatch):
         with pytest.raises(OSError, match="No space left"):
             images.copy_images(folder, tmp_path / "out", {})
     assert {path.name for path in tmp_path.iterdir()} == {"stripes", "full", "file"}
+
+
+def test_a_full_disk_ends_an_export(tmp_path, monkeypatch):
+    def full_disk(self, content):
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        images.write_images(stripes(3), stripes(3), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_linked_folder_is_not_written_into(folder, tmp_path):
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "train").symlink_to(folder / "train")
+    (tmp_path / "linked" / "test").symlink_to(folder / "test")
+    before = contents(folder)
+    with pytest.raises(UserError, match="which is not to be changed"):
+        images.copy_images(tmp_path / "linked", folder / "train" / "copy", {})
+    images.copy_images(tmp_path / "linked", tmp_path / "out", {})
+    assert contents(tmp_path / "out") == contents(folder) == before
 
 
 def test_what_a_killed_copy_left_is_no_part_of_the_next(folder, tmp_path):

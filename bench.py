@@ -30,8 +30,9 @@ from torchvision.transforms import ToTensor
 
 import train
 from data import ImageData, read_images
+from files import write_csv
 from models import ResNet
-from runs import Parser, Progress, UserError, run_command, write_csv
+from runs import Parser, Progress, UserError, run_command
 from settings import Settings, complete, hardware_name
 
 N_ROUNDS = 3

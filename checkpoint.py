@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 import torchvision
 
+from files import check_new, locked, write_json, write_tensors
 from images import TEST_NAMES, TRAIN_NAMES
 from ranks import lost_connection, ranks
-from runs import UserError, check_new, is_out_of_memory, locked, one_line, write_json, write_tensors
+from runs import UserError, is_out_of_memory, one_line
 from settings import Settings, hardware_name
 
 # ---------------------------------------------------------------- the folder
@@ -120,12 +121,26 @@ def start_or_resume(name, now, out=None, resume=None, config=None):
     return folder
 
 
+def same_run_folder(name, now, out=None):
+    """Return the folder of the run that `describe` described as `now`, `out` or one of runs/`name`…; a new
+    one where there is none. Under torchrun it is None for all processes but the first."""
+    for folder in [Path(out)] if out else sorted(Path("runs").glob(f"{name}*")):
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            if (config["checksum"], config["data"]) == (now["checksum"], now["data"]):
+                return None if ranks()[0] else folder
+    return start_or_resume(name, now, out)
+
+
 @contextmanager
-def resumable_by(program, folder):
-    """Turn what interrupts the block, which works on `folder`, into a UserError that says how to go on."""
+def resumable_by(words, folder):
+    """Turn what interrupts the block, which works on `folder`, into a UserError that says how to go on.
+
+    That is to type `words`, a script and its arguments, after python or torchrun.
+    """
     n_ranks = ranks()[1]
     launcher = f"torchrun --nproc-per-node {n_ranks}" if n_ranks > 1 else "python"
-    go_on = f"{launcher} {program} --resume {shlex.quote(str(folder))}"
+    go_on = f"{launcher} {shlex.join(map(str, words))}"
     try:
         yield
     except KeyboardInterrupt:

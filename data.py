@@ -21,8 +21,9 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import v2
 
 from digits import digits
+from files import check_new
 from images import TEST_NAMES, TRAIN_NAMES, copy_images, list_images, read_images, split_folder, write_images
-from runs import Parser, UserError, check_new, network_timeout, one_line, positive, run_command, seed_number
+from runs import Parser, UserError, network_timeout, one_line, positive, run_command, seed_number
 
 DATA = Path("data")  # where `--data auto` looks, and where downloads go
 TEN_DIGITS = tuple("0123456789")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
+from files import write_csv
 from images import copy_images
-from runs import UserError, write_csv
+from runs import UserError
 
 ACTIONS = ("remove", "keep", "relabel")
 

@@ -16,9 +16,10 @@ from checkpoint import describe, resumable, resumable_by, start_or_resume
 from data import load
 from decisions import read_decisions, write_clean, write_ranking
 from effect import print_effect, sum_up
+from files import check_new, locked, write_csv
 from images import check_copy
 from imperfect import find_imperfect, known_truth
-from runs import UserError, check_new, duration, locked, positive, run_command, write_csv
+from runs import UserError, duration, positive, run_command
 from settings import complete, parse
 from spread import spread_over_classes
 
@@ -248,7 +249,7 @@ def main(arguments=None):
     model = train.build(settings, len(data.classes), data.images.shape[1:])
     now = describe(settings, model, data, test, options)
     folder = start_or_resume("diagnosis", now, options["out"], resume, config)
-    with resumable_by("diagnose.py", folder), locked(folder):
+    with resumable_by(["diagnose.py", "--resume", folder], folder), locked(folder):
         diagnose(data, test, truth, settings, options, folder)
     print(f"\nlook at the pictures in {folder}; next, edit the column action (remove, keep, relabel) of")
     print(f"{folder}/top_losses.csv, and carry it out:")

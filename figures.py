@@ -7,7 +7,7 @@ import math
 
 from PIL import Image, ImageDraw, ImageFont
 
-from runs import written
+from files import written
 
 SCALE = 2
 INK, GREY, GRID = "#222222", "#777777", "#e4e4e4"
@@ -134,6 +134,66 @@ def draw_curves(path, history, title):
         ]
         panel(canvas, (left, 80, left + 350, 320), series, unit, log=name == "loss")
     legend(canvas, 450, 382, series)
+    canvas.save(path)
+
+
+def pareto(entries, cost, value):
+    """Return those of `entries`, dicts, than which no cheaper one is as good, from the cheapest on."""
+    front = []
+    for entry in sorted(entries, key=lambda entry: (entry[cost], -entry[value])):
+        if not front or entry[value] > front[-1][value]:
+            front.append(entry)
+    return front
+
+
+def draw_costs(path, board, title):
+    """Draw the validation error of architectures against their cost; `board` is standings.leaderboard's.
+
+    Those that were trained the longest are dots, blue for encoders and orange for ResNets, joined where no
+    cheaper one is as good; the others, trained more briefly, are small and grey.
+    """
+    canvas = Canvas(900, 560)
+    canvas.text(450, 24, title, 15, "mm")
+    longest = board[0]["passes"]
+    full = [entry for entry in board if entry["passes"] == longest]
+    left, top, right, bottom = 80, 80, 860, 470
+    costs = [entry["mflop"] for entry in board]
+    errors = [max(100 - 100 * entry["mean"], 0.01) for entry in board]
+    low_x, high_x, low_y, high_y = min(costs) / 1.2, max(costs) * 1.2, min(errors) / 1.2, max(errors) * 1.2
+
+    def place(entry):
+        x = math.log(entry["mflop"] / low_x) / math.log(high_x / low_x)
+        y = math.log(max(100 - 100 * entry["mean"], 0.01) / low_y) / math.log(high_y / low_y)
+        return left + (right - left) * x, bottom - (bottom - top) * y
+
+    for value, label in log_ticks(low_y, high_y):
+        y = bottom - (bottom - top) * math.log(value / low_y) / math.log(high_y / low_y)
+        canvas.line([(left, y), (right, y)], GRID)
+        canvas.text(left - 7, y, label, 12, "rm")
+    for value, label in log_ticks(low_x, high_x):
+        x = left + (right - left) * math.log(value / low_x) / math.log(high_x / low_x)
+        canvas.line([(x, bottom), (x, bottom + 4)])
+        canvas.text(x, bottom + 14, label, 12, "mm")
+    canvas.line([(left, top), (left, bottom), (right, bottom)])
+    canvas.text(left, top - 18, "validation error (%, log scale)", 12)
+    canvas.text((left + right) / 2, bottom + 36, "MFLOP of one image, forward (log scale)", 12, "mm")
+    for entry in board:
+        if entry["passes"] < longest:
+            canvas.dot(*place(entry), "#bbbbbb", 2.5)
+    front = pareto(full, "mflop", "mean")
+    canvas.line([place(entry) for entry in front], GREY)
+    for entry in full:
+        canvas.dot(*place(entry), BLUE if entry["model"] == "encoder" else ORANGE, 4.5)
+    for entry in front:
+        x, y = place(entry)
+        sizes = f"{entry['n_blocks']}: {entry['n_features_1']}/{entry['n_features_2']}, {entry['n_fully_1']}"
+        canvas.text(x, y + 14, sizes, 11, "mm")
+    x = 140
+    for colour, text in ((BLUE, "encoder"), (ORANGE, "ResNet"), ("#bbbbbb", "trained more briefly")):
+        canvas.dot(x, 535, colour, 4.5)
+        canvas.text(x + 10, 535, text)
+        x += 110
+    canvas.text(x + 80, 535, "labels: blocks: features 1/2, fully connected 1", 12, fill=GREY)
     canvas.save(path)
 
 

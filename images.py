@@ -12,7 +12,8 @@ from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image, encode_png
 from torchvision.transforms import v2
 
-from runs import Progress, UserError, check_new, locked, one_line
+from files import check_new, locked
+from runs import Progress, UserError, one_line
 
 TRAIN_NAMES, TEST_NAMES = ("train", "training"), ("test", "testing", "val")
 

@@ -14,7 +14,35 @@ from runs import UserError
 
 def ranks():
     """Return (this process's number, how many there are): (0, 1) without torchrun."""
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    return (dist.get_rank(), dist.get_world_size()) if together() else (0, 1)
+
+
+def together():
+    """Return whether this process is one of several that work on the same thing."""
+    return dist.is_initialized() and not on_its_own
+
+
+on_its_own = False
+
+
+@contextmanager
+def alone():
+    """Let this process train a network of its own in the block, whatever the others do."""
+    global on_its_own
+    on_its_own = True
+    try:
+        yield
+    finally:
+        on_its_own = False
+
+
+def everyones(content):
+    """Return a list of what each process has as its `content`, which pickle can take."""
+    if not together():
+        return [content]
+    contents = [None] * dist.get_world_size()
+    dist.all_gather_object(contents, content)
+    return contents
 
 
 def join_ranks(device):
@@ -59,6 +87,6 @@ def first_rank_first():
 
 def total(tensor):
     """Return the sum of `tensor`, in place, over all processes."""
-    if dist.is_initialized():
+    if together():
         dist.all_reduce(tensor)
     return tensor

@@ -1,10 +1,6 @@
-"""What every command shares: errors in one line, progress to look at, files that are never half written."""
+"""What every command shares: errors in one line, numbers from the command line, progress to look at."""
 
 import argparse
-import csv
-import fcntl
-import io
-import json
 import math
 import os
 import re
@@ -163,12 +159,20 @@ def duration(seconds):
 class Watch:
     """Times a training run: the progress line, one estimate of the whole, and when to save.
 
-    Every count is in images; `n_test` are tested after each of the `n_epochs` epochs of `n_train`.
+    Every count is in images; `n_test` are tested after each of the `n_epochs` epochs of `n_train`. With
+    `label` the run is one of many, of which only the progress line is shown, after that text.
     """
 
-    def __init__(self, n_epochs, n_train, n_test):
+    def __init__(self, n_epochs, n_train, n_test, label=None):
+        self.label = label
         self.n_epochs, self.n_train, self.n_test = n_epochs, n_train, n_test
         self.progress, self.estimated, self.next_save = Progress(), False, time.perf_counter() + 30
+
+    def table(self, *lines):
+        """Print lines of the run's table."""
+        self.progress.clear()
+        if not self.label:
+            print(*lines, sep="\n", flush=True)
 
     def start_epoch(self, epoch, n_before, seconds_before):
         """Start timing `epoch` (from 0), of which `n_before` images were done before an interruption."""
@@ -190,9 +194,13 @@ class Watch:
         # Testing has no backward pass, which is two thirds of the work, so that three images cost as one in
         # training.
         n_left = (self.n_epochs - self.epoch) * (self.n_train + self.n_test / 3) - n_done
-        if elapsed > 2 and not self.estimated:
+        if elapsed > 2 and not self.estimated and not self.label:
             self.estimated = True
             self.estimate(elapsed + n_left / rate)
+        if self.label:
+            n_all = self.n_epochs * self.n_train
+            self.progress.show(f"{self.label}, {(self.epoch * self.n_train + n_done) / n_all:.0%}")
+            return
         self.progress.show(
             f"epoch {self.epoch + 1}/{self.n_epochs}  {n_done / self.n_train:4.0%}  {rate:,.0f} images/s  "
             f"loss {loss_sum / n_done:.4f}  {duration(n_left / rate)} left"
@@ -228,67 +236,3 @@ def table_row(row):
         f"{row['epoch']:5}  {row['train_loss']:10.4f}  {row['train_accuracy']:14.2%}  "
         f"{row['test_loss']:9.4f}  {row['test_accuracy']:13.2%}  {row['seconds']:7.1f}"
     )
-
-
-# ---------------------------------------------------------------- files
-
-
-@contextmanager
-def written(path, mode="wb", **options):
-    """Open a new file for writing; when the block ends well, it becomes `path`, in one step.
-
-    However the program ends, `path` holds its old content or its new, never half of it. Arguments as for
-    `open`.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")  # after a kill -9, the next one replaces it
-    try:
-        with open(temporary, mode, **options) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_json(path, content):
-    """Write `content` as indented JSON."""
-    with written(path, "w", encoding="utf-8") as file:
-        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_csv(path, rows):
-    """Write `rows`, dicts with the same keys, under a header line."""
-    with written(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        table = csv.DictWriter(file, fieldnames=rows[0])
-        table.writeheader()
-        table.writerows(rows)
-
-
-def write_tensors(path, tensors):
-    """Write `tensors`, nested dicts and lists of tensors and numbers, as `torch.save` does."""
-    buffer = io.BytesIO()  # torch.save into a file would turn a full disk's OSError into its own RuntimeError
-    torch.save(tensors, buffer)
-    with written(path) as file:
-        file.write(buffer.getbuffer())
-
-
-def check_new(out):
-    """Raise UserError where the path `out` is taken, unless by an empty folder."""
-    if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
-        raise UserError(f"{out}: something is there; choose another folder")
-
-
-@contextmanager
-def locked(folder):
-    """Keep `folder` to this process for the block; raise UserError where another has it. A kill frees it."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
-        raise UserError(f"{folder}: another process is at work there") from None
-    finally:
-        os.close(descriptor)

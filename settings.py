@@ -71,6 +71,28 @@ def flag_name(name):
     return f"--{name.replace('_', '-')}"
 
 
+def add_flags(parser, names, **defaults):
+    """Give `parser` the flags of the settings `names`; `defaults` take the place of Settings' own."""
+    for setting in fields(Settings):
+        flag_options = dict(setting.metadata)
+        default = defaults.get(setting.name, setting.default)
+        if default is not None and default is not False:
+            flag_options["help"] += f" (default: {default})"
+        if setting.name in ARCHITECTURE:
+            flag_options["metavar"] = "N"
+        if setting.name in names:
+            # Without a default here, `typed` returns only what was really typed.
+            parser.add_argument(flag_name(setting.name), default=argparse.SUPPRESS, **flag_options)
+
+
+def typed(parser, arguments=None):
+    """Return {name: value} of the flags on the command line."""
+    given = vars(parser.parse_args(arguments))
+    if "" in given.values():
+        raise UserError("a flag was given an empty text; leave the flag out, or give it a value")
+    return given
+
+
 def parse(description, arguments=None, more_flags=None, **defaults):
     """Return (settings, options) from the command line.
 
@@ -83,20 +105,10 @@ def parse(description, arguments=None, more_flags=None, **defaults):
         "out": {"metavar": "DIR", "help": "run folder to make (default: a new one in runs/)"},
         "resume": {"metavar": "RUN", "help": "continue the interrupted run in this folder"},
     }
-    for setting in fields(Settings):
-        flag_options = dict(setting.metadata)
-        default = defaults.get(setting.name, setting.default)
-        if default is not None and default is not False:
-            flag_options["help"] += f" (default: {default})"
-        if setting.name in ARCHITECTURE:
-            flag_options["metavar"] = "N"
-        # Without a default here, `given` below holds only what was really typed.
-        parser.add_argument(flag_name(setting.name), default=argparse.SUPPRESS, **flag_options)
+    add_flags(parser, [setting.name for setting in fields(Settings)], **defaults)
     for name, flag_options in more_flags.items():
         parser.add_argument(flag_name(name), default=argparse.SUPPRESS, **flag_options)
-    given = vars(parser.parse_args(arguments))
-    if "" in given.values():
-        raise UserError("a flag was given an empty text; leave the flag out, or give it a value")
+    given = typed(parser, arguments)
     others = [name for name in given if name != "resume"]
     if "resume" in given and others:
         raise UserError(f"--resume keeps the run's own settings: leave out {flag_name(others[0])}")
@@ -117,16 +129,16 @@ def parse(description, arguments=None, more_flags=None, **defaults):
 
 def command_line(settings):
     """Return what to type to train with `settings`, but for what the machine decides."""
-    typed = ["python", "train.py"]
+    words = ["python", "train.py"]
     for setting in fields(Settings):
         name, value = setting.name, getattr(settings, setting.name)
-        if name in ("batch_size", "lr", "device", "precision", "threads", "weights"):
+        if name in ("device", "precision", "threads", "weights") or value is None:
             continue
         if value is True:
-            typed.append(flag_name(name))
+            words.append(flag_name(name))
         elif name in ("model", "init") or value != setting.default:
-            typed += [flag_name(name), str(value)]
-    return shlex.join(typed)
+            words += [flag_name(name), str(value)]
+    return shlex.join(words)
 
 
 def complete(settings):

@@ -24,19 +24,9 @@ from checkpoint import (
     start_or_resume,
 )
 from data import affine_maps, batch_to_float, find, load, mix, random_order
+from files import locked, write_csv, write_tensors
 from ranks import first_rank_first, join_ranks, ranks, total
-from runs import (
-    TABLE_HEADER,
-    Progress,
-    UserError,
-    Watch,
-    keep_freed_memory,
-    locked,
-    run_command,
-    table_row,
-    write_csv,
-    write_tensors,
-)
+from runs import TABLE_HEADER, Progress, UserError, Watch, keep_freed_memory, run_command, table_row
 from settings import ARCHITECTURE, command_line, complete, parse
 
 # ---------------------------------------------------------------- model and training
@@ -69,14 +59,15 @@ def optimisation(model, lr, n_steps):
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=n_steps)
 
 
-def fit(model, train, test, settings, folder=None):
+def fit(model, train, test, settings, folder=None, label=None):
     """Train `model` in place with the optimiser of `optimisation`.
 
-    `train` and `test` are ImageData, `settings` complete. Prints a row per epoch and returns the rows, a list
-    of dicts. With `folder`, goes on from its state.pt where there is one, and keeps state.pt and metrics.csv
-    there up to date. All randomness is a function of (seed, epoch, step), so a run that is resumed ends with
-    the same weights, bit by bit, as one that was never interrupted. Under torchrun each process trains on its
-    share of every batch. Raises UserError when the loss is no longer finite.
+    `train` and `test` are ImageData, `settings` complete. Prints a row per epoch and returns the rows, a
+    list of dicts; with `label` it prints only a line of progress, which begins with that. With `folder`,
+    goes on from its state.pt where there is one, and keeps state.pt and metrics.csv there up to date. All
+    randomness is a function of (seed, epoch, step), so a run that is resumed ends with the same weights,
+    bit by bit, as one that was never interrupted. Under torchrun each process trains on its share of
+    every batch. Raises UserError when the loss is no longer finite.
     """
     keep_freed_memory()
     rank, n_ranks = ranks()
@@ -87,8 +78,8 @@ def fit(model, train, test, settings, folder=None):
     at = load_state(folder, parts, settings.device)
     folder = None if rank else folder  # which only the first process writes
     network = DistributedDataParallel(model) if n_ranks > 1 else model  # averages the processes' gradients
-    print(TABLE_HEADER, *map(table_row, at["history"]), sep="\n", flush=True)
-    watch = Watch(settings.epochs, len(train), len(test))
+    watch = Watch(settings.epochs, len(train), len(test), label)
+    watch.table(TABLE_HEADER, *map(table_row, at["history"]))
 
     for epoch in range(len(at["history"]), settings.epochs):
         order = random_order(len(train), settings.seed, epoch).to(train.images.device)
@@ -119,7 +110,7 @@ def fit(model, train, test, settings, folder=None):
         seconds = watch.seconds()  # of training, without the evaluation
         row["test_loss"], row["test_accuracy"] = evaluate(model, test, settings)
         row["seconds"] = seconds
-        print(table_row(row), flush=True)
+        watch.table(table_row(row))
         at = start_of_epoch([*at["history"], row], settings.device)
         if folder:
             write_csv(folder / "metrics.csv", at["history"])  # before the state that says this epoch is over
@@ -212,7 +203,8 @@ def finish(folder, model, test, history, settings):
     print(f"\ntest accuracy on {test.source}: {1 - n_wrong / len(test):.2%}, {wrong}")
     print(f"look at {folder}/curves.png and {folder}/confusion.png; metrics.csv and model.pt are there too")
     init = "xavier" if settings.init == "pretrained" else settings.init
-    other = replace(settings, model="encoder" if settings.model == "resnet" else "resnet", init=init)
+    other = "encoder" if settings.model == "resnet" else "resnet"
+    other = replace(settings, model=other, init=init, batch_size=None, lr=None)
     print(f"next, to compare: {command_line(other)}")
 
 
@@ -244,7 +236,7 @@ def main(arguments=None):
     print(f"{network}; seed {settings.seed}; {where}")
 
     folder = start_or_resume(f"{settings.model}-{settings.init}", now, options["out"], resume, config)
-    with resumable_by("train.py", folder), nullcontext() if rank else locked(folder):
+    with resumable_by(["train.py", "--resume", folder], folder), nullcontext() if rank else locked(folder):
         history = fit(model, train, test, settings, folder)
         if rank == 0:
             finish(folder, model, test, history, settings)

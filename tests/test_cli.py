@@ -19,9 +19,11 @@ import checkpoint
 import data
 import diagnose
 import models
+import search
 import train
 from decisions import read_decisions
-from runs import locked, run_command
+from files import locked
+from runs import run_command
 
 PROJECT = Path(__file__).parent.parent
 NETWORK = "--n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8 --n-blocks 2"
@@ -306,6 +308,98 @@ def test_a_resumed_diagnosis_does_what_the_edited_ranking_says(tmp_path, monkeyp
     assert len(list((tmp_path / "run").glob("cleaned-*"))) == 4  # two of five removed, two of one
 
 
+# ---------------------------------------------------------------- the search
+
+SEARCH = "--data images --n-blocks 1 2 --n-features-1 2 3 --n-features-2 2 --n-fully-1 4 --n-fully-2 4"
+SEARCH += " --batch-size 8 --precision fp32 --minutes 9 --threads 1 --epochs 2"
+
+
+def trials_of(folder):
+    """Return the rows of a search's results.csv, without the times."""
+    with open(folder / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{key: value for key, value in row.items() if key not in ("seconds", "elapsed")} for row in rows]
+
+
+def test_a_search_from_the_command_to_its_folder(tmp_path):
+    write_folder(tmp_path / "images", n_train=90)
+    done = typed(SEARCH, tmp_path, "search.py")
+    assert (done.returncode, done.stderr) == (0, "")
+    folder = tmp_path / "runs" / "search"
+    assert {file.name for file in folder.iterdir()} == {
+        "config.json",
+        "plan.json",
+        "results.csv",
+        "costs.png",
+    }
+    Image.open(folder / "costs.png").verify()
+    assert "images: 75 training images, and 15 held out to compare by" in done.stdout
+    assert "8 architectures; the sheet's, resnet 3 blocks 32/32 144/72, has " in done.stdout
+    plan = "8 for 2/9 epoch, then the best 3 for 2/3 epoch, then the best 2 for 2 epochs, then the best 2 for"
+    assert f"the plan: {plan} 2 epochs from 3 seeds;" in done.stdout
+    rows = trials_of(folder)
+    assert len(rows) == 8 + 3 + 2 + 4 + 10
+    assert all(row["error"] == "" for row in rows)
+    tested = [row for row in rows if row["judged_on"] == "test"]
+    assert sorted(row["seed"] for row in tested) == sorted("0123401234")
+
+    # The command that it ends with trains the very network of the final's first seed.
+    line = done.stdout.split("next, to train the winner: python ")[1].strip()
+    again = typed(f"{line.removeprefix('train.py ')} --precision fp32 --threads 1 --out run", tmp_path)
+    assert again.returncode == 0
+    with open(tmp_path / "run" / "metrics.csv", newline="") as file:
+        last = list(csv.DictReader(file))[-1]
+    winner = next(row for row in tested if row["seed"] == "0" and row["n_features_1"] != "32")
+    assert (last["test_accuracy"], last["test_loss"]) == (winner["accuracy"], winner["loss"])
+
+
+def test_a_search_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path, monkeypatch, capsys):
+    write_folder(tmp_path / "images", n_train=90)
+    monkeypatch.chdir(tmp_path)
+    winner = search.main(f"{SEARCH} --out whole".split())
+    for n_trials in (2, 12, 19):  # in the first rung, between two, in the final
+        process = started(f"{SEARCH} --out killed", tmp_path, "search.py")
+        table = tmp_path / "killed" / "results.csv"
+        while not table.exists() or table.read_text().count("\n") < 1 + n_trials:
+            assert process.poll() is None
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    with open(table, "a") as file:
+        file.write("validation,resnet,1,")  # as if the last kill had come while a line was written
+    assert search.main(f"{SEARCH} --out killed".split()) == winner
+    assert trials_of(tmp_path / "killed") == trials_of(tmp_path / "whole")
+    before = table.read_bytes()
+    capsys.readouterr()
+    assert search.main(f"{SEARCH} --out killed".split()) == winner  # a finished one is only told again
+    assert table.read_bytes() == before
+    assert "mean ± sd of 5 seeds" in capsys.readouterr().out
+
+
+def test_two_processes_search_as_one_does(tmp_path, monkeypatch):
+    write_folder(tmp_path / "images", n_train=90)
+    process = under_torchrun(f"{SEARCH} --out two", tmp_path, PROJECT / "search.py")
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 0, stderr
+    assert stdout.count("next, to train the winner") == 1
+    monkeypatch.chdir(tmp_path)
+    search.main(f"{SEARCH} --out one".split())
+    assert trials_of(tmp_path / "two") == trials_of(tmp_path / "one")
+
+
+def test_ctrl_c_in_a_search_ends_in_one_line_with_the_command_that_goes_on(tmp_path):
+    write_folder(tmp_path / "images", n_train=90)
+    process = started(f"{SEARCH} --out run", tmp_path, "search.py")
+    while not (tmp_path / "run" / "results.csv").exists() and process.poll() is None:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr) == (
+        2,
+        f"search.py: interrupted; to go on: python search.py {SEARCH} --out run\n",
+    )
+
+
 # ---------------------------------------------------------------- bad input, in this process for speed
 
 
@@ -472,3 +566,54 @@ def test_a_run_of_one_command_is_not_resumed_by_another(refused):
 def test_data_that_cannot_be_made_is_one_line(refused, arguments, message):
     assert message in refused(arguments, data)
     assert {path.name for path in Path().iterdir()} == {"images"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--minutes 0", "--minutes: invalid positive float value: '0'"),
+        ("--minutes nan", "--minutes: invalid positive float value: 'nan'"),
+        ("--minutes 3 --grid", "--grid has no budget: leave out --minutes"),
+        ("--model vgg16", "invalid choice: 'vgg16'"),
+        ("--n-blocks", "--n-blocks: expected at least one argument"),
+        ("--n-features-1 16 0", "invalid positive int value: '0'"),
+        ("--data nowhere", "nowhere: no such folder"),
+        ("--data images --n-blocks 4 5", "none of the 16 combinations leaves anything"),
+        ("--data images --n-blocks 2 --image-size 4", "4 → 2 → 1 → nothing"),  # the sheet's has three
+        ("--data images --minutes 0.0001", "minutes are too short to compare two architectures"),
+        ("--data images --out images", "images: something is there"),
+        ("--data images --out images/train/run", "is among the images"),
+    ],
+)
+def test_a_search_that_cannot_be_is_one_line(refused, arguments, message):
+    assert message in refused(arguments, search)
+
+
+def test_a_search_goes_on_only_from_whole_files_and_keeps_the_damaged_ones(refused):
+    search.main(f"{SEARCH} --out run".split())
+    whole = {name: Path("run", name).read_bytes() for name in ("results.csv", "plan.json")}
+    for name, damage, message in (
+        ("results.csv", b"a,b\n1,2\n", "has a line that is no trial"),
+        ("results.csv", whole["results.csv"].replace(b"resnet,1", b"resnet,one", 1), "no trial"),
+        ("results.csv", b"\xff\n", "is no table any more"),
+        ("plan.json", b"{", "plan.json: is damaged"),
+        ("plan.json", b"[]", "plan.json: is damaged"),
+        ("plan.json", b'{"options": 1}', "plan.json: is damaged"),
+    ):
+        Path("run", name).write_bytes(damage)
+        assert message in refused(f"{SEARCH} --out run", search)
+        assert Path("run", name).read_bytes() == damage
+        Path("run", name).write_bytes(whole[name])
+    with locked(Path("run")):
+        assert "another process is at work there" in refused(f"{SEARCH} --out run", search)
+
+
+def test_more_minutes_go_on_with_what_is_there_and_another_space_starts_anew(refused, capsys):
+    small = SEARCH.replace("--minutes 9", "--minutes 8")
+    search.main(small.split())
+    before = trials_of(Path("runs/search"))
+    search.main(SEARCH.split())
+    assert trials_of(Path("runs/search")) == before  # the same plan, as both have time for it
+    search.main(f"{SEARCH} --seed 3".split())
+    assert {path.name for path in Path("runs").iterdir()} == {"search", "search-2"}
+    assert trials_of(Path("runs/search")) == before

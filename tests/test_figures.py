@@ -3,7 +3,7 @@
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageColor
 
 import figures
 
@@ -97,3 +97,32 @@ def test_a_contact_sheet_shows_every_image_in_its_place(tmp_path):
     colour = torch.tensor([200, 30, 60], dtype=torch.uint8).view(1, 3, 1, 1).repeat(1, 1, 300, 400)
     figures.draw_sheet(tmp_path / "sheet.png", colour, [("kitten", "dog", "loss 1")], "title")
     assert (200, 30, 60) in colours(tmp_path / "sheet.png")
+
+
+entries = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=12)
+
+
+@given(entries)
+def test_the_front_holds_those_than_which_none_is_as_cheap_and_as_good(points):
+    board = [{"mflop": cost, "mean": value} for cost, value in points]
+    front = [(entry["mflop"], entry["mean"]) for entry in figures.pareto(board, "mflop", "mean")]
+    best = {
+        (cost, value)
+        for cost, value in points
+        if not any(c <= cost and v >= value and (c, v) != (cost, value) for c, v in points)
+    }
+    assert front == sorted(best)
+
+
+def test_the_costs_of_architectures_are_dots_in_their_kinds_colours(tmp_path):
+    sizes = {"n_blocks": 3, "n_features_1": 32, "n_features_2": 64, "n_fully_1": 144}
+    board = [
+        {"model": "encoder", "mflop": 20.0, "mean": 0.99, "passes": 3.0, **sizes},
+        {"model": "resnet", "mflop": 40.0, "mean": 1.0, "passes": 3.0, **sizes},
+        {"model": "resnet", "mflop": 10.0, "mean": 0.97, "passes": 1.0, **sizes},
+    ]
+    figures.draw_costs(tmp_path / "all.png", board, "title")
+    seen = colours(tmp_path / "all.png")
+    assert {ImageColor.getrgb(c) for c in (figures.BLUE, figures.ORANGE, "#bbbbbb")} <= seen
+    figures.draw_costs(tmp_path / "one.png", board[:1], "title")  # a single point has no range
+    Image.open(tmp_path / "one.png").verify()

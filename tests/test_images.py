@@ -14,7 +14,8 @@ from PIL import Image
 
 import data
 import images
-from runs import UserError, locked
+from files import locked
+from runs import UserError
 
 # ---------------------------------------------------------------- reading
 

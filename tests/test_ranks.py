@@ -94,3 +94,15 @@ def test_each_process_takes_a_gpu_of_its_own(as_rank, monkeypatch, device, n_gpu
                 ranks.join_ranks(device)
     finally:
         signal.signal(signal.SIGTERM, handler)
+
+
+def test_on_its_own_a_process_of_several_is_alone(as_rank):
+    as_rank(2)
+    with ranks.alone():
+        assert ranks.ranks() == (0, 1)
+        assert ranks.everyones("mine") == ["mine"]
+        assert ranks.total(7) == 7  # and waits for nobody
+    assert ranks.ranks() == (2, 3)
+    with pytest.raises(ZeroDivisionError), ranks.alone():
+        raise ZeroDivisionError
+    assert ranks.ranks() == (2, 3)

@@ -1,7 +1,5 @@
 """Files that are never half written, run folders that are never used twice, and what a person sees."""
 
-import csv
-import json
 import os
 
 import pytest
@@ -9,49 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import checkpoint
 import runs
-
-
-def test_a_file_is_replaced_only_when_its_new_content_is_whole(tmp_path):
-    file = tmp_path / "file"
-    file.write_text("old")
-
-    def write_half():
-        with runs.written(file, "w") as new:
-            new.write("half of the n")
-            new.flush()
-            assert file.read_text() == "old"
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        write_half()
-    assert file.read_text() == "old"
-    with runs.written(file, "w") as new:
-        new.write("new")
-    assert file.read_text() == "new"
-    assert list(tmp_path.iterdir()) == [file]
-
-
-def test_json_and_csv_are_read_back(tmp_path):
-    runs.write_json(tmp_path / "a.json", {"classes": ["Ä"], "n": 3})
-    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"classes": ["Ä"], "n": 3}
-    rows = [{"epoch": 1, "loss": 0.1}, {"epoch": 2, "loss": 1 / 3}]
-    runs.write_csv(tmp_path / "a.csv", rows)
-    with open(tmp_path / "a.csv", newline="") as file:
-        read = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
-    assert read == rows
-
-
-def test_no_run_folder_is_used_twice(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert [checkpoint.new_run_folder("a").name for _ in range(3)] == ["a", "a-2", "a-3"]
-    assert checkpoint.new_run_folder("a", out="mine/run").is_dir()
-    assert checkpoint.new_run_folder("a", out="mine/run").is_dir()  # still empty
-    (tmp_path / "mine" / "run" / "file").touch()
-    for taken in ("mine/run", "mine/run/file"):
-        with pytest.raises(runs.UserError, match="something is there"):
-            checkpoint.new_run_folder("a", out=taken)
 
 
 @given(st.integers(0, 10**6))

@@ -1,0 +1,112 @@
+"""Files that are never half written, tables that grow line by line, folders that one process has."""
+
+import csv
+import fcntl
+import io
+import json
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from runs import UserError, one_line
+
+
+@contextmanager
+def written(path, mode="wb", **options):
+    """Open a new file for writing; when the block ends well, it becomes `path`, in one step.
+
+    However the program ends, `path` holds its old content or its new, never half of it. Arguments as for
+    `open`.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.part")  # after a kill -9, the next one replaces it
+    try:
+        with open(temporary, mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_json(path, content):
+    """Write `content` as indented JSON."""
+    with written(path, "w", encoding="utf-8") as file:
+        file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path):
+    """Return what `write_json` wrote; raise UserError where the file is damaged."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise UserError(f"{path}: is damaged; move it away") from None
+
+
+def write_csv(path, rows):
+    """Write `rows`, dicts with the same keys, under a header line."""
+    with written(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        table = csv.DictWriter(file, fieldnames=rows[0])
+        table.writeheader()
+        table.writerows(rows)
+
+
+def append_csv(path, row):
+    """Add the dict `row` to a table, under a header line where there is none yet; it is on the disk then."""
+    with open(path, "a", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, fieldnames=row)
+        if file.tell() == 0:
+            table.writeheader()
+        table.writerow(row)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_csv(path):
+    """Return the rows of a table that `append_csv` wrote, dicts of texts.
+
+    Drops from the file what a kill left of a last line. Raises UserError where it is no table.
+    """
+    content = Path(path).read_bytes()
+    if not content.endswith(b"\n"):
+        with written(path) as file:
+            file.write(content[: content.rfind(b"\n") + 1])
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is no table any more ({one_line(error)}); move it away") from None
+    if any(None in row or None in row.values() for row in rows):
+        raise UserError(f"{path}: has lines of different lengths; mend it, or move it away")
+    return rows
+
+
+def write_tensors(path, tensors):
+    """Write `tensors`, nested dicts and lists of tensors and numbers, as `torch.save` does."""
+    buffer = io.BytesIO()  # torch.save into a file would turn a full disk's OSError into its own RuntimeError
+    torch.save(tensors, buffer)
+    with written(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def check_new(out):
+    """Raise UserError where the path `out` is taken, unless by an empty folder."""
+    if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
+        raise UserError(f"{out}: something is there; choose another folder")
+
+
+@contextmanager
+def locked(folder):
+    """Keep `folder` to this process for the block; raise UserError where another has it. A kill frees it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise UserError(f"{folder}: another process is at work there") from None
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,101 @@
+"""Files: whole or not there, and tables that survive a kill."""
+
+import csv
+import json
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import checkpoint
+import files
+from runs import UserError
+
+
+def test_a_file_is_replaced_only_when_its_new_content_is_whole(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("old")
+
+    def write_half():
+        with files.written(file, "w") as new:
+            new.write("half of the n")
+            new.flush()
+            assert file.read_text() == "old"
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        write_half()
+    assert file.read_text() == "old"
+    with files.written(file, "w") as new:
+        new.write("new")
+    assert file.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_json_and_csv_are_read_back(tmp_path):
+    files.write_json(tmp_path / "a.json", {"classes": ["Ä"], "n": 3})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"classes": ["Ä"], "n": 3}
+    rows = [{"epoch": 1, "loss": 0.1}, {"epoch": 2, "loss": 1 / 3}]
+    files.write_csv(tmp_path / "a.csv", rows)
+    with open(tmp_path / "a.csv", newline="") as file:
+        read = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    assert read == rows
+
+
+def test_no_run_folder_is_used_twice(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert [checkpoint.new_run_folder("a").name for _ in range(3)] == ["a", "a-2", "a-3"]
+    assert checkpoint.new_run_folder("a", out="mine/run").is_dir()
+    assert checkpoint.new_run_folder("a", out="mine/run").is_dir()  # still empty
+    (tmp_path / "mine" / "run" / "file").touch()
+    for taken in ("mine/run", "mine/run/file"):
+        with pytest.raises(UserError, match="something is there"):
+            checkpoint.new_run_folder("a", out=taken)
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=9)
+
+
+@given(st.lists(st.tuples(texts, st.floats(allow_nan=False)), min_size=1, max_size=4), st.data())
+def test_a_table_that_a_kill_cut_short_has_its_whole_lines(tmp_path_factory, rows, content):
+    file = tmp_path_factory.mktemp("table") / "results.csv"
+    rows = [{"error": text, "loss": loss} for text, loss in rows]
+    sizes = []
+    for row in rows:
+        files.append_csv(file, row)
+        sizes.append(file.stat().st_size)
+    read = [{"error": row["error"], "loss": float(row["loss"])} for row in files.read_csv(file)]
+    assert read == rows
+    if any("\n" in row["error"] for row in rows):
+        return  # our own texts are one line each
+    header = file.read_bytes().index(b"\n") + 1
+    kept = content.draw(st.integers(header, sizes[-1]))
+    os.truncate(file, kept)
+    n_whole = sum(size <= kept for size in sizes)
+    assert len(files.read_csv(file)) == n_whole
+    files.append_csv(file, rows[-1])
+    assert len(files.read_csv(file)) == n_whole + 1
+
+
+def test_a_table_of_which_a_kill_left_not_even_the_header_starts_anew(tmp_path):
+    file = tmp_path / "results.csv"
+    file.write_text("err")
+    assert files.read_csv(file) == []
+    files.append_csv(file, {"error": "", "loss": 1})
+    assert files.read_csv(file) == [{"error": "", "loss": "1"}]
+
+
+@pytest.mark.parametrize("damage", [b"a,b\n1,2,3\n", b"a,b\n1\n", b'a,b\n1,"2"3\n', b"a,b\n1,\xff\n"])
+def test_a_table_that_is_none_is_named_and_left_alone(tmp_path, damage):
+    file = tmp_path / "results.csv"
+    file.write_bytes(damage)
+    with pytest.raises(UserError, match=r"results\.csv: "):
+        files.read_csv(file)
+    assert file.read_bytes() == damage
+
+
+def test_json_that_is_damaged_is_named(tmp_path):
+    (tmp_path / "plan.json").write_text("{")
+    with pytest.raises(UserError, match=r"plan.json: is damaged"):
+        files.read_json(tmp_path / "plan.json")

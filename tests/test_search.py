@@ -1,0 +1,314 @@
+"""The search: what it enumerates, who is promoted, that the budget holds; test_cli.py runs it for real."""
+
+import functools
+import itertools
+import math
+
+import pytest
+import torch
+from conftest import small_settings, stripes
+from hypothesis import given
+from hypothesis import strategies as st
+
+import models
+import search
+import train
+import trials
+from runs import UserError
+from trials import THE_SHEETS, Architecture, Trial, Trials
+
+# ---------------------------------------------------------------- the space
+
+few = st.lists(st.integers(1, 5), min_size=1, max_size=3, unique=True)
+spaces = st.fixed_dictionaries(
+    {"model": st.lists(st.sampled_from(["encoder", "resnet"]), min_size=1, unique=True)}
+    | {name: few for name in Architecture._fields[1:]}
+)
+
+
+@given(spaces, st.integers(1, 20), st.integers(1, 20))
+def test_the_loops_give_just_the_combinations_that_the_models_take(space, height, width):
+    legal, n_illegal = search.architectures(space, (height, width))
+    taken = []
+    for combination in itertools.product(*(space[name] for name in Architecture._fields)):
+        architecture = Architecture(*combination)
+        make = {"encoder": models.encoder, "resnet": models.ResNet}[architecture.model]
+        try:
+            make(3, 1, (height, width), *architecture[1:])
+        except UserError:
+            continue
+        taken.append(architecture)
+    assert legal == taken
+    assert n_illegal == math.prod(map(len, space.values())) - len(taken)
+
+
+def test_the_default_space_holds_the_sheets_own_networks():
+    legal, n_illegal = search.architectures(search.SPACE, (28, 28))
+    assert (len(legal), n_illegal) == (24, 0)
+    assert {THE_SHEETS, THE_SHEETS._replace(model="encoder")} <= set(legal)
+
+
+# ---------------------------------------------------------------- the strategy
+
+
+@given(st.integers(1, 200), st.integers(1, 9))
+def test_rungs_halve_and_lengthen(n, passes):
+    rungs = search.halving_rungs(n, passes)
+    lengths, sizes, seeds = zip(*rungs, strict=True)
+    assert (sizes[0], lengths[-1], seeds) == (n, passes, (1, 1, 1, 3))
+    assert list(sizes) == sorted(sizes, reverse=True)
+    assert min(sizes) >= min(n, 2)  # the last comparison is one
+    assert sizes[-1] <= 2
+    for (length, size, _), (longer, fewer, _) in itertools.pairwise(rungs[:3]):
+        assert longer == pytest.approx(search.ETA * length)
+        assert fewer == max(min(n, 2), math.ceil(n / search.ETA ** (1 + lengths.index(length))))
+        assert fewer <= size
+
+
+# Accuracies that are often equal, and trials that failed.
+accuracies = st.one_of(st.none(), st.integers(0, 3).map(lambda tenth: tenth / 10))
+
+
+@given(st.integers(1, 12), st.data())
+def test_just_the_best_of_a_rung_go_on(n, content):
+    rungs, asked_before = search.halving_rungs(n, 3), []
+
+    def run(number, asked):
+        passes, size, n_seeds = rungs[number]
+        assert [(each[1], each[2]) for each in asked] == [(passes, seed) for seed in range(n_seeds)] * size
+        candidates = [each[0] for each in asked[::n_seeds]]
+        if asked_before:
+            assert candidates == asked_before[-1][: len(candidates)]
+        values = content.draw(st.lists(accuracies, min_size=len(asked), max_size=len(asked)))
+        own = [values[i * n_seeds : (i + 1) * n_seeds] for i in range(size)]
+        mean = {
+            name: -1 if None in each else sum(each) / n_seeds
+            for name, each in zip(candidates, own, strict=True)
+        }
+        # The oracle: take away the best again and again, of equal ones the one that was ahead.
+        best = []
+        while mean:
+            best.append(max(mean, key=lambda name: (mean[name], -candidates.index(name))))
+            del mean[best[-1]]
+        asked_before.append(best)
+        return values
+
+    ranked = search.successive_halving(list(range(n)), rungs, run)
+    assert sorted(ranked) == list(range(n))
+    assert ranked[: len(asked_before[-1])] == asked_before[-1]
+    assert len(asked_before) == len(rungs)
+
+
+def test_a_rung_for_which_there_was_no_time_does_not_count():
+    def run(number, asked):
+        return [candidate / 10 for candidate, _, _ in asked] if number == 0 else None
+
+    assert search.successive_halving([1, 3, 2], search.halving_rungs(3, 1), run) == [3, 2, 1]
+
+
+def test_on_a_known_table_the_best_is_found():
+    quality = {name: 1 - 1 / (1 + 3 * name) for name in range(27)}
+    noise = torch.Generator().manual_seed(0)
+
+    def run(number, asked):
+        return [
+            quality[name] * (1 - 0.1 / passes) + 1e-5 * torch.rand(1, generator=noise).item()
+            for name, passes, _ in asked
+        ]
+
+    order = torch.randperm(27, generator=noise).tolist()
+    assert search.successive_halving(order, search.halving_rungs(27, 9), run)[0] == 26
+
+
+# ---------------------------------------------------------------- the budget
+
+
+class Machine:
+    """Stands for the machine: training costs time by a clock of our own, and accuracy is by design."""
+
+    def __init__(self, monkeypatch, seconds_an_image=0.01):
+        self.now, self.seconds_an_image, self.trained = 0.0, seconds_an_image, []
+        monkeypatch.setattr(trials, "clock", lambda: self.now)
+        monkeypatch.setattr(train, "fit", self.fit)
+
+    def fit(self, model, data, test, settings, folder=None, label=None):
+        seconds = self.seconds_an_image * (len(data) * settings.epochs + len(test) / 3)
+        self.now += seconds
+        self.trained.append((label, len(data), settings))
+        accuracy = 0.5 + settings.n_features_1 / 100 + len(data) / 1e6
+        row = {"test_accuracy": accuracy, "test_loss": 1 - accuracy, "seconds": seconds / settings.epochs}
+        return settings.epochs * [row]
+
+
+SMALL_SPACE = {
+    "model": ["encoder", "resnet"],
+    "n_blocks": [1, 2],
+    "n_features_1": [2, 3, 4],
+    "n_features_2": [2, 3],
+    "n_fully_1": [4],
+    "n_fully_2": [4],
+}
+
+
+def make_trials(tmp_path=None, n_train=120, **changes):
+    """Return (Trials on small data, the candidates of SMALL_SPACE)."""
+    candidates, _ = search.architectures(SMALL_SPACE, (8, 8))
+    data = stripes(n_train), stripes(30, seed=1)
+    sizes = {each: trials.mega_flops(each, data[0].classes, (1, 8, 8)) for each in [*candidates, THE_SHEETS]}
+    file = tmp_path / "results.csv" if tmp_path else None
+    return Trials(file, *data, small_settings(**changes), sizes), candidates
+
+
+OPTIONS = {"minutes": 1, "grid": False, "epochs": None}
+
+
+@pytest.mark.parametrize("minutes", [1, 2, 8])
+def test_the_search_and_the_final_end_within_the_budget(tmp_path, monkeypatch, capsys, minutes):
+    machine = Machine(monkeypatch)
+    bench, candidates = make_trials(tmp_path)
+    winner = search.search(bench, candidates, 60 * minutes, OPTIONS, tmp_path)
+    assert machine.now <= 60 * minutes
+    tested = [row for row in bench.rows.values() if row["judged_on"] == "test"]
+    assert len(tested) == 10
+    assert {Architecture(*(row[name] for name in Architecture._fields)) for row in tested} == {
+        winner,
+        THE_SHEETS,
+    }
+    assert winner.n_features_1 == 4
+    longest = max(row["passes"] for row in bench.rows.values())
+    assert longest == {1: 2, 2: 4, 8: 5}[minutes]
+    rungs = search.halving_rungs(24, longest + 1)
+    one_more = sum(search.seconds_needed(bench, candidates, rungs, longest + 1))
+    assert one_more > 60 * minutes or longest == 5
+    assert "no spread to judge by" in capsys.readouterr().out  # as all seeds are alike here
+
+
+def test_a_machine_that_becomes_slow_cuts_the_search_short_and_not_the_budget(tmp_path, monkeypatch, capsys):
+    machine = Machine(monkeypatch)
+    bench, candidates = make_trials(tmp_path)
+    fit = machine.fit
+
+    def slower(*arguments, **options):
+        if len(machine.trained) == 30:
+            machine.seconds_an_image *= 4
+        return fit(*arguments, **options)
+
+    monkeypatch.setattr(train, "fit", slower)
+    search.search(bench, candidates, 120, OPTIONS, tmp_path)
+    assert machine.now <= 1.1 * 120
+    assert "the time is up, so it does not count" in capsys.readouterr().out
+
+
+def test_too_little_time_is_refused_with_what_would_do(monkeypatch):
+    machine = Machine(monkeypatch)
+    bench, candidates = make_trials()
+    bench.cost = dict.fromkeys(bench.sizes, 0.01)
+    with pytest.raises(UserError, match=r"0.05 minutes are too short .* try --minutes (\d+), or") as refusal:
+        search.plan(bench, candidates, 3, None, 0)
+    minutes = int(str(refusal.value).split("try --minutes ")[1].split(",")[0])
+    some, rungs = search.plan(bench, candidates, 60 * minutes, None, 0)
+    assert len(some) >= 2
+    assert sum(search.seconds_needed(bench, some, rungs, rungs[-1][0])) < 60 * minutes
+    assert machine.trained == []
+
+
+small_trials = functools.cache(make_trials)
+
+
+@given(st.floats(60, 1000))
+def test_more_time_never_buys_less(seconds):
+    bench, candidates = small_trials()
+    bench.cost = {each: size[0] / 100 for each, size in bench.sizes.items()}
+    some, rungs = search.plan(bench, candidates, seconds, None, 0)
+    more, longer = search.plan(bench, candidates, 1.5 * seconds, None, 0)
+    assert (len(some), rungs[-1][0]) <= (len(more), longer[-1][0])
+
+
+# ---------------------------------------------------------------- trials
+
+
+def test_a_brief_trial_sees_few_images_and_the_final_all_of_them(monkeypatch):
+    machine = Machine(monkeypatch)
+    bench, _ = make_trials()
+    assert set(bench.data["validation"][0].ids).isdisjoint(bench.data["validation"][1].ids)
+    assert [len(part) for part in bench.data["validation"]] == [100, 20]
+    for passes, on, n_images, epochs in (
+        (1 / 3, "validation", 33, 1),
+        (1, "validation", 100, 1),
+        (5 / 3, "validation", 83, 2),
+        (5, "validation", 100, 5),
+        (2, "test", 120, 2),
+    ):
+        row = bench.train(Trial(on, THE_SHEETS, passes, 4), "label")
+        label, n, settings = machine.trained.pop()
+        assert (n, settings.epochs, settings.seed, row["error"]) == (n_images, epochs, 4, "")
+        assert label == f"label: {THE_SHEETS}"
+
+
+@pytest.mark.parametrize(
+    "error", [UserError("training diverged"), RuntimeError("CUDA out of memory"), MemoryError()]
+)
+def test_a_trial_that_fails_is_a_line_and_not_the_end(tmp_path, monkeypatch, capsys, error):
+    machine = Machine(monkeypatch)
+    fit = machine.fit
+
+    def fail_where_wide(model, data, test, settings, label=None):
+        if settings.n_features_1 == 4 and label != "measuring the speed":
+            raise error
+        return fit(model, data, test, settings, label=label)
+
+    monkeypatch.setattr(train, "fit", fail_where_wide)
+    bench, candidates = make_trials(tmp_path)
+    winner = search.search(bench, candidates, 600, OPTIONS, tmp_path)
+    assert winner.n_features_1 == 3
+    failed = [row for row in bench.rows.values() if row["error"]]
+    assert {row["n_features_1"] for row in failed} == {4}
+    assert len(failed) == 8  # once, in the first rung
+    assert "8 failed (see error in results.csv)" in capsys.readouterr().out
+    again, _ = make_trials(tmp_path)  # from the file
+    assert again.rows == bench.rows
+
+
+def test_a_mistake_of_ours_is_not_taken_for_a_trial_that_failed(monkeypatch):
+    bench, _ = make_trials()
+
+    def broken(*arguments, **options):
+        raise RuntimeError("shapes cannot be multiplied")
+
+    monkeypatch.setattr(train, "fit", broken)
+    with pytest.raises(RuntimeError, match="multiplied"):
+        bench.train(Trial("validation", THE_SHEETS, 1, 0), "label")
+
+
+def test_what_is_in_the_table_is_not_trained_again(tmp_path, monkeypatch):
+    machine = Machine(monkeypatch)
+    bench, candidates = make_trials(tmp_path)
+    bench.cost = dict.fromkeys(bench.sizes, 0.01)
+    asked = [Trial("validation", each, 1 / 3, 0) for each in candidates]
+    rows = bench.run(asked[:5], "some", math.inf, 0)
+    spent = machine.now
+    machine.now = 1000  # another day
+    bench, _ = make_trials(tmp_path)
+    bench.cost = dict.fromkeys(bench.sizes, 0.01)
+    assert bench.seconds() == pytest.approx(spent, abs=0.1)
+    assert bench.run(asked, "all", math.inf, 0)[:5] == rows
+    assert len(machine.trained) == len(candidates)
+
+
+def test_the_cost_of_an_image_is_a_line_through_two_measurements(monkeypatch):
+    machine = Machine(monkeypatch)
+    bench, candidates = make_trials()
+    cost = trials.seconds_an_image(bench.sizes, stripes(100), bench.settings)
+    assert len(machine.trained) == 2
+    assert set(cost) == {*candidates, THE_SHEETS}
+    assert all(value == pytest.approx(0.01, rel=0.1) for value in cost.values())
+
+
+def test_the_flops_are_those_of_a_hand_count():
+    # Stem 1→2, one block 2→2→3 with its 1×1 bypass, all at 8×8; then 3·4·4 = 48 → 4 → 4 → 3.
+    convolutions = 64 * 9 * (1 * 2 + 2 * 2 + 2 * 3) + 64 * 2 * 3
+    linear = 48 * 4 + 4 * 4 + 4 * 3
+    mflop, n_parameters = trials.mega_flops(Architecture("resnet", 1, 2, 3, 4, 4), "abc", (1, 8, 8))
+    assert mflop == pytest.approx(2 * (convolutions + linear) / 1e6)
+    biases = 2 + 2 + 3 + 3 + 4 + 4 + 3
+    assert n_parameters == 9 * (1 * 2 + 2 * 2 + 2 * 3) + 2 * 3 + linear + biases

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import search
+from effect import mean_sd
 from files import read_csv
 from runs import Parser, UserError, positive, run_command
 from trials import Architecture, parsed
@@ -59,7 +60,7 @@ def read_table(path):
 # ---------------------------------------------------------------- strategies: (architecture picked, cost)
 
 
-def ours(table, budget, rng):
+def ours(table, rng, budget=None):
     """Successive halving as search.py does it, the architectures and the seeds in random order."""
     candidates, spent, seeds = rng.sample(list(table.mflop), len(table.mflop)), {}, {}
 
@@ -78,7 +79,7 @@ def ours(table, budget, rng):
     return winner, sum(spent.values())
 
 
-def random_search(table, budget, rng):
+def random_search(table, rng, budget):
     """Train architectures in full, in random order, while there is budget; the best accuracy wins."""
     best, spent = (-math.inf, None), 0
     for architecture in rng.sample(list(table.mflop), len(table.mflop)):
@@ -90,10 +91,12 @@ def random_search(table, budget, rng):
     return best[1], spent
 
 
-def optuna_search(table, budget, rng):
-    """Optuna's TPE and Hyperband. Its trainings go on where ours start anew, so they cost only the longest."""
-    import optuna
-
+def optuna_search(table, rng, budget):
+    """Optuna's TPE and Hyperband. Its trainings go on where ours start anew: they cost only the longest."""
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("--optuna needs Optuna: pip install optuna") from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     values = {name: sorted({getattr(each, name) for each in table.mflop}) for name in Architecture._fields}
     sampler = optuna.samplers.TPESampler(seed=rng.randrange(2**31))
@@ -136,19 +139,18 @@ def main(arguments=None):
     print(
         f"{len(table.mflop)} architectures, {table.lengths[-1]:g} epochs, {full} seeds: the best {best:.2f}%"
     )
-    print(f"\n{given.replays} replays        points below the best: mean ± sd, most   within 0.03      cost")
+    print(f"\n{given.replays} replays of     below it (points)      most  within 0.03  cost of the grid")
     budget = None
     for strategy in [ours, random_search, *([optuna_search] if given.optuna else [])]:
         rng = random.Random(0)
-        picks = [strategy(table, budget, rng) for _ in range(given.replays)]
+        picks = [strategy(table, rng, budget) for _ in range(given.replays)]
         behind = [best - table.mean(architecture) for architecture, _ in picks]
         spent = statistics.mean(cost for _, cost in picks)
         budget = budget or spent  # the others have as much as ours
-        spread = statistics.stdev(behind) if len(behind) > 1 else 0
-        print(
-            f"{strategy.__name__:20} {statistics.mean(behind):19.3f} ± {spread:.3f}, {max(behind):.3f}"
-            f"{statistics.mean(each < 0.03 + 1e-9 for each in behind):13.0%}{spent / table.whole_cost():10.1%}"
-        )
+        mean, sd = mean_sd(behind)
+        near = mean_sd([each < 0.03 + 1e-9 for each in behind])[0]
+        print(f"{strategy.__name__:14} {mean:10.3f} ± {sd:.3f}  {max(behind):8.3f}  {near:11.0%}", end="")
+        print(f"  {spent / table.whole_cost():15.1%}")
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 import torchvision
 
-from files import check_new, locked, write_json, write_tensors
+from files import check_new, is_free, locked, write_json, write_tensors
 from images import TEST_NAMES, TRAIN_NAMES
-from ranks import lost_connection, ranks
+from ranks import everyones, lost_connection, ranks
 from runs import UserError, is_out_of_memory, one_line
 from settings import Settings, hardware_name
 
@@ -99,17 +99,26 @@ def resumable(folder, last_file, option_names=None):
 def start_or_resume(name, now, out=None, resume=None, config=None):
     """Return the folder of a run that `describe` described as `now`: a new one, or `resume` with `config`.
 
-    Under torchrun only the first process makes a new one; it is None for the others.
+    Under torchrun the first process makes a new one, for all.
     """
     if resume:
         if config["data"] != now["data"]:
             source = config["settings"]["data"]
             raise UserError(f"--resume {resume}: the data at {source} is not what that run began with")
-        if config["platform"] != now["platform"]:
-            print("Note: that run began with other software or hardware; its last digits may differ")
+        note_other_platform(config, now)
         return Path(resume)
-    if ranks()[0]:
-        return None
+    folder = None if ranks()[0] else begin(name, now, out)
+    return everyones(folder)[0]
+
+
+def note_other_platform(config, now):
+    """Say so where a run goes on with other software or hardware than it began with."""
+    if config["platform"] != now["platform"]:
+        print("Note: that run began with other software or hardware; its last digits may differ")
+
+
+def begin(name, now, out):
+    """Make and return the folder of a new run that `describe` described as `now`."""
     source = Path(now["settings"]["data"]).resolve()
     if out and any(source / split in Path(out).resolve().parents for split in TRAIN_NAMES + TEST_NAMES):
         raise UserError(f"--out {out}: is among the images of {source}; choose another folder")
@@ -122,14 +131,20 @@ def start_or_resume(name, now, out=None, resume=None, config=None):
 
 
 def same_run_folder(name, now, out=None):
-    """Return the folder of the run that `describe` described as `now`, `out` or one of runs/`name`…; a new
-    one where there is none. Under torchrun it is None for all processes but the first."""
-    for folder in [Path(out)] if out else sorted(Path("runs").glob(f"{name}*")):
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            if (config["checksum"], config["data"]) == (now["checksum"], now["data"]):
-                return None if ranks()[0] else folder
-    return start_or_resume(name, now, out)
+    """Return the folder of the run that `describe` described as `now`: `out`, or one of runs/`name`….
+
+    Where there is none it is a new one. It is the same for all processes under torchrun.
+    """
+    folder = None
+    if not ranks()[0]:
+        for place in [Path(out)] if out else sorted(Path("runs").glob(f"{name}*")):
+            with suppress(OSError, ValueError, KeyError, TypeError):
+                config = json.loads((place / "config.json").read_text(encoding="utf-8"))
+                if (config["checksum"], config["data"]) == (now["checksum"], now["data"]):
+                    note_other_platform(config, now)
+                    folder = place
+        folder = folder or begin(name, now, out)
+    return everyones(folder)[0]
 
 
 @contextmanager
@@ -153,7 +168,9 @@ def resumable_by(words, folder):
     except RuntimeError as error:
         if n_ranks == 1 or not lost_connection(error):
             raise
-        raise UserError(f"another process of this run has ended; to go on: {go_on}") from None
+        lost = UserError(f"another process of this run has ended; to go on: {go_on}")
+        lost.speaks = ranks()[0] == 1 and is_free(folder)  # where the first, which speaks for all, has ended
+        raise lost from None
 
 
 # ---------------------------------------------------------------- where the run stands

@@ -261,7 +261,9 @@ def wrong_labels(labels, n_classes, count, seed, classes=None):
         raise UserError(
             f"{count:,} labels cannot be made wrong: {len(candidates):,} images are in {len(classes)} classes"
         )
-    generator = torch.Generator().manual_seed(mix(seed))
+    # Not mix(seed), which is mix(seed, 0): that orders the images in a training's first epoch, and the wrong
+    # labels would all be in its first batch.
+    generator = torch.Generator().manual_seed(mix(seed, 2**32 - 1))
     chosen = candidates[torch.randperm(len(candidates), generator=generator)[:count]].sort().values
     steps = torch.randint(1, len(classes), (count,), generator=generator)  # never 0: never the same class
     wrong = labels.clone()

@@ -149,8 +149,9 @@ def pareto(entries, cost, value):
 def draw_costs(path, board, title):
     """Draw the validation error of architectures against their cost; `board` is standings.leaderboard's.
 
-    Those that were trained the longest are dots, blue for encoders and orange for ResNets, joined where no
-    cheaper one is as good; the others, trained more briefly, are small and grey.
+    Those that were trained the longest are dots, blue for encoders and orange for ResNets; the others,
+    trained more briefly, are small and grey. Of equally long trained ones those are joined than which no
+    cheaper one is as good.
     """
     canvas = Canvas(900, 560)
     canvas.text(450, 24, title, 15, "mm")
@@ -177,8 +178,10 @@ def draw_costs(path, board, title):
     canvas.line([(left, top), (left, bottom), (right, bottom)])
     canvas.text(left, top - 18, "validation error (%, log scale)", 12)
     canvas.text((left + right) / 2, bottom + 36, "MFLOP of one image, forward (log scale)", 12, "mm")
-    for entry in board:
-        if entry["passes"] < longest:
+    for passes in {entry["passes"] for entry in board} - {longest}:
+        brief = [entry for entry in board if entry["passes"] == passes]
+        canvas.line([place(entry) for entry in pareto(brief, "mflop", "mean")], "#dddddd")
+        for entry in brief:
             canvas.dot(*place(entry), "#bbbbbb", 2.5)
     front = pareto(full, "mflop", "mean")
     canvas.line([place(entry) for entry in front], GREY)
@@ -186,14 +189,12 @@ def draw_costs(path, board, title):
         canvas.dot(*place(entry), BLUE if entry["model"] == "encoder" else ORANGE, 4.5)
     for entry in front:
         x, y = place(entry)
-        sizes = f"{entry['n_blocks']}: {entry['n_features_1']}/{entry['n_features_2']}, {entry['n_fully_1']}"
-        canvas.text(x, y + 14, sizes, 11, "mm")
+        canvas.text(x, y + 14, entry["architecture"], 11, "mm")
     x = 140
     for colour, text in ((BLUE, "encoder"), (ORANGE, "ResNet"), ("#bbbbbb", "trained more briefly")):
         canvas.dot(x, 535, colour, 4.5)
         canvas.text(x + 10, 535, text)
         x += 110
-    canvas.text(x + 80, 535, "labels: blocks: features 1/2, fully connected 1", 12, fill=GREY)
     canvas.save(path)
 
 

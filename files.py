@@ -66,15 +66,16 @@ def append_csv(path, row):
         os.fsync(file.fileno())
 
 
-def read_csv(path):
-    """Return the rows of a table that `append_csv` wrote, dicts of texts.
-
-    Drops from the file what a kill left of a last line. Raises UserError where it is no table.
-    """
+def drop_torn_line(path):
+    """Drop from a table of `append_csv` what a kill left of its last line."""
     content = Path(path).read_bytes()
     if not content.endswith(b"\n"):
         with written(path) as file:
             file.write(content[: content.rfind(b"\n") + 1])
+
+
+def read_csv(path):
+    """Return the rows of a table, dicts of texts. Raises UserError where it is no table."""
     try:
         with open(path, encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, strict=True))
@@ -110,3 +111,12 @@ def locked(folder):
         raise UserError(f"{folder}: another process is at work there") from None
     finally:
         os.close(descriptor)
+
+
+def is_free(folder):
+    """Return whether no process has `folder` locked."""
+    try:
+        with locked(folder):
+            return True
+    except UserError:
+        return False

@@ -5,6 +5,7 @@ import os
 import re
 import signal
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -63,7 +64,8 @@ def join_ranks(device):
     if cuda:
         torch.cuda.set_device(local_rank)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    a_day = timedelta(days=1)  # a process that waits for another's long work is not lost
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=a_day)
     atexit.register(dist.destroy_process_group)
 
 

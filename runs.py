@@ -17,7 +17,12 @@ import torch
 
 
 class UserError(Exception):
-    """Something that the user can mend; its text says in one line what is wrong and what to do."""
+    """Something that the user can mend; its text says in one line what is wrong and what to do.
+
+    Of the processes under torchrun only the first says it, or one where `speaks` is set.
+    """
+
+    speaks = False
 
 
 def one_line(error):
@@ -37,8 +42,8 @@ def run_command(main):
 
     Of the processes that torchrun starts on a machine, only the first says these things.
     """
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
-    if not first:
+    speaks = os.environ.get("LOCAL_RANK", "0") == "0"
+    if not speaks:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of this process)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (where the shell closed it)
     sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
@@ -48,6 +53,7 @@ def run_command(main):
         return
     except UserError as error:
         message = one_line(error)
+        speaks = speaks or error.speaks
     except KeyboardInterrupt:
         message = "interrupted"
     except BrokenPipeError:  # nobody reads our output any more, as in `python train.py | head -3`
@@ -61,7 +67,7 @@ def run_command(main):
         message = "out of memory; try a smaller --batch-size, --image-size or --limit"
     if sys.stdout.isatty():
         print()  # leaves the progress line
-    if first:
+    if speaks:
         print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
     sys.exit(2)
 
@@ -199,7 +205,8 @@ class Watch:
             self.estimate(elapsed + n_left / rate)
         if self.label:
             n_all = self.n_epochs * self.n_train
-            self.progress.show(f"{self.label}, {(self.epoch * self.n_train + n_done) / n_all:.0%}")
+            share = (self.epoch * self.n_train + n_done) / n_all
+            self.progress.show(f"{share:4.0%} of {self.label}")
             return
         self.progress.show(
             f"epoch {self.epoch + 1}/{self.n_epochs}  {n_done / self.n_train:4.0%}  {rate:,.0f} images/s  "

@@ -2,7 +2,7 @@
 
 Example: python search.py --minutes 10
 
-All architectures of the nested loops are trained briefly, the better third longer, the few best in full. They
+All architectures of the nested loops are trained briefly, the best fifth in full, the best three again. They
 are compared on training images held out for that; the test set judges only the winner, beside the sheet's own
 architecture. The same command again goes on where it was interrupted.
 """
@@ -35,7 +35,11 @@ SPACE = {
     "n_fully_1": (144,),
     "n_fully_2": (72,),
 }
-ETA = 3  # of the architectures in a rung one in so many goes on, and is trained so many times as long
+# One in FEWER goes on from the brief trainings to the full ones, of which the best few have a second seed. A
+# rung of middling length between them made the search end no better than at random (results/search_grid.csv).
+BRIEF, FEWER, N_BEST = 1 / 3, 5, 3
+LENGTHS = (5, 4, 3, 2, 1.5, 1, 0.75, 0.5)  # passes of the longest trainings, that the budget chooses from
+GRID_PASSES = 3  # of the longest trainings of a grid
 N_FINAL_SEEDS = 5  # of the winner and of the sheet's architecture, on the test set
 
 
@@ -67,19 +71,20 @@ def architectures(space, image_size):
 def halving_rungs(n, passes):
     """Return the rungs of successive halving, (passes, how many architectures, how many seeds) each.
 
-    `n` architectures start; the last ones are trained for `passes` over the training images.
+    `n` architectures start, for a ninth of the `passes` over the training images that the last ones get, or
+    for BRIEF where that is more.
     """
-    sizes = [max(min(n, 2), math.ceil(n / ETA**rung)) for rung in range(3)]
-    rungs = [(passes / ETA ** (2 - rung), size, 1) for rung, size in enumerate(sizes)]
-    return [*rungs, (float(passes), min(n, 2), 3)]
+    n_best = min(n, N_BEST)
+    brief, full = min(max(passes / 9, BRIEF), passes), float(passes)
+    return [(brief, n, 1), (full, max(n_best, math.ceil(n / FEWER)), 1), (full, n_best, 2)]
 
 
 def successive_halving(candidates, rungs, run):
     """Return `candidates`, the best first, by successive halving (Jamieson & Talwalkar 2016).
 
     `rungs` are those of `halving_rungs`; `run` maps a rung's number (from 0) and a list of (architecture,
-    passes, seed) to their accuracies, None for one that failed, or to None where the time was up: that rung
-    does not count. Of equally good ones the first goes on.
+    passes, seed) to their accuracies, None for one that failed, or to None where the time was up. A rung for
+    which there was no time, or in which all failed, does not count. Of equally good ones the first goes on.
     """
     ranked = list(candidates)
     for number, (passes, n, n_seeds) in enumerate(rungs):
@@ -91,6 +96,8 @@ def successive_halving(candidates, rungs, run):
         for index, candidate in enumerate(ranked[:n]):
             own = accuracies[index * n_seeds : (index + 1) * n_seeds]
             scores[candidate] = -1 if None in own else sum(own) / n_seeds
+        if max(scores.values()) == -1:
+            break
         ranked[:n] = sorted(ranked[:n], key=lambda candidate: -scores[candidate])
     return ranked
 
@@ -99,118 +106,110 @@ def successive_halving(candidates, rungs, run):
 
 
 def seconds_needed(trials, candidates, rungs, passes):
-    """Return the seconds that (the rungs, the final after them) take at most: the costliest always go on.
+    """Return the seconds that (the rungs, the final after them) will take if the costliest always go on.
 
-    `passes` are those of the final.
+    `passes` are those of the final. What has been trained already takes none.
     """
-    costly = sorted(candidates, key=lambda candidate: -trials.cost[candidate])
-    search = {
-        Trial("validation", candidate, passes, seed)
-        for passes, n, n_seeds in rungs
-        for candidate in costly[:n]
-        for seed in range(n_seeds)
-    }
-    final = final_trials(costly[0], passes)
-    return [sum(map(trials.predict, each)) / ranks()[1] for each in (search, final)]
+    costly, planned, seconds = sorted(candidates, key=lambda each: -trials.cost[each]), set(), 0
+    for length, n, n_seeds in rungs:
+        asked = [(candidate, length, seed) for candidate in costly[:n] for seed in range(n_seeds)]
+        new = set(trials_of(trials, asked)) - planned
+        planned |= new
+        seconds += trials.predict(trials.turns(new))
+    return seconds, trials.predict(trials.turns(final_trials(trials, costly[0], passes)))
 
 
-def final_trials(winner, passes):
+def trials_of(trials, asked):
+    """Return the Trials that a list of (architecture, passes, seed), seeds from 0, stands for."""
+    first_seed = trials.settings.seed
+    return [Trial("validation", each, passes, first_seed + seed) for each, passes, seed in asked]
+
+
+def final_trials(trials, winner, passes):
     """Return the trials that judge the winner, and the sheet's architecture, on the test set."""
     pair = dict.fromkeys([winner, THE_SHEETS])  # which may be the same
-    return [Trial("test", each, passes, seed) for seed in range(N_FINAL_SEEDS) for each in pair]
+    seeds = range(trials.settings.seed, trials.settings.seed + N_FINAL_SEEDS)
+    return [Trial("test", each, float(passes), seed) for seed in seeds for each in pair]
 
 
-def plan(trials, candidates, seconds, passes, seed):
-    """Return (candidates, rungs) that fit into `seconds`: as long a training as the default, or shorter.
+def plan(trials, candidates, budget, passes=None):
+    """Return (candidates, rungs) for which the `budget`, in seconds, will do, with the longest trainings.
 
-    Where even one pass is too long for all `candidates`, some are chosen at random. `passes` settles the
+    Where even the shortest is too long for all `candidates`, some are chosen at random. `passes` settles the
     training's length. Raises UserError where there is not the time for two.
     """
-    for longest in [passes] if passes else range(Settings.epochs, 0, -1):
+    for longest in [passes] if passes else LENGTHS:
         rungs = halving_rungs(len(candidates), longest)
-        if sum(seconds_needed(trials, candidates, rungs, longest)) < seconds:
+        if trials.seconds() + sum(seconds_needed(trials, candidates, rungs, longest)) < budget:
             return candidates, rungs
-    order = random_order(len(candidates), seed, 1).tolist()
-    for n in range(len(candidates) - 1, 0, -1):
-        some = [candidates[index] for index in sorted(order[:n])]
-        needed = sum(seconds_needed(trials, some, halving_rungs(n, longest), longest))
-        if n > 1 and needed < seconds:
-            return some, halving_rungs(n, longest)
+    order = random_order(len(candidates), trials.settings.seed, 2**32 - 1).tolist()
+    for n in range(len(candidates), 0, -1):
+        some = [candidates[index] for index in sorted(order[: max(n, 2)])]
+        rungs = halving_rungs(len(some), longest)
+        needed = trials.seconds() + sum(seconds_needed(trials, some, rungs, longest))
+        if needed < budget:
+            return some, rungs
     raise UserError(
-        f"{max(seconds, 0) / 60:.2g} minutes are too short to compare two architectures; "
-        f"try --minutes {math.ceil(needed / 60) + 1}, or fewer images with --limit"
+        f"--minutes {budget / 60:.2g} are too short to compare two architectures; "
+        f"try --minutes {math.ceil(needed / 60 + 0.5)}, or fewer images with --limit"
     )
+
+
+def kept_plan(trials, candidates, budget, options, folder):
+    """Return (candidates, rungs), and keep them in plan.json: a search that goes on has those of its start.
+
+    They depend on the speed that was measured then. With --grid, all candidates go through all rungs.
+    """
+    if folder and not (folder / "plan.json").exists():
+        if options["grid"]:
+            lengths = [(options["epochs"] or GRID_PASSES) / part for part in (9, 3, 1)]
+            chosen = candidates, [(passes, len(candidates), 3) for passes in lengths]
+        else:
+            chosen = plan(trials, candidates, budget, options["epochs"])
+        write_json(folder / "plan.json", chosen)
+    kept = read_json(folder / "plan.json") if folder else None
+    kept = everyones(kept)[0]
+    try:
+        return [Architecture(*each) for each in kept[0]], [(float(rung[0]), *rung[1:]) for rung in kept[1]]
+    except (TypeError, KeyError, IndexError):
+        raise UserError(f"{folder}/plan.json: is damaged; move it away") from None
 
 
 # ---------------------------------------------------------------- the search
 
 
-def search(trials, candidates, seconds, options, folder):
-    """Search among `candidates` in `folder`, None for all processes but the first; return the winner."""
-    data = trials.data["validation"][0]
+def search(trials, candidates, budget, options, folder):
+    """Search among `candidates` for `budget` seconds; return the winner.
+
+    `folder` is None for all processes but the first.
+    """
     with alone():
-        cost = seconds_an_image(trials.sizes, data, trials.settings)
+        cost = seconds_an_image(trials.sizes, trials.data["validation"][0], trials.settings)
     trials.cost = everyones(cost)[0]
-    introduce(trials, candidates)
-    candidates, rungs = kept_plan(trials, candidates, seconds, options, folder)
+    standings.introduce(trials, candidates, THE_SHEETS)
+    chosen, rungs = kept_plan(trials, candidates, budget, options, folder)
     passes = rungs[-1][0]
-    standings.print_plan(rungs, sum(seconds_needed(trials, candidates, rungs, passes)), N_FINAL_SEEDS)
-    _, final_seconds = seconds_needed(trials, candidates, [], passes)
+    needed = sum(seconds_needed(trials, chosen, rungs, passes))
+    standings.print_plan(rungs, len(candidates), needed, N_FINAL_SEEDS)
 
     def run_rung(number, asked):
-        after = sum(seconds_needed(trials, candidates, rungs[number + 1 :], passes))
+        later, final = seconds_needed(trials, chosen, rungs[number + 1 :], passes)
         name = f"rung {number + 1} of {len(rungs)}"
-        asked = [Trial("validation", *each) for each in asked]
-        rows = trials.run(asked, name, seconds - final_seconds, after)
+        rows = trials.run(trials_of(trials, asked), name, budget - final, later + final)
         standings.print_rung(name, rungs[number], rows)
-        if number == 0 and rows is None:
-            raise UserError("the time was up before all architectures were tried; again with more --minutes")
+        if number == 0 and (rows is None or all(row["error"] for row in rows)):
+            why = rows[0]["error"] if rows else "the time is up; try more --minutes"
+            raise UserError(f"no architecture could be compared: {why}")
         return rows and [row["accuracy"] for row in rows]
 
-    winner = successive_halving(candidates, rungs, run_rung)[0]
-    standings.report(trials.rows.values(), folder, data.source)
-    trials.run(final_trials(winner, passes), "final", 1.05 * seconds, 0)
-    standings.print_final(trials.rows.values(), winner, THE_SHEETS, passes)
-    best = replace(trials.settings, **winner._asdict(), epochs=max(1, round(passes)))
+    winner = successive_halving(chosen, rungs, run_rung)[0]
+    standings.report(trials.rows, folder, trials.data["test"][1].source)
+    trials.run(final_trials(trials, winner, passes), "final", 1.05 * budget, 0)
+    standings.print_final(trials.rows, winner, THE_SHEETS, passes)
+    epochs = int(passes) if passes == int(passes) else Settings.epochs
+    best = replace(trials.settings, **winner._asdict(), epochs=epochs)
     print(f"\nnext, to train the winner: {command_line(best)}")
     return winner
-
-
-def introduce(trials, candidates):
-    """Say what there is to search, and what it would cost to train all of it in full."""
-    learned, held_out = trials.data["validation"]
-    mflop, n_parameters = trials.sizes[THE_SHEETS]
-    print(f"{learned.source}: {len(learned):,} training images, and {len(held_out):,} held out to compare by")
-    print(
-        f"{len(candidates)} architectures; the sheet's, {THE_SHEETS}, has {n_parameters:,} parameters, "
-        f"{mflop:.1f} MFLOP forward, and takes {len(learned) * trials.cost[THE_SHEETS]:.1f} s an epoch"
-    )
-    everything = [(Settings.epochs, len(candidates), 3)]
-    hours = seconds_needed(trials, candidates, everything, 1)[0] / 3600
-    print(f"all of them in full ({Settings.epochs} epochs, 3 seeds) would take {hours:.1f} hours")
-
-
-def kept_plan(trials, candidates, seconds, options, folder):
-    """Return (candidates, rungs) of the plan for these `options`, kept in plan.json.
-
-    A search that goes on has that of its beginning, whatever time is left: it trains the same networks.
-    """
-    file, kept = folder and folder / "plan.json", None
-    if file and file.exists():
-        kept = read_json(file)
-        if not isinstance(kept, dict) or kept.keys() != {"options", "candidates", "rungs"}:
-            raise UserError(f"{file}: is damaged; move it away")
-    if folder and (not kept or kept["options"] != options):
-        if options["grid"]:
-            lengths = [rung[0] for rung in halving_rungs(9, options["epochs"] or 3)[:3]]
-            rungs = [(passes, len(candidates), 3) for passes in lengths]
-        else:
-            left, seed = seconds - trials.seconds(), trials.settings.seed
-            candidates, rungs = plan(trials, candidates, left, options["epochs"], seed)
-        kept = {"options": options, "candidates": candidates, "rungs": rungs}
-        write_json(file, kept)
-    kept = everyones(kept)[0]
-    return [Architecture(*each) for each in kept["candidates"]], list(map(tuple, kept["rungs"]))
 
 
 # ---------------------------------------------------------------- the command line
@@ -232,8 +231,8 @@ def parse(arguments=None):
         kind = {"choices": values} if name == "model" else {"type": positive(int), "metavar": "N"}
         text = f"values to try (default: {' '.join(map(str, values))})"
         parser.add_argument(flag_name(name), nargs="+", default=values, help=text, **kind)
-    names = ("data", "batch_size", "lr", "augment", "image_size", "limit", "seed", "device", "precision")
-    add_flags(parser, (*names, "threads"))
+    names = "data batch_size lr augment image_size limit seed device precision threads"
+    add_flags(parser, names.split())
     given = typed(parser, arguments)
     out, options = given.pop("out"), {name: given.pop(name) for name in ("minutes", "grid", "epochs")}
     if options["grid"] and options["minutes"]:
@@ -259,20 +258,24 @@ def main(arguments=None):
         print(f"{n_illegal} combinations are left out: they would leave nothing of images of this size")
     if not candidates:
         raise UserError(f"none of the {n_illegal} combinations leaves anything of images of this size")
+    try:
+        halve(image_shape[1:], THE_SHEETS.n_blocks)
+    except UserError as error:
+        raise UserError(f"the sheet's architecture, to compare with, does not fit: {error}") from None
     sizes = {
         each: mega_flops(each, train_data.classes, image_shape)
         for each in dict.fromkeys([*candidates, THE_SHEETS])
     }
     candidates.sort(key=lambda candidate: sizes[candidate][0])  # of equally good ones the cheaper goes on
     model = network(THE_SHEETS, settings, train_data.classes, image_shape)
-    now = describe(replace(settings, threads=None), model, train_data, test_data, space)
+    now = describe(replace(settings, threads=None), model, train_data, test_data, {"space": space, **options})
     folder = same_run_folder("search", now, out)
     words = ["search.py", *(sys.argv[1:] if arguments is None else arguments)]
     with resumable_by(words, folder), nullcontext() if ranks()[0] else locked(folder):
-        file = folder and folder / "results.csv"
-        trials = Trials(file, train_data, test_data, given, sizes)
-        seconds = math.inf if options["grid"] else 60 * (options["minutes"] or 10)
-        return search(trials, candidates, seconds, options, folder)
+        folder = None if ranks()[0] else folder
+        trials = Trials(folder and folder / "results.csv", train_data, test_data, given, sizes)
+        budget = math.inf if options["grid"] else 60 * (options["minutes"] or 10)
+        return search(trials, candidates, budget, options, folder)
 
 
 if __name__ == "__main__":

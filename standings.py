@@ -1,11 +1,12 @@
 """How the architectures of a search stand: rungs, leaderboard, which parameter matters, the final."""
 
+import math
 from fractions import Fraction
 
 import figures
 from effect import difference, mean_sd
 from runs import duration
-from trials import Architecture
+from trials import Architecture, Trial
 
 
 def length(passes):
@@ -13,20 +14,32 @@ def length(passes):
     return f"{Fraction(passes).limit_denominator(100)} {'epoch' if passes <= 1 else 'epochs'}"
 
 
-def name(row):
-    """Return a row's architecture as a text."""
-    return str(Architecture(*(row[field] for field in Architecture._fields)))
+def introduce(trials, candidates, reference):
+    """Say what there is to search, and what one costs: the `reference`, the sheet's architecture."""
+    learned, held_out = trials.data["validation"]
+    mflop, n_parameters = trials.sizes[reference]
+    seconds = len(learned) * trials.cost[reference]
+    print(f"{learned.source}: {len(learned):,} training images, and {len(held_out):,} held out to compare by")
+    print(
+        f"{len(candidates)} architectures; the sheet's, {reference}, has {n_parameters:,} parameters, "
+        f"{mflop:.1f} MFLOP forward, and takes {seconds:.1f} s an epoch"
+    )
+    every = [Trial("validation", each, 5.0, seed) for each in candidates for seed in range(3)]
+    hours = sum(map(trials.seconds_of, every)) / 3600
+    print(f"all of them for 5 epochs from 3 seeds would take {hours:.1f} hours of one process")
 
 
-def print_plan(rungs, seconds, n_final_seeds):
-    """Say which networks will be trained, in at most `seconds`."""
+def print_plan(rungs, n_candidates, seconds, n_final_seeds):
+    """Say which networks will be trained, in about `seconds`."""
     parts = []
     for passes, n, n_seeds in rungs:
-        seeds = f" from {n_seeds} seeds" if n_seeds > 1 else ""
-        parts.append(f"{n} for {length(passes)}{seeds}")
-    print(f"the plan: {', then the best '.join(parts)};")
+        parts.append(f"{n} for {length(passes)}" + (f" from {n_seeds} seeds" if n_seeds > 1 else ""))
+    which = "" if rungs[-1][1] == rungs[0][1] > 2 else "the best "
+    print(f"the plan: {f', then {which}'.join(parts)};")
+    if rungs[0][1] < n_candidates:
+        print(f"there is not the time for all: only {rungs[0][1]} of {n_candidates}, chosen at random")
     print(f"last the winner and the sheet's, from {n_final_seeds} seeds each, for the test set")
-    print(f"this takes at most {duration(seconds)}; Ctrl-C stops it, the same command goes on", flush=True)
+    print(f"this takes about {duration(seconds)}; Ctrl-C stops it, the same command goes on", flush=True)
 
 
 def print_rung(title, rung, rows):
@@ -37,97 +50,93 @@ def print_rung(title, rung, rows):
         print(f"{what}: the time is up, so it does not count", flush=True)
         return
     done = sorted((row for row in rows if not row["error"]), key=lambda row: row["accuracy"])
-    failed = f", {len(rows) - len(done)} failed (see error in results.csv)" if len(done) < len(rows) else ""
     if done:
-        low, high = done[0]["accuracy"], done[-1]["accuracy"]
-        what += f": {low:.2%} to {high:.2%}, the best {name(done[-1])}"
-    print(what + failed, flush=True)
+        best = Architecture(*(done[-1][field] for field in Architecture._fields))
+        what += f": {done[0]['accuracy']:.2%} to {done[-1]['accuracy']:.2%}, the best {best}"
+    if len(done) < len(rows):
+        what += f", {len(rows) - len(done)} failed (see error in results.csv)"
+    print(what, flush=True)
 
 
 def leaderboard(rows):
-    """Return a dict for each architecture, the longest trained first and of these the best first.
+    """Return a dict for each architecture in `rows`, {Trial: row}: the longest trained first, the best first.
 
-    Each holds what its trials of that length, one per seed, have in common, and their accuracies on the
-    validation images: mean, sd, n.
+    Each holds its architecture, what its longest trials have in common, and of their accuracies on the
+    validation images the mean, sd and n, the number of seeds. Of equally long trained ones those with more
+    seeds come first, as one seed may be lucky.
     """
+    good = [trial for trial, row in rows.items() if trial.judged_on == "validation" and not row["error"]]
     longest = {}
-    for row in rows:
-        if row["judged_on"] == "validation" and row["accuracy"] is not None:
-            key = name(row)
-            best = longest.get(key, [row])
-            if row["passes"] > best[0]["passes"]:
-                best = []
-            elif row["passes"] < best[0]["passes"]:
-                continue
-            longest[key] = [*(each for each in best if each is not row), row]
+    for trial in sorted(good, key=lambda trial: trial.passes):
+        longest[trial.architecture] = trial.passes
     board = []
-    for trials in longest.values():
-        mean, sd = mean_sd([row["accuracy"] for row in trials])
-        seconds = sum(row["seconds"] for row in trials) / sum(row["passes"] for row in trials)
-        board.append({**trials[0], "mean": mean, "sd": sd, "n": len(trials), "seconds": seconds})
-    return sorted(board, key=lambda entry: (-entry["passes"], -entry["mean"]))
+    for architecture, passes in longest.items():
+        own = [rows[each] for each in good if (each.architecture, each.passes) == (architecture, passes)]
+        mean, sd = mean_sd([row["accuracy"] for row in own])
+        seconds = sum(row["seconds"] for row in own) / (len(own) * passes)
+        entry = {"architecture": architecture, "mean": mean, "sd": sd, "n": len(own), "seconds": seconds}
+        board.append({**own[0], **entry})
+    return sorted(board, key=lambda entry: (-entry["passes"], -entry["n"], -entry["mean"], entry["mflop"]))
 
 
 def report(rows, folder, source):
     """Print the leaderboard and what each parameter does, and draw accuracy against cost."""
-    rows = list(rows)
     board = leaderboard(rows)
-    if not board:
-        return
-    print("\nrank  validation accuracy    trained for  parameters  MFLOP  s/epoch  architecture")
+    print("\nrank  validation accuracy    trained for  parameters  MFLOP   s/pass  architecture")
     for rank, entry in enumerate(board[:10], 1):
         spread = f"± {100 * entry['sd']:.2f} ({entry['n']})" if entry["n"] > 1 else ""
         print(
             f"{rank:4}  {entry['mean']:9.2%} {spread:12} {length(entry['passes']):>10}  "
-            f"{int(entry['n_parameters']):10,}  {entry['mflop']:5.1f}  {entry['seconds']:7.1f}  {name(entry)}"
+            f"{entry['n_parameters']:10,}  {entry['mflop']:5.1f}  {entry['seconds']:7.1f}  "
+            f"{entry['architecture']}"
         )
     print_importance(rows)
     if folder:
         figures.draw_costs(folder / "costs.png", board, f"architecture search on {source}")
-        print(f"look at {folder}/costs.png: accuracy against cost; every trial is in {folder}/results.csv")
+        print(f"look at {folder}/costs.png: error against cost; every trial is in {folder}/results.csv")
 
 
 def print_importance(rows):
-    """Print the mean accuracy by each parameter's values, of the longest trials that all candidates had.
+    """Print what each parameter does to the accuracy, by the pairs of trials that differ in it alone.
 
-    Only where all were trained alike does a mean compare the values, and not who was promoted.
+    The trials are those of the longest training that all candidates had, so that like is compared with like.
     """
     by_length = {}
-    for row in rows:
-        if row["judged_on"] == "validation" and row["accuracy"] is not None:
-            by_length.setdefault(row["passes"], []).append(row)
-    counts = {passes: len({name(row) for row in each}) for passes, each in by_length.items()}
-    passes = max(length for length, count in counts.items() if count == max(counts.values()))
-    print(f"\nmean validation accuracy after {length(passes)}, by value")
+    for trial, row in rows.items():
+        if trial.judged_on == "validation" and not row["error"]:
+            by_length.setdefault(trial.passes, {})[trial.architecture, trial.seed] = 100 * row["accuracy"]
+    counts = {passes: len({each for each, _ in own}) for passes, own in by_length.items()}
+    passes = max(passes for passes, count in counts.items() if count == max(counts.values()))
+    accuracies = by_length[passes]
+    print(f"\nwhat matters, after {length(passes)}: the change of the validation accuracy, in points")
     for parameter in Architecture._fields:
-        values = {}
-        for row in by_length[passes]:
-            values.setdefault(row[parameter], []).append(row["accuracy"])
-        if len(values) > 1:
-            means = {value: mean_sd(each)[0] for value, each in sorted(values.items())}
-            texts = ", ".join(f"{value}: {mean:.2%}" for value, mean in means.items())
-            spread = 100 * (max(means.values()) - min(means.values()))
-            print(f"{parameter:13} {texts}  ({spread:.2f} points apart)")
+        first, *others = sorted({getattr(architecture, parameter) for architecture, _ in accuracies})
+        for value in others:
+            changes = [
+                accuracies[other] - accuracy
+                for (architecture, seed), accuracy in accuracies.items()
+                if getattr(architecture, parameter) == first
+                and (other := (architecture._replace(**{parameter: value}), seed)) in accuracies
+            ]
+            if changes:
+                mean, sd = mean_sd(changes)
+                error = f"± {sd / math.sqrt(len(changes)):.2f} (standard error)" if len(changes) > 1 else ""
+                print(f"{parameter:13} {first} → {value}: {mean:+.2f} {error} in {len(changes)} pairs")
 
 
 def print_final(rows, winner, reference, passes):
     """Say how the winner compares with the sheet's architecture on the test set, over the seeds both had."""
     accuracies = {winner: {}, reference: {}}
-    for row in rows:
-        for architecture, by_seed in accuracies.items():
-            same = all(row[key] == value for key, value in architecture._asdict().items())
-            if (
-                same
-                and row["judged_on"] == "test"
-                and row["passes"] == passes
-                and row["accuracy"] is not None
-            ):
-                by_seed[row["seed"]] = 100 * row["accuracy"]
+    for trial, row in rows.items():
+        if (trial.judged_on, trial.passes) == ("test", passes) and not row["error"]:
+            accuracies.get(trial.architecture, {})[trial.seed] = 100 * row["accuracy"]
     seeds = sorted(accuracies[winner].keys() & accuracies[reference].keys())
-    print(f"\ntest accuracy after {length(passes)} on all training images, mean ± sd of {len(seeds)} seeds")
     if not seeds:
-        print("not measured: the time was up")
+        print(
+            "\nnot judged on the test set: there was not the time, or the training failed (see results.csv)"
+        )
         return
+    print(f"\ntest accuracy after {length(passes)} on all training images, mean ± sd of {len(seeds)} seeds")
     for title, architecture in (("the winner", winner), ("the sheet's", reference)):
         mean, sd = mean_sd([accuracies[architecture][seed] for seed in seeds])
         print(f"{title:12} {mean:6.2f} ± {sd:.2f} %  {architecture}")

@@ -9,7 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import train
 from data import random_order
-from files import append_csv, read_csv
+from files import append_csv, drop_torn_line, read_csv
 from ranks import alone, everyones, ranks
 from runs import UserError, duration, is_out_of_memory, one_line
 from settings import ARCHITECTURE, Settings, complete
@@ -39,6 +39,7 @@ class Trial(NamedTuple):
     """One network to train: for `passes` over the training images (1/3: over a third of them, once).
 
     `judged_on` is "validation", the images held out, or "test": then all training images are trained on.
+    `seed` is the run's, as train.py has it.
     """
 
     judged_on: str
@@ -64,43 +65,52 @@ def network(architecture, settings, classes, image_shape):
 
 
 def seconds_an_image(sizes, data, settings):
-    """Return {architecture: seconds of training an image}, from the times of the cheapest and the costliest.
+    """Return {architecture: seconds of training an image}, a straight line over the MFLOP.
 
-    `sizes` are {architecture: (MFLOP, parameters)}; the time is taken to be a straight line over the MFLOP.
+    It goes through the measured times of the cheapest architecture and of the costliest for which the memory
+    suffices. `sizes` are {architecture: (MFLOP, parameters)}.
     """
-    cheapest, *_, costliest = sorted([*sizes, *sizes], key=lambda architecture: sizes[architecture][0])
-    few, times = data.subset(torch.arange(min(len(data), 2048))), {}
-    for architecture in (cheapest, costliest):
-        one = complete(replace(settings, epochs=2, **architecture._asdict()))
-        model = network(architecture, one, data.classes, data.images.shape[1:])
-        history = train.fit(model, few, few.subset(torch.arange(1)), one, label="measuring the speed")
-        times[architecture] = history[1]["seconds"] / len(few)  # the first epoch warms up
-    low, high = sizes[cheapest][0], sizes[costliest][0]
-    slope = (times[costliest] - times[cheapest]) / max(high - low, 1e-9)
-    return {
-        architecture: max(times[cheapest] + slope * (size[0] - low), 1e-9)
-        for architecture, size in sizes.items()
-    }
+    n_images = max(128, min(2048, 2**21 // data.images[0].numel()))  # a second or two, not minutes
+    few = data.subset(torch.arange(min(n_images, len(data))))
+    cheapest, *others = sorted(sizes, key=lambda architecture: sizes[architecture][0])
+    low, time_low, slope = sizes[cheapest][0], seconds_for(cheapest, few, settings), 0
+    for costly in reversed(others):
+        try:
+            slope = (seconds_for(costly, few, settings) - time_low) / max(sizes[costly][0] - low, 1e-9)
+            break
+        except FAILURES as error:
+            check_failure(error)
+    return {each: time_low + max(0, slope) * (size[0] - low) for each, size in sizes.items()}
+
+
+def seconds_for(architecture, data, settings):
+    """Return the measured seconds of training one image of `data`."""
+    settings = complete(replace(settings, epochs=2, **architecture._asdict()))
+    model = network(architecture, settings, data.classes, data.images.shape[1:])
+    history = train.fit(model, data, data.subset(torch.arange(1)), settings, label="measuring the speed")
+    return history[1]["seconds"] / len(data)  # the first epoch warms up
+
+
+FAILURES = (UserError, MemoryError, RuntimeError)
+
+
+def check_failure(error):
+    """Raise again one of FAILURES that is no failed training: a UserError, or memory that ran out, is."""
+    if not isinstance(error, UserError) and not is_out_of_memory(error):
+        raise error
 
 
 # ---------------------------------------------------------------- trials
 
 
 clock = time.perf_counter  # in seconds; the tests have another
+RECENT = 0.7  # the weight of the trial before the last, for a machine's speed changes
 
 
 def parsed(row, file):
     """Return (trial, row) of a line of results.csv, a dict of texts, with its numbers as numbers."""
     try:
-        for name in (
-            "n_blocks",
-            "n_features_1",
-            "n_features_2",
-            "n_fully_1",
-            "n_fully_2",
-            "seed",
-            "n_parameters",
-        ):
+        for name in (*ARCHITECTURE, "seed", "n_parameters"):
             row[name] = int(row[name])
         for name in ("passes", "seconds", "elapsed", "mflop"):
             row[name] = float(row[name])
@@ -118,69 +128,86 @@ class Trials:
     def __init__(self, file, train_data, test_data, settings, sizes):
         self.file, self.settings, self.sizes = file, settings, sizes
         self.rows = {}  # of results.csv, by Trial
-        for row in read_csv(file) if file and file.exists() else []:
-            trial, self.rows[trial] = parsed(row, file)
+        if file and file.exists():
+            drop_torn_line(file)
+            self.rows = dict(parsed(row, file) for row in read_csv(file))
         self.rows = everyones(self.rows)[0]
-        order = random_order(len(train_data), 0)  # the same images for every search and seed
         n_held_out = max(1, len(train_data) // 6)
+        if len(train_data) < 2 * n_held_out:
+            raise UserError(f"{len(train_data)} training images are too few to hold some out")
+        order = random_order(len(train_data), 0)  # the same images for every search and seed
         self.data = {
             "validation": [train_data.subset(order[n_held_out:]), train_data.subset(order[:n_held_out])],
             "test": [train_data, test_data],
         }
         self.started = clock() - max((row["elapsed"] for row in self.rows.values()), default=0)
-        self.pace, self.predicted, self.measured = 1.0, 0.0, 0.0
         self.cost = {}  # seconds an image, by architecture
+        self.predicted, self.measured = 0.0, 0.0  # seconds of the last trials
 
     def seconds(self):
         """Return the seconds that the search has taken, those before interruptions included."""
         return clock() - self.started
 
-    def predict(self, trial):
-        """Return the seconds that a trial will take."""
+    def turns(self, trials):
+        """Return those of `trials` that are to be trained, in lists of one for each process.
+
+        Costly ones go first, so that those that are trained at the same time take about as long.
+        """
+        todo = [trial for trial in trials if trial not in self.rows]
+        todo.sort(key=lambda trial: (trial.seed, -self.cost[trial.architecture]))
+        n_ranks = ranks()[1]
+        return [todo[start : start + n_ranks] for start in range(0, len(todo), n_ranks)]
+
+    def predict(self, turns):
+        """Return the seconds that `turns` will take, by the measured speed and the last trials' pace."""
+        pace = self.measured / self.predicted if self.predicted else 1
+        return pace * sum(max(map(self.seconds_of, turn)) for turn in turns)
+
+    def seconds_of(self, trial):
+        """Return the seconds that a trial takes by the measured speed."""
         learned, judged = self.data[trial.judged_on]
         n_tests = max(1, round(trial.passes))
         n_images = trial.passes * len(learned) + n_tests * len(judged) / 3  # see Watch.show
-        return n_images * self.cost[trial.architecture] * self.pace
+        return n_images * self.cost[trial.architecture]
 
     def run(self, trials, what, deadline, seconds_after):
         """Return the rows of `trials`, or None where the time is up, at `deadline`, before all are done.
 
         `what` they are, and that `seconds_after` are needed after them, is for the progress line. Under
-        torchrun each process takes one trial at a time; the costly ones go first, so that those that are
-        trained at the same time take about as long.
+        torchrun each process takes one trial of a turn.
         """
-        todo = [trial for trial in trials if trial not in self.rows]
-        todo.sort(key=lambda trial: (trial.seed, -self.cost[trial.architecture]))
-        rank, n_ranks = ranks()
-        for start in range(0, len(todo), n_ranks):
-            turn = todo[start : start + n_ranks]
-            if everyones(self.seconds() + self.predict(turn[0]) > deadline)[0]:
+        turns, (rank, n_ranks) = self.turns(trials), ranks()
+        for number, turn in enumerate(turns):
+            if everyones(self.seconds() + self.predict([turn]) > deadline)[0]:
                 return None
-            left = sum(map(self.predict, todo[start:])) / n_ranks + seconds_after
-            label = f"{what}, {start + 1} of {len(todo)}, {self.best()}at most {duration(left)} left"
+            left = duration(self.predict(turns[number:]) + seconds_after)
+            label = (
+                f"{what}, {1 + number * n_ranks} of {sum(map(len, turns))}, about {left} left{self.best()}"
+            )
             own = self.train(turn[rank], label) if rank < len(turn) else None
-            for trial, row in zip(turn, everyones(own), strict=False):
+            rows = everyones(own)[: len(turn)]
+            for trial, row in zip(turn, rows, strict=True):
                 self.rows[trial] = row
                 if rank == 0:
                     append_csv(self.file, row)
-            self.predicted += self.predict(turn[0]) / self.pace
-            self.measured += self.rows[turn[0]]["seconds"]
-            self.pace = self.measured / self.predicted
+            if not any(row["error"] for row in rows):  # a failure is soon over, and tells nothing of the pace
+                self.predicted = RECENT * self.predicted + max(map(self.seconds_of, turn))
+                self.measured = RECENT * self.measured + max(row["seconds"] for row in rows)
         return [self.rows[trial] for trial in trials]
 
     def best(self):
         """Return the best accuracy so far as a text for the progress line."""
-        on = (row["accuracy"] or 0 for row in self.rows.values() if row["judged_on"] == "validation")
-        best = max(on, default=0)
-        return f"best {best:.2%}, " if best else ""
+        rows = (row for trial, row in self.rows.items() if trial.judged_on == "validation")
+        best = max((row["accuracy"] or 0 for row in rows), default=0)
+        return f", best {best:.2%}" if best else ""
 
     def train(self, trial, label):
         """Train one network; return its row, in which error says what went wrong."""
         learned, judged = self.data[trial.judged_on]
         epochs = max(1, round(trial.passes))
         few = learned.subset(torch.arange(max(1, round(len(learned) * min(1, trial.passes / epochs)))))
-        settings = replace(self.settings, **trial.architecture._asdict(), epochs=epochs)
-        settings = complete(replace(settings, seed=self.settings.seed + trial.seed))
+        settings = replace(self.settings, **trial.architecture._asdict(), epochs=epochs, seed=trial.seed)
+        settings = complete(settings)
         row = {"judged_on": trial.judged_on, **trial.architecture._asdict()}
         row |= {"passes": trial.passes, "seed": trial.seed, "accuracy": None, "loss": None, "error": ""}
         started = clock()
@@ -189,10 +216,9 @@ class Trials:
                 model = network(trial.architecture, settings, few.classes, few.images.shape[1:])
                 last = train.fit(model, few, judged, settings, label=f"{label}: {trial.architecture}")[-1]
             row |= {"accuracy": last["test_accuracy"], "loss": last["test_loss"]}
-        except (UserError, MemoryError, RuntimeError) as error:
-            if not isinstance(error, UserError) and not is_out_of_memory(error):
-                raise
+        except FAILURES as error:
+            check_failure(error)
             row["error"] = one_line(error)
         mflop, n_parameters = self.sizes[trial.architecture]
-        row |= {"mflop": round(mflop, 2), "n_parameters": n_parameters}
+        row |= {"mflop": round(mflop, 4), "n_parameters": n_parameters}
         return row | {"seconds": round(clock() - started, 2), "elapsed": round(self.seconds(), 1)}

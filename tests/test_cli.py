@@ -198,6 +198,20 @@ def test_two_processes_one_of_which_dies_give_the_weights_of_one_to_rounding(tmp
             assert float(row[key]) == pytest.approx(float(other[key]), abs=1e-3)
 
 
+def test_where_the_first_process_dies_the_second_says_so(tmp_path):
+    write_folder(tmp_path / "images", n_train=200)
+    process = under_torchrun(f"--data images --epochs 1000 {SMALL} --out two", tmp_path)
+    while count_epochs(tmp_path / "two") < 1 and process.poll() is None:
+        time.sleep(0.001)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[0]), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0
+    said = [line for line in stderr.splitlines() if line.startswith("train.py: ")]
+    assert len(said) == 1
+    assert said[0].endswith("; to go on: torchrun --nproc-per-node 2 train.py --resume two")
+
+
 # ---------------------------------------------------------------- wrong labels
 
 DIAGNOSE = f"--epochs 6 --seeds 2 --mislabelled 5 {SMALL}"
@@ -335,13 +349,13 @@ def test_a_search_from_the_command_to_its_folder(tmp_path):
     Image.open(folder / "costs.png").verify()
     assert "images: 75 training images, and 15 held out to compare by" in done.stdout
     assert "8 architectures; the sheet's, resnet 3 blocks 32/32 144/72, has " in done.stdout
-    plan = "8 for 2/9 epoch, then the best 3 for 2/3 epoch, then the best 2 for 2 epochs, then the best 2 for"
-    assert f"the plan: {plan} 2 epochs from 3 seeds;" in done.stdout
+    plan = "8 for 1/3 epoch, then the best 3 for 2 epochs, then the best 3 for 2 epochs from 2 seeds;"
+    assert f"the plan: {plan}" in done.stdout
     rows = trials_of(folder)
-    assert len(rows) == 8 + 3 + 2 + 4 + 10
+    assert len(rows) == 8 + 3 + 3 + 10
     assert all(row["error"] == "" for row in rows)
     tested = [row for row in rows if row["judged_on"] == "test"]
-    assert sorted(row["seed"] for row in tested) == sorted("0123401234")
+    assert sorted(row["seed"] for row in tested) == sorted(2 * "01234")
 
     # The command that it ends with trains the very network of the final's first seed.
     line = done.stdout.split("next, to train the winner: python ")[1].strip()
@@ -357,7 +371,7 @@ def test_a_search_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_pat
     write_folder(tmp_path / "images", n_train=90)
     monkeypatch.chdir(tmp_path)
     winner = search.main(f"{SEARCH} --out whole".split())
-    for n_trials in (2, 12, 19):  # in the first rung, between two, in the final
+    for n_trials in (2, 11, 17):  # in the first rung, between two, in the final
         process = started(f"{SEARCH} --out killed", tmp_path, "search.py")
         table = tmp_path / "killed" / "results.csv"
         while not table.exists() or table.read_text().count("\n") < 1 + n_trials:
@@ -579,8 +593,12 @@ def test_data_that_cannot_be_made_is_one_line(refused, arguments, message):
         ("--n-features-1 16 0", "invalid positive int value: '0'"),
         ("--data nowhere", "nowhere: no such folder"),
         ("--data images --n-blocks 4 5", "none of the 16 combinations leaves anything"),
-        ("--data images --n-blocks 2 --image-size 4", "4 → 2 → 1 → nothing"),  # the sheet's has three
-        ("--data images --minutes 0.0001", "minutes are too short to compare two architectures"),
+        (
+            "--data images --n-blocks 2 --image-size 4",
+            "the sheet's architecture, to compare with, does not",
+        ),
+        ("--data images --limit 1", "1 training images are too few to hold some out"),
+        ("--data images --minutes 0.0001", "--minutes 0.0001 are too short to compare two"),
         ("--data images --out images", "images: something is there"),
         ("--data images --out images/train/run", "is among the images"),
     ],
@@ -598,7 +616,8 @@ def test_a_search_goes_on_only_from_whole_files_and_keeps_the_damaged_ones(refus
         ("results.csv", b"\xff\n", "is no table any more"),
         ("plan.json", b"{", "plan.json: is damaged"),
         ("plan.json", b"[]", "plan.json: is damaged"),
-        ("plan.json", b'{"options": 1}', "plan.json: is damaged"),
+        ("plan.json", b'{"rungs": 1}', "plan.json: is damaged"),
+        ("plan.json", b"[[1], [2]]", "plan.json: is damaged"),
     ):
         Path("run", name).write_bytes(damage)
         assert message in refused(f"{SEARCH} --out run", search)
@@ -608,12 +627,11 @@ def test_a_search_goes_on_only_from_whole_files_and_keeps_the_damaged_ones(refus
         assert "another process is at work there" in refused(f"{SEARCH} --out run", search)
 
 
-def test_more_minutes_go_on_with_what_is_there_and_another_space_starts_anew(refused, capsys):
-    small = SEARCH.replace("--minutes 9", "--minutes 8")
-    search.main(small.split())
-    before = trials_of(Path("runs/search"))
+def test_the_same_search_goes_on_and_another_starts_anew(refused):
     search.main(SEARCH.split())
-    assert trials_of(Path("runs/search")) == before  # the same plan, as both have time for it
-    search.main(f"{SEARCH} --seed 3".split())
-    assert {path.name for path in Path("runs").iterdir()} == {"search", "search-2"}
+    before = trials_of(Path("runs/search"))
+    for other in (f"{SEARCH} --seed 3", SEARCH.replace("--minutes 9", "--minutes 8"), SEARCH):
+        search.main(other.split())
+    assert {path.name for path in Path("runs").iterdir()} == {"search", "search-2", "search-3"}
     assert trials_of(Path("runs/search")) == before
+    assert {row["seed"] for row in trials_of(Path("runs/search-2"))} == set("34567")

@@ -116,6 +116,7 @@ def test_the_front_holds_those_than_which_none_is_as_cheap_and_as_good(points):
 
 def test_the_costs_of_architectures_are_dots_in_their_kinds_colours(tmp_path):
     sizes = {"n_blocks": 3, "n_features_1": 32, "n_features_2": 64, "n_fully_1": 144}
+    sizes["architecture"] = "resnet 3 blocks 32/64 144/72"
     board = [
         {"model": "encoder", "mflop": 20.0, "mean": 0.99, "passes": 3.0, **sizes},
         {"model": "resnet", "mflop": 40.0, "mean": 1.0, "passes": 3.0, **sizes},

@@ -21,7 +21,7 @@ def as_rank(monkeypatch):
             get_rank=lambda: rank,
             get_world_size=lambda: 3,
             barrier=lambda: calls.append("barrier"),
-            init_process_group=lambda backend: calls.append(backend),
+            init_process_group=lambda backend, timeout: calls.append(backend),
             destroy_process_group=lambda: None,
         )
         monkeypatch.setattr(ranks, "dist", group)

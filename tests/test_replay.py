@@ -44,7 +44,7 @@ def test_the_table_holds_the_validation_accuracies(grid):
     best = Architecture("resnet", 3, 32, 64, 144, 72)
     assert max(ALL, key=table.mean) == best
     assert table.mean(best) == pytest.approx(100 * (quality(best) - 0.01 / 3 + 0.0001))
-    assert table.whole_cost() == pytest.approx(9 * sum(table.mflop.values()))
+    assert table.whole_cost() == pytest.approx(9 * sum(table.mflop.values()) * (1 + 1 / 15))  # with the tests
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -59,7 +59,7 @@ def test_random_search_keeps_its_budget_and_takes_the_best_that_it_saw(grid):
     table = replay.read_table(grid)
     for seed in range(5):
         picked, cost = replay.random_search(table, random.Random(seed), 2000)
-        assert 1800 < cost <= 2000
+        assert 1700 < cost <= 2000
         assert picked in ALL
     everything = sum(table.cost(each, 3) for each in ALL)
     picked, cost = replay.random_search(table, random.Random(0), everything)

@@ -122,7 +122,7 @@ def reading(n_images=20000):
         return n_images / (time.perf_counter() - start)
 
 
-def memory():
+def memory(n_images=60000):
     """Return the peak memory (MiB) of an epoch on as many images as MNIST has.
 
     Of a GPU it is what torch allocated, else the whole process, Python and torch included.
@@ -130,10 +130,11 @@ def memory():
     settings = complete(Settings(init="xavier", epochs=1))
     model = train.build(settings, 10, (1, 28, 28))
     with redirect_stdout(StringIO()):
-        train.fit(model, random_digits(60000), random_digits(10000), settings)
+        train.fit(model, random_digits(n_images), random_digits(n_images // 6), settings)
     if settings.device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, else KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def data_sizes():

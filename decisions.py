@@ -81,12 +81,17 @@ def read_decisions(path, data):
                     raise UserError(f"{where}: {old}; put the right class into the column predicted")
     except csv.Error as error:
         raise UserError(f"{path}, line {table.line_num}: is no line of a table ({error})") from None
+    check_none_emptied(data, kept, labels, path)
+    return kept, labels
+
+
+def check_none_emptied(data, kept, labels, what):
+    """Raise UserError where a class of the ImageData `data` has no image left; `what` is to blame."""
     emptied = set(data.labels.tolist()) - set(labels[kept].tolist())
     if emptied:
         raise UserError(
-            f"{path}: leaves no training image of the class {data.classes[min(emptied)]}; keep one"
+            f"{what}: leaves no training image of the class {data.classes[min(emptied)]}; keep one"
         )
-    return kept, labels
 
 
 def write_clean(source, out, data, kept, labels):

@@ -14,7 +14,7 @@ import figures
 import train
 from checkpoint import describe, resumable, resumable_by, start_or_resume
 from data import load
-from decisions import read_decisions, write_clean, write_ranking
+from decisions import check_none_emptied, read_decisions, write_clean, write_ranking
 from effect import print_effect, sum_up
 from files import check_new, locked, write_csv
 from images import check_copy
@@ -113,6 +113,7 @@ def diagnose(data, test, truth, settings, options, folder):
         kept, labels = without_first(order, options["remove"]), data.labels
         if options["decisions"]:
             kept, labels = read_decisions(options["decisions"], data)
+        check_none_emptied(data, kept, labels, f"--remove {options['remove']}")  # before it is in a file
         write_ranking(file, data, order, scores, losses, probabilities, kept, labels)
     kept, labels = read_decisions(file, data)
     changed = ~kept | (labels != data.labels)

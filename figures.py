@@ -167,11 +167,11 @@ def draw_costs(path, board, title):
         y = math.log(max(100 - 100 * entry["mean"], 0.01) / low_y) / math.log(high_y / low_y)
         return left + (right - left) * x, bottom - (bottom - top) * y
 
-    for value, label in log_ticks(low_y, high_y):
+    for value, label in (log_ticks if high_y > 10 * low_y else ticks)(low_y, high_y):
         y = bottom - (bottom - top) * math.log(value / low_y) / math.log(high_y / low_y)
         canvas.line([(left, y), (right, y)], GRID)
         canvas.text(left - 7, y, label, 12, "rm")
-    for value, label in log_ticks(low_x, high_x):
+    for value, label in (log_ticks if high_x > 10 * low_x else ticks)(low_x, high_x):
         x = left + (right - left) * math.log(value / low_x) / math.log(high_x / low_x)
         canvas.line([(x, bottom), (x, bottom + 4)])
         canvas.text(x, bottom + 14, label, 12, "mm")
@@ -187,9 +187,9 @@ def draw_costs(path, board, title):
     canvas.line([place(entry) for entry in front], GREY)
     for entry in full:
         canvas.dot(*place(entry), BLUE if entry["model"] == "encoder" else ORANGE, 4.5)
-    for entry in front:
+    for number, entry in enumerate(front):
         x, y = place(entry)
-        canvas.text(x, y + 14, entry["architecture"], 11, "mm")
+        canvas.text(x, y + (14, 28)[number % 2], entry["architecture"], 11, "mm")  # neighbours do not collide
     x = 140
     for colour, text in ((BLUE, "encoder"), (ORANGE, "ResNet"), ("#bbbbbb", "trained more briefly")):
         canvas.dot(x, 535, colour, 4.5)

@@ -169,8 +169,8 @@ class Watch:
     `label` the run is one of many, of which only the progress line is shown, after that text.
     """
 
-    def __init__(self, n_epochs, n_train, n_test, label=None):
-        self.label = label
+    def __init__(self, n_epochs, n_train, n_test, label=None, image_size=0):
+        self.label, self.image_size = label, image_size  # of a side, in pixels
         self.n_epochs, self.n_train, self.n_test = n_epochs, n_train, n_test
         self.progress, self.estimated, self.next_save = Progress(), False, time.perf_counter() + 30
 
@@ -219,7 +219,8 @@ class Watch:
         if seconds > 60:
             print(f"this takes about {duration(seconds)}; Ctrl-C stops it, --resume goes on", flush=True)
         if seconds > 1800:
-            print("shorter: --limit 2000, --epochs 1, --image-size 64 (vgg16 takes 32 and more)", flush=True)
+            smaller = ", --image-size 64 (vgg16 takes 32 and more)" if self.image_size > 64 else ""
+            print(f"shorter: --limit 2000, --epochs 1{smaller}", flush=True)
 
     def time_to_save(self):
         """Return whether to save: half a minute after the last time, or later where saving takes long."""

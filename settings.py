@@ -63,6 +63,7 @@ class Settings:
     )
 
 
+VGG16_SIZE = 224  # pixels, by default
 ARCHITECTURE = ("n_blocks", "n_features_1", "n_features_2", "n_fully_1", "n_fully_2")
 
 
@@ -158,7 +159,7 @@ def complete(settings):
         settings,
         batch_size=settings.batch_size or (32 if vgg16 else 128),
         lr=settings.lr or lr,
-        image_size=settings.image_size or (224 if vgg16 else None),
+        image_size=settings.image_size or (VGG16_SIZE if vgg16 else None),
         device=device,
         precision=settings.precision or ("bf16" if has_fast_bf16(device) else "fp32"),
         threads=settings.threads or torch.get_num_threads(),

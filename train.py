@@ -27,7 +27,7 @@ from data import affine_maps, batch_to_float, find, load, mix, random_order
 from files import locked, write_csv, write_tensors
 from ranks import first_rank_first, join_ranks, ranks, total
 from runs import TABLE_HEADER, Progress, UserError, Watch, keep_freed_memory, run_command, table_row
-from settings import ARCHITECTURE, command_line, complete, parse
+from settings import ARCHITECTURE, VGG16_SIZE, command_line, complete, parse
 
 # ---------------------------------------------------------------- model and training
 
@@ -78,7 +78,8 @@ def fit(model, train, test, settings, folder=None, label=None):
     at = load_state(folder, parts, settings.device)
     folder = None if rank else folder  # which only the first process writes
     network = DistributedDataParallel(model) if n_ranks > 1 else model  # averages the processes' gradients
-    watch = Watch(settings.epochs, len(train), len(test), label)
+    image_size = settings.image_size or max(train.images.shape[2:])
+    watch = Watch(settings.epochs, len(train), len(test), label, image_size)
     watch.table(TABLE_HEADER, *map(table_row, at["history"]))
 
     for epoch in range(len(at["history"]), settings.epochs):
@@ -205,6 +206,8 @@ def finish(folder, model, test, history, settings):
     init = "xavier" if settings.init == "pretrained" else settings.init
     other = "encoder" if settings.model == "resnet" else "resnet"
     other = replace(settings, model=other, init=init, batch_size=None, lr=None)
+    if settings.model == "vgg16" and settings.image_size == VGG16_SIZE:
+        other = replace(other, image_size=None)  # which was vgg16's own
     print(f"next, to compare: {command_line(other)}")
 
 

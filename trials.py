@@ -11,7 +11,7 @@ import train
 from data import random_order
 from files import append_csv, drop_torn_line, read_csv
 from ranks import alone, everyones, ranks
-from runs import UserError, duration, is_out_of_memory, one_line
+from runs import Progress, UserError, duration, is_out_of_memory, one_line
 from settings import ARCHITECTURE, Settings, complete
 
 
@@ -176,7 +176,7 @@ class Trials:
         `what` they are, and that `seconds_after` are needed after them, is for the progress line. Under
         torchrun each process takes one trial of a turn.
         """
-        turns, (rank, n_ranks) = self.turns(trials), ranks()
+        turns, (rank, n_ranks), progress = self.turns(trials), ranks(), Progress()
         for number, turn in enumerate(turns):
             if everyones(self.seconds() + self.predict([turn]) > deadline)[0]:
                 return None
@@ -184,6 +184,8 @@ class Trials:
             label = (
                 f"{what}, {1 + number * n_ranks} of {sum(map(len, turns))}, about {left} left{self.best()}"
             )
+            if progress.due():  # for in a pipe the trials' own lines come only after ten seconds each
+                progress.show(label)
             own = self.train(turn[rank], label) if rank < len(turn) else None
             rows = everyones(own)[: len(turn)]
             for trial, row in zip(turn, rows, strict=True):

@@ -21,9 +21,10 @@ from runs import UserError
         lambda: bench.plain("bf16", n_images=100),
         bench.limit,
         lambda: bench.reading(30),
+        lambda: bench.memory(600),
     ],
 )
-def test_every_part_measures_a_rate(part, capsys):
+def test_parts_measure_something_and_print_nothing(part, capsys):
     assert part() > 0
     assert capsys.readouterr().out == ""  # a line of progress would spoil the JSON
 

@@ -555,6 +555,19 @@ def test_a_diagnosis_that_cannot_be_is_one_line(refused, arguments, message):
     assert not Path("runs").exists()
 
 
+def test_a_removal_that_would_empty_a_class_leaves_no_ranking_behind(refused, monkeypatch):
+    ranked = diagnose.top_losses
+
+    def one_class_first(labels, log_probabilities):
+        _, scores, losses = ranked(labels, log_probabilities)
+        return (labels != 0).int().argsort(stable=True), scores, losses
+
+    monkeypatch.setattr(diagnose, "top_losses", one_class_first)
+    arguments = f"--data images --remove 8 --seeds 1 --epochs 1 --out run {SMALL}"
+    assert "--remove 8: leaves no training image of the class row0" in refused(arguments, diagnose)
+    assert not Path("run/top_losses.csv").exists()
+
+
 def test_a_run_of_one_command_is_not_resumed_by_another(refused):
     train.main(f"--data images --epochs 1 --out run {SMALL}".split())
     os.remove("run/model.pt")

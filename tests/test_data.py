@@ -307,6 +307,14 @@ def test_seeds_and_epochs_have_different_orders():
 # ---------------------------------------------------------------- wrong labels
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_wrong_labels_are_not_those_that_a_training_sees_first(seed):
+    _, chosen = data.wrong_labels(torch.arange(3000) % 10, 10, 100, seed)
+    for epoch in range(3):
+        first = data.random_order(3000, seed, epoch)[:100]
+        assert len(set(first.tolist()) & set(chosen.tolist())) < 20  # by chance 3
+
+
 @given(st.data(), st.integers(2, 6), st.integers(0, 99))
 def test_exactly_so_many_labels_become_wrong_and_only_among_the_classes(content, n_classes, seed):
     labels = torch.tensor(content.draw(st.lists(st.integers(0, n_classes - 1), min_size=1, max_size=40)))

@@ -153,6 +153,17 @@ def test_imperfect_data_are_made_from_nothing_and_then_kept(empty_place, capsys)
     assert sorted(path.stat().st_mtime_ns for path in empty_place.rglob("*.png")) == before
 
 
+def test_the_command_in_an_empty_folder_without_a_network(empty_place, capsys):
+    small = "--n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8 --batch-size 8 --precision fp32"
+    diagnose.main(f"--remove 4 --mislabelled 4 --seeds 2 --epochs 3 {small}".split())
+    out = capsys.readouterr().out
+    assert "Using the built-in digits instead" in out
+    assert "4 of its labels are not those of ./data/digits_png" in out
+    assert "of the 4 suspects" in out
+    assert "Cleaning 4 of 40 images (10.00%) changed" in out
+    assert (empty_place / "runs" / "diagnosis" / "effect.csv").exists()
+
+
 def test_the_sheets_folder_comes_first_with_or_without_its_clean_one(empty_place):
     (empty_place / "data" / "mnist_png_mislabelled").mkdir(parents=True)
     assert find_imperfect("auto", 100) == ("data/mnist_png_mislabelled", None)

@@ -279,3 +279,9 @@ def test_weights_of_another_network_are_refused(vgg16, tmp_path):
     torch.save(models.encoder().state_dict(), tmp_path / "encoder.pt")
     with pytest.raises(UserError, match=r"encoder\.pt: these are not the weights of torchvision's vgg16"):
         models.load_imagenet(vgg16, tmp_path / "encoder.pt")
+
+
+@pytest.mark.parametrize("init", ["pretrained", "xaver"])
+def test_an_initialisation_that_there_is_not_is_refused(init):
+    with pytest.raises(UserError, match=f"no initialisation {init} of this network"):
+        models.initialise(models.encoder(), init)

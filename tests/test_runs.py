@@ -93,6 +93,24 @@ def test_a_long_run_is_announced_once_and_a_very_long_one_with_what_shortens_it(
     assert f"{rate} images/s  loss 0.5000" in output.replace(",", "")
 
 
+@pytest.mark.parametrize("size", [28, 64, 224])
+def test_smaller_images_are_advised_only_where_they_are_smaller(clock, capsys, size):
+    watch = runs.Watch(n_epochs=9, n_train=9000, n_test=9, image_size=size)
+    watch.start_epoch(0, 0, 0.0)
+    clock.now += 4
+    watch.show(4, 1.0)
+    assert ("--image-size 64" in capsys.readouterr().out) == (size > 64)
+
+
+def test_one_run_of_many_shows_only_its_progress_after_its_label(clock, capsys):
+    watch = runs.Watch(n_epochs=2, n_train=9000, n_test=9, label="rung 1, 3 of 8")
+    watch.table(runs.TABLE_HEADER)
+    watch.start_epoch(1, 0, 0.0)
+    clock.now += 4
+    watch.show(900, 1.0)
+    assert capsys.readouterr().out == " 55% of rung 1, 3 of 8\n"
+
+
 def test_seconds_before_an_interruption_count_and_their_images_do_not_speed_up_the_rate(clock, capsys):
     watch = runs.Watch(n_epochs=1, n_train=2000, n_test=30)
     watch.start_epoch(0, n_before=1000, seconds_before=60.0)

@@ -316,6 +316,17 @@ def test_a_brief_trial_sees_few_images_and_the_final_all_of_them(monkeypatch):
         assert label == f"label: {THE_SHEETS}"
 
 
+def test_between_short_trials_there_is_progress_too(tmp_path, monkeypatch, capsys):
+    Machine(monkeypatch)
+    monkeypatch.setattr(trials.Progress, "due", lambda self: True)
+    bench, candidates = make_trials(tmp_path)
+    bench.cost = dict.fromkeys(bench.sizes, 0.01)
+    bench.run([Trial("validation", each, 1.0, 0) for each in candidates[:2]], "rung 1", math.inf, 60)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "rung 1, 1 of 2, about 1 min 02 s left"
+    assert lines[1].startswith("rung 1, 2 of 2, about 1 min 01 s left, best 5")
+
+
 ERRORS = [UserError("training diverged"), RuntimeError("CUDA out of memory"), MemoryError()]
 
 

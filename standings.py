@@ -136,9 +136,8 @@ def print_final(rows, winner, reference, passes):
             "\nnot judged on the test set: there was not the time, or the training failed (see results.csv)"
         )
         return
-    print(
-        f"\ntest accuracy after {length(passes)}, with the held-out images too, mean ± sd of {len(seeds)} seeds"
-    )
+    print(f"\ntest accuracy after {length(passes)}, trained on the held-out images too,", end=" ")
+    print(f"mean ± sd of {len(seeds)} seeds")
     for title, architecture in (("the winner", winner), ("the sheet's", reference)):
         mean, sd = mean_sd([accuracies[architecture][seed] for seed in seeds])
         print(f"{title:12} {mean:6.2f} ± {sd:.2f} %  {architecture}")

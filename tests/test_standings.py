@@ -69,7 +69,7 @@ def test_the_final_compares_the_seeds_that_both_had(capsys):
     rows += [row(THE_SHEETS, 3.0, 2, 0.5, "test"), row(THE_SHEETS, 1.0, 2, 0.5)]
     standings.print_final(table(*rows), WIDE, THE_SHEETS, 1.0)
     out = capsys.readouterr().out
-    assert "after 1 epoch, with the held-out images too, mean ± sd of 2 seeds" in out
+    assert "after 1 epoch, trained on the held-out images too, mean ± sd of 2 seeds" in out
     assert f"the winner    99.05 ± 0.07 %  {WIDE}" in out
     assert f"the sheet's   98.05 ± 0.07 %  {THE_SHEETS}" in out
     assert "difference    +1.00 ± 0.00 points" in out

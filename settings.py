@@ -41,7 +41,11 @@ class Settings:
         type=positive(float),
         metavar="RATE",
     )
-    augment: bool = flag(False, "move the training images by small random affine maps", action="store_true")
+    augment: bool = flag(
+        False,
+        "move the training images by small random affine maps, or do not",
+        action=argparse.BooleanOptionalAction,
+    )
     image_size: int = flag(
         None, "resize images to N×N pixels (default: as they are; vgg16 224)", type=positive(int), metavar="N"
     )

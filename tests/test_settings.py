@@ -16,7 +16,9 @@ def test_help_names_every_flag_with_its_default(capsys):
         parse("", ["--help"])
     assert end.value.code == 0
     help_text = capsys.readouterr().out
-    listed = {flag.split()[0]: " ".join(flag.split()) for flag in re.split(r"\n  (?=-)", help_text)}
+    listed = {
+        flag.split()[0].strip(","): " ".join(flag.split()) for flag in re.split(r"\n  (?=-)", help_text)
+    }
     for setting in fields(Settings):
         text = listed[flag_name(setting.name)]
         if setting.name in ("augment", "precision"):

@@ -138,7 +138,7 @@ def same_run_folder(name, now, out=None):
     folder = None
     if not ranks()[0]:
         for place in [Path(out)] if out else sorted(Path("runs").glob(f"{name}*")):
-            with suppress(OSError, ValueError, KeyError, TypeError):
+            with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
                 config = json.loads((place / "config.json").read_text(encoding="utf-8"))
                 if (config["checksum"], config["data"]) == (now["checksum"], now["data"]):
                     note_other_platform(config, now)
@@ -159,7 +159,7 @@ def resumable_by(words, folder):
     try:
         yield
     except KeyboardInterrupt:
-        raise UserError(f"interrupted; to go on: {go_on}") from None
+        raise from_a_survivor(f"interrupted; to go on: {go_on}", folder) from None
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -168,9 +168,15 @@ def resumable_by(words, folder):
     except RuntimeError as error:
         if n_ranks == 1 or not lost_connection(error):
             raise
-        lost = UserError(f"another process of this run has ended; to go on: {go_on}")
-        lost.speaks = ranks()[0] == 1 and is_free(folder)  # where the first, which speaks for all, has ended
-        raise lost from None
+        lost = f"another process of this run has ended; to go on: {go_on}"
+        raise from_a_survivor(lost, folder) from None
+
+
+def from_a_survivor(message, folder):
+    """Return a UserError; the second process says it where the first, which speaks for all, has ended."""
+    error = UserError(message)
+    error.speaks = ranks()[0] == 1 and is_free(folder)
+    return error
 
 
 # ---------------------------------------------------------------- where the run stands

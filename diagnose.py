@@ -164,9 +164,9 @@ def show_suspects(data, suspects, scores, losses, probabilities, folder):
     title = f"{data.source}: {len(some)} suspects, from label to prediction"
     figures.draw_sheet(folder / "top_losses.png", data.images[some], captions, title)
     print(
-        f"\n{len(suspects):,} suspects, all in {folder}/top_losses.csv and the first 100 in top_losses.png;"
+        f"\n{len(suspects):,} suspects; the first 100 are in {folder}/top_losses.png, and in top_losses.csv"
     )
-    print("the score is the loss, and how common the mistake is among the labels that are surely wrong:")
+    print("all images. The score is the loss, and how common the mistake is among the surely wrong labels:")
     print("rank  score   loss  label → prediction  image")
     for rank, (index, pair) in enumerate(zip(some[:10].tolist(), names, strict=False), 1):
         print(

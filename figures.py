@@ -150,17 +150,18 @@ def draw_costs(path, board, title):
     """Draw the validation error of architectures against their cost; `board` is standings.leaderboard's.
 
     Those that were trained the longest are dots, blue for encoders and orange for ResNets; the others,
-    trained more briefly, are small and grey. Of equally long trained ones those are joined than which no
+    trained more briefly, are small and grey. Of the longest trained ones those are joined than which no
     cheaper one is as good.
     """
-    canvas = Canvas(900, 560)
-    canvas.text(450, 24, title, 15, "mm")
-    longest = board[0]["passes"]
+    longest = max(entry["passes"] for entry in board)
     full = [entry for entry in board if entry["passes"] == longest]
+    front = pareto(full, "mflop", "mean")
+    canvas = Canvas(900, 566 + 20 * math.ceil(len(front) / 3))
+    canvas.text(450, 24, title, 15, "mm")
     left, top, right, bottom = 80, 80, 860, 470
     costs = [entry["mflop"] for entry in board]
     errors = [max(100 - 100 * entry["mean"], 0.01) for entry in board]
-    low_x, high_x, low_y, high_y = min(costs) / 1.2, max(costs) * 1.2, min(errors) / 1.2, max(errors) * 1.2
+    low_x, high_x, low_y, high_y = min(costs) / 1.2, max(costs) * 1.2, min(errors) / 1.3, max(errors) * 1.1
 
     def place(entry):
         x = math.log(entry["mflop"] / low_x) / math.log(high_x / low_x)
@@ -178,23 +179,25 @@ def draw_costs(path, board, title):
     canvas.line([(left, top), (left, bottom), (right, bottom)])
     canvas.text(left, top - 18, "validation error (%, log scale)", 12)
     canvas.text((left + right) / 2, bottom + 36, "MFLOP of one image, forward (log scale)", 12, "mm")
-    for passes in {entry["passes"] for entry in board} - {longest}:
-        brief = [entry for entry in board if entry["passes"] == passes]
-        canvas.line([place(entry) for entry in pareto(brief, "mflop", "mean")], "#dddddd")
-        for entry in brief:
+    for entry in board:
+        if entry["passes"] < longest:
             canvas.dot(*place(entry), "#bbbbbb", 2.5)
-    front = pareto(full, "mflop", "mean")
     canvas.line([place(entry) for entry in front], GREY)
     for entry in full:
         canvas.dot(*place(entry), BLUE if entry["model"] == "encoder" else ORANGE, 4.5)
     for number, entry in enumerate(front):
         x, y = place(entry)
-        canvas.text(x, y + (14, 28)[number % 2], entry["architecture"], 11, "mm")  # neighbours do not collide
+        canvas.text(x, y + 14, number + 1, 12, "mm")
+        canvas.text(
+            135 + number % 3 * 235, 566 + number // 3 * 20, f"{number + 1}  {entry['architecture']}", 12
+        )
     x = 140
-    for colour, text in ((BLUE, "encoder"), (ORANGE, "ResNet"), ("#bbbbbb", "trained more briefly")):
+    kinds = [(BLUE, "encoder"), (ORANGE, "ResNet"), ("#bbbbbb", "trained more briefly")]
+    for colour, text in kinds if len(full) < len(board) else kinds[:2]:
         canvas.dot(x, 535, colour, 4.5)
         canvas.text(x + 10, 535, text)
         x += 110
+    canvas.text(x + 60, 535, "line: no cheaper one is as good", 13, fill=GREY)
     canvas.save(path)
 
 

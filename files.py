@@ -5,6 +5,7 @@ import fcntl
 import io
 import json
 import os
+import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def drop_torn_line(path):
 def read_csv(path):
     """Return the rows of a table, dicts of texts. Raises UserError where it is no table."""
     try:
-        with open(path, encoding="utf-8", newline="") as file:
+        with open(path, encoding="utf-8-sig", newline="") as file:  # where a spreadsheet saved it
             rows = list(csv.DictReader(file, strict=True))
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is no table any more ({one_line(error)}); move it away") from None
@@ -95,8 +96,11 @@ def write_tensors(path, tensors):
 
 
 def check_new(out):
-    """Raise UserError where the path `out` is taken, unless by an empty folder."""
-    if Path(out).exists() and (not Path(out).is_dir() or any(Path(out).iterdir())):
+    """Raise UserError where the path `out` is taken, unless by a folder that holds at most a kill's left-overs."""
+    left = re.compile(r"\..*\.part")  # see `written`
+    if Path(out).exists() and (
+        not Path(out).is_dir() or not all(left.fullmatch(path.name) for path in Path(out).iterdir())
+    ):
         raise UserError(f"{out}: something is there; choose another folder")
 
 

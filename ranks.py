@@ -3,7 +3,6 @@
 import atexit
 import os
 import re
-import signal
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -49,8 +48,7 @@ def everyones(content):
 def join_ranks(device):
     """Meet the other processes that torchrun started, if it did. `device` is as typed, None if it was not.
 
-    With GPUs each process takes one of its own. From here on a process that is told to end, as torchrun does
-    when another one has died, ends as by Ctrl-C.
+    With GPUs each process takes one of its own.
     """
     if "LOCAL_RANK" not in os.environ:
         return
@@ -63,7 +61,6 @@ def join_ranks(device):
         raise UserError(f"--nproc-per-node: there are {torch.cuda.device_count()} GPUs here, and no more")
     if cuda:
         torch.cuda.set_device(local_rank)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     a_day = timedelta(days=1)  # a process that waits for another's long work is not lost
     dist.init_process_group("nccl" if cuda else "gloo", timeout=a_day)
     atexit.register(dist.destroy_process_group)

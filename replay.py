@@ -7,6 +7,7 @@ With --optuna also Optuna's TPE with Hyperband (pip install optuna first; nothin
 """
 
 import argparse
+import importlib.util
 import random
 import statistics
 from pathlib import Path
@@ -51,8 +52,18 @@ def read_table(path):
             accuracies.setdefault((trial.architecture, trial.passes), []).append(row["accuracy"])
             mflop[trial.architecture] = row["mflop"]
     lengths = tuple(sorted({passes for _, passes in accuracies}))
-    if len(lengths) != 3 or len(accuracies) != 3 * len(mflop):
-        raise UserError(f"{path}: needs every architecture at three lengths, as search.py --grid trains them")
+    needed = {rung[0] for rung in search.halving_rungs(len(mflop), max(lengths, default=1))}
+    n_seeds = {len(own) for own in accuracies.values()}
+    if (
+        len(accuracies) != 3 * len(mflop)
+        or not needed <= set(lengths)
+        or len(n_seeds) != 1
+        or min(n_seeds) < 2
+    ):
+        raise UserError(
+            f"{path}: needs every architecture at three lengths from the same seeds, as a finished "
+            "search.py --grid leaves them"
+        )
     return Table(accuracies, mflop, lengths)
 
 
@@ -90,10 +101,8 @@ def random_search(table, rng, budget):
 
 def optuna_search(table, rng, budget):
     """Optuna's TPE and Hyperband. Its trainings go on where ours start anew: they cost only the longest."""
-    try:
-        import optuna
-    except ImportError:
-        raise UserError("--optuna needs Optuna: pip install optuna") from None
+    import optuna
+
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     values = {name: sorted({getattr(each, name) for each in table.mflop}) for name in Architecture._fields}
     sampler = optuna.samplers.TPESampler(seed=rng.randrange(2**31))
@@ -130,6 +139,8 @@ def main(arguments=None):
     parser.add_argument("--replays", type=positive(int), default=100, metavar="N", help="(default: 100)")
     parser.add_argument("--optuna", action="store_true", help="Optuna's TPE with Hyperband too")
     given = parser.parse_args(arguments)
+    if given.optuna and not importlib.util.find_spec("optuna"):
+        raise UserError("--optuna needs Optuna: pip install optuna")
     table = read_table(given.table)
     best = max(map(table.mean, table.mflop))
     full = len(table.accuracies[next(iter(table.mflop)), table.lengths[-1]])
@@ -138,7 +149,10 @@ def main(arguments=None):
     )
     print(f"\n{given.replays} replays of     below it (points)      most  within 0.03  cost of the grid")
     budget = None
-    for strategy in [ours, random_search, *([optuna_search] if given.optuna else [])]:
+    strategies = {"search.py": ours, "random search": random_search}
+    if given.optuna:
+        strategies["Optuna"] = optuna_search
+    for name, strategy in strategies.items():
         rng = random.Random(0)
         picks = [strategy(table, rng, budget) for _ in range(given.replays)]
         behind = [best - table.mean(architecture) for architecture, _ in picks]
@@ -146,7 +160,7 @@ def main(arguments=None):
         budget = budget or spent  # the others have as much as ours
         mean, sd = mean_sd(behind)
         near = mean_sd([each < 0.03 + 1e-9 for each in behind])[0]
-        print(f"{strategy.__name__:14} {mean:10.3f} ± {sd:.3f}  {max(behind):8.3f}  {near:11.0%}", end="")
+        print(f"{name:14} {mean:10.3f} ± {sd:.3f}  {max(behind):8.3f}  {near:11.0%}", end="")
         print(f"  {spent / table.whole_cost():15.1%}")
 
 

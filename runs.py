@@ -5,6 +5,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import socket
 import sys
 import time
@@ -42,6 +43,7 @@ def run_command(main):
 
     Of the processes that torchrun starts on a machine, only the first says these things.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # being told to end is like Ctrl-C
     speaks = os.environ.get("LOCAL_RANK", "0") == "0"
     if not speaks:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of this process)

@@ -165,14 +165,23 @@ def kept_plan(trials, candidates, budget, options, folder):
             lengths = [(options["epochs"] or GRID_PASSES) / part for part in (9, 3, 1)]
             chosen = candidates, [(passes, len(candidates), 3) for passes in lengths]
         else:
-            chosen = plan(trials, candidates, budget, options["epochs"])
+            try:
+                chosen = plan(trials, candidates, budget, options["epochs"])
+            except UserError:  # then there is no search, and its folder is free for another
+                (folder / "config.json").unlink()
+                raise
         write_json(folder / "plan.json", chosen)
-    kept = read_json(folder / "plan.json") if folder else None
-    kept = everyones(kept)[0]
+    kept = everyones(read_json(folder / "plan.json") if folder else None)[0]
     try:
-        return [Architecture(*each) for each in kept[0]], [(float(rung[0]), *rung[1:]) for rung in kept[1]]
-    except (TypeError, KeyError, IndexError):
+        chosen = [Architecture(*each) for each in kept[0]]
+        rungs = [(float(passes), int(n), int(n_seeds)) for passes, n, n_seeds in kept[1]]
+        if not (chosen and rungs and set(chosen) <= set(candidates)):
+            raise ValueError("of another search")
+        if not all(0 < passes < math.inf and n > 0 and n_seeds > 0 for passes, n, n_seeds in rungs):
+            raise ValueError("no plan")
+    except (TypeError, KeyError, IndexError, ValueError):
         raise UserError(f"{folder}/plan.json: is damaged; move it away") from None
+    return chosen, rungs
 
 
 # ---------------------------------------------------------------- the search
@@ -202,8 +211,9 @@ def search(trials, candidates, budget, options, folder):
             raise UserError(f"no architecture could be compared: {why}")
         return rows and [row["accuracy"] for row in rows]
 
-    winner = successive_halving(chosen, rungs, run_rung)[0]
-    standings.report(trials.rows, folder, trials.data["test"][1].source)
+    ranked = successive_halving(chosen, rungs, run_rung)
+    winner = ranked[0]
+    standings.report(trials.rows, ranked, folder, trials.data["test"][1].source)
     trials.run(final_trials(trials, winner, passes), "final", 1.05 * budget, 0)
     standings.print_final(trials.rows, winner, THE_SHEETS, passes)
     epochs = int(passes) if passes == int(passes) else Settings.epochs
@@ -256,6 +266,8 @@ def main(arguments=None):
     candidates, n_illegal = architectures(space, image_shape[1:])
     if n_illegal:
         print(f"{n_illegal} combinations are left out: they would leave nothing of images of this size")
+    if len(train_data) < 2:
+        raise UserError("one training image is too few: some are held out")
     if not candidates:
         raise UserError(f"none of the {n_illegal} combinations leaves anything of images of this size")
     try:
@@ -272,10 +284,12 @@ def main(arguments=None):
     folder = same_run_folder("search", now, out)
     words = ["search.py", *(sys.argv[1:] if arguments is None else arguments)]
     with resumable_by(words, folder), nullcontext() if ranks()[0] else locked(folder):
-        folder = None if ranks()[0] else folder
-        trials = Trials(folder and folder / "results.csv", train_data, test_data, given, sizes)
+        file = None if ranks()[0] else folder / "results.csv"
+        trials = Trials(file, train_data, test_data, given, sizes)
+        done = f"goes on, {len(trials.rows)} trials are done" if trials.rows else "begins"
+        print(f"in {folder} the search {done}")
         budget = math.inf if options["grid"] else 60 * (options["minutes"] or 10)
-        return search(trials, candidates, budget, options, folder)
+        return search(trials, candidates, budget, options, None if ranks()[0] else folder)
 
 
 if __name__ == "__main__":

@@ -155,6 +155,8 @@ def complete(settings):
         torch.zeros(1, device=device).item()
     except (RuntimeError, AssertionError, NotImplementedError, ImportError):
         raise UserError(f"--device {device}: there is none here that computes; try --device cpu") from None
+    if (settings.threads or 1) > 1024:
+        raise UserError(f"--threads {settings.threads}: 1024 are the most")
     vgg16 = settings.model == "vgg16"
     lr = (
         1e-4 if vgg16 else 5e-3 if settings.epochs == 1 else 3e-3

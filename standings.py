@@ -25,8 +25,8 @@ def introduce(trials, candidates, reference):
         f"{mflop:.1f} MFLOP forward, and takes {seconds:.1f} s an epoch"
     )
     every = [Trial("validation", each, 5.0, seed) for each in candidates for seed in range(3)]
-    hours = sum(map(trials.seconds_of, every)) / 3600
-    print(f"all of them for 5 epochs from 3 seeds would take {hours:.1f} hours of one process")
+    needed = duration(sum(map(trials.seconds_of, every)))
+    print(f"all of them for 5 epochs from 3 seeds would take one process {needed}")
 
 
 def print_plan(rungs, n_candidates, seconds, n_final_seeds):
@@ -49,23 +49,28 @@ def print_rung(title, rung, rows):
     if rows is None:
         print(f"{what}: the time is up, so it does not count", flush=True)
         return
-    done = sorted((row for row in rows if not row["error"]), key=lambda row: row["accuracy"])
-    if done:
-        best = Architecture(*(done[-1][field] for field in Architecture._fields))
-        what += f": {done[0]['accuracy']:.2%} to {done[-1]['accuracy']:.2%}, the best {best}"
+    accuracies, done = {}, [row for row in rows if not row["error"]]
+    for row in done:
+        architecture = Architecture(*(row[field] for field in Architecture._fields))
+        accuracies.setdefault(architecture, []).append(row["accuracy"])
+    means = {architecture: mean_sd(own)[0] for architecture, own in accuracies.items()}
+    if means:
+        what += (
+            f": {min(means.values()):.2%} to {max(means.values()):.2%}, the best {max(means, key=means.get)}"
+        )
     if len(done) < len(rows):
         what += f", {len(rows) - len(done)} failed (see error in results.csv)"
     print(what, flush=True)
 
 
-def leaderboard(rows):
-    """Return a dict for each architecture in `rows`, {Trial: row}: the longest trained first, the best first.
+def leaderboard(rows, ranked):
+    """Return a dict for each architecture of the list `ranked`, in its order, that has been trained.
 
-    Each holds its architecture, what its longest trials have in common, and of their accuracies on the
-    validation images the mean, sd and n, the number of seeds. Of equally long trained ones those with more
-    seeds come first, as one seed may be lucky.
+    Each holds its architecture, what its longest trials in `rows`, {Trial: row}, have in common, and of their
+    accuracies on the validation images the mean, sd and n, the number of seeds.
     """
     good = [trial for trial, row in rows.items() if trial.judged_on == "validation" and not row["error"]]
+    good = [trial for trial in good if trial.architecture in ranked]
     longest = {}
     for trial in sorted(good, key=lambda trial: trial.passes):
         longest[trial.architecture] = trial.passes
@@ -76,12 +81,15 @@ def leaderboard(rows):
         seconds = sum(row["seconds"] for row in own) / (len(own) * passes)
         entry = {"architecture": architecture, "mean": mean, "sd": sd, "n": len(own), "seconds": seconds}
         board.append({**own[0], **entry})
-    return sorted(board, key=lambda entry: (-entry["passes"], -entry["n"], -entry["mean"], entry["mflop"]))
+    return sorted(board, key=lambda entry: ranked.index(entry["architecture"]))
 
 
-def report(rows, folder, source):
-    """Print the leaderboard and what each parameter does, and draw accuracy against cost."""
-    board = leaderboard(rows)
+def report(rows, ranked, folder, source):
+    """Print the leaderboard and what each parameter does, and draw accuracy against cost.
+
+    `ranked` are the architectures, the best first; `rows` is {Trial: row}.
+    """
+    board = leaderboard(rows, ranked)
     print("\nrank  validation accuracy    trained for  parameters  MFLOP   s/pass  architecture")
     for rank, entry in enumerate(board[:10], 1):
         spread = f"± {100 * entry['sd']:.2f} ({entry['n']})" if entry["n"] > 1 else ""
@@ -90,6 +98,8 @@ def report(rows, folder, source):
             f"{entry['n_parameters']:10,}  {entry['mflop']:5.1f}  {entry['seconds']:7.1f}  "
             f"{entry['architecture']}"
         )
+    print("(2): mean ± sd of two seeds; who was promoted further is ahead", end="")
+    print(f"; {len(board) - 10} more are in results.csv" if len(board) > 10 else "")
     print_importance(rows)
     if folder:
         figures.draw_costs(folder / "costs.png", board, f"architecture search on {source}")

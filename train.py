@@ -169,7 +169,7 @@ def predict(model, data, settings):
         with autocast(settings):
             logits.append(model(images).float())
         if progress.due():
-            progress.show(f"testing: {len(logits) * settings.batch_size:,} of {len(data):,} images")
+            progress.show(f"testing: {sum(map(len, logits)):,} of {len(data):,} images")
     progress.clear()
     return torch.cat(logits)
 

@@ -1,5 +1,6 @@
 """The trials of an architecture search: what is trained, what that costs, and the table that remembers it."""
 
+import math
 import time
 from dataclasses import replace
 from typing import NamedTuple
@@ -117,9 +118,15 @@ def parsed(row, file):
         for name in ("accuracy", "loss"):
             row[name] = float(row[name]) if row[name] else None
         architecture = Architecture(*(row[name] for name in Architecture._fields))
+        trial = Trial(row["judged_on"], architecture, row["passes"], row["seed"])
+        good = row["error"] if row["accuracy"] is None else 0 <= row["accuracy"] <= 1
+        positive = all(0 < row[name] < math.inf for name in ("passes", "mflop"))
+        finite = all(math.isfinite(row[name]) for name in ("seconds", "elapsed"))
+        if not (good and positive and finite and trial.judged_on in ("validation", "test")):
+            raise ValueError("no trial")
     except (KeyError, ValueError):
         raise UserError(f"{file}: has a line that is no trial; mend it, or move the file away") from None
-    return Trial(row["judged_on"], architecture, row["passes"], row["seed"]), row
+    return trial, row
 
 
 class Trials:
@@ -133,8 +140,6 @@ class Trials:
             self.rows = dict(parsed(row, file) for row in read_csv(file))
         self.rows = everyones(self.rows)[0]
         n_held_out = max(1, len(train_data) // 6)
-        if len(train_data) < 2 * n_held_out:
-            raise UserError(f"{len(train_data)} training images are too few to hold some out")
         order = random_order(len(train_data), 0)  # the same images for every search and seed
         self.data = {
             "validation": [train_data.subset(order[n_held_out:]), train_data.subset(order[:n_held_out])],
@@ -154,7 +159,7 @@ class Trials:
         Costly ones go first, so that those that are trained at the same time take about as long.
         """
         todo = [trial for trial in trials if trial not in self.rows]
-        todo.sort(key=lambda trial: (trial.seed, -self.cost[trial.architecture]))
+        todo.sort(key=lambda trial: (trial.seed, -self.sizes[trial.architecture][0]))
         n_ranks = ranks()[1]
         return [todo[start : start + n_ranks] for start in range(0, len(todo), n_ranks)]
 
@@ -216,7 +221,7 @@ class Trials:
         try:
             with alone():
                 model = network(trial.architecture, settings, few.classes, few.images.shape[1:])
-                last = train.fit(model, few, judged, settings, label=f"{label}: {trial.architecture}")[-1]
+                last = train.fit(model, few, judged, settings, label=f"{trial.architecture}, {label}")[-1]
             row |= {"accuracy": last["test_accuracy"], "loss": last["test_loss"]}
         except FAILURES as error:
             check_failure(error)

@@ -401,12 +401,13 @@ def test_two_processes_search_as_one_does(tmp_path, monkeypatch):
     assert trials_of(tmp_path / "two") == trials_of(tmp_path / "one")
 
 
-def test_ctrl_c_in_a_search_ends_in_one_line_with_the_command_that_goes_on(tmp_path):
+@pytest.mark.parametrize("told_to_end", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_in_a_search_ends_in_one_line_with_the_command_that_goes_on(tmp_path, told_to_end):
     write_folder(tmp_path / "images", n_train=90)
     process = started(f"{SEARCH} --out run", tmp_path, "search.py")
     while not (tmp_path / "run" / "results.csv").exists() and process.poll() is None:
         time.sleep(0.002)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(told_to_end)
     _, stderr = process.communicate(timeout=60)
     assert (process.returncode, stderr) == (
         2,
@@ -610,7 +611,8 @@ def test_data_that_cannot_be_made_is_one_line(refused, arguments, message):
             "--data images --n-blocks 2 --image-size 4",
             "the sheet's architecture, to compare with, does not",
         ),
-        ("--data images --limit 1", "1 training images are too few to hold some out"),
+        ("--data images --limit 1", "one training image is too few"),
+        ("--data images --threads 9999", "--threads 9999: 1024 are the most"),
         ("--data images --minutes 0.0001", "--minutes 0.0001 are too short to compare two"),
         ("--data images --out images", "images: something is there"),
         ("--data images --out images/train/run", "is among the images"),
@@ -631,6 +633,11 @@ def test_a_search_goes_on_only_from_whole_files_and_keeps_the_damaged_ones(refus
         ("plan.json", b"[]", "plan.json: is damaged"),
         ("plan.json", b'{"rungs": 1}', "plan.json: is damaged"),
         ("plan.json", b"[[1], [2]]", "plan.json: is damaged"),
+        ("plan.json", b"[[], []]", "plan.json: is damaged"),
+        ("plan.json", whole["plan.json"].replace(b"2.0", b"-1"), "plan.json: is damaged"),
+        ("plan.json", whole["plan.json"].replace(b'"encoder"', b'"vgg16"'), "plan.json: is damaged"),
+        ("results.csv", whole["results.csv"].replace(b"test,", b"text,", 1), "no trial"),
+        ("results.csv", whole["results.csv"].replace(b",0.33", b",-0.33", 1), "no trial"),
     ):
         Path("run", name).write_bytes(damage)
         assert message in refused(f"{SEARCH} --out run", search)
@@ -638,6 +645,12 @@ def test_a_search_goes_on_only_from_whole_files_and_keeps_the_damaged_ones(refus
         Path("run", name).write_bytes(whole[name])
     with locked(Path("run")):
         assert "another process is at work there" in refused(f"{SEARCH} --out run", search)
+
+
+def test_the_advice_to_take_more_minutes_can_be_followed_in_the_same_folder(refused):
+    assert "try --minutes 1," in refused(SEARCH.replace("--minutes 9", "--minutes 0.0001 --out run"), search)
+    search.main(SEARCH.replace("--minutes 9", "--minutes 1 --out run").split())
+    assert Path("run/costs.png").exists()
 
 
 def test_the_same_search_goes_on_and_another_starts_anew(refused):

@@ -1,6 +1,5 @@
 """Several processes: who goes first, who speaks, and which device each takes. test_cli.py runs real ones."""
 
-import signal
 import sys
 from types import SimpleNamespace
 
@@ -79,21 +78,17 @@ def test_only_the_first_process_of_a_machine_speaks(as_rank, monkeypatch, capsys
 )
 def test_each_process_takes_a_gpu_of_its_own(as_rank, monkeypatch, device, n_gpus, mps, outcome):
     calls = as_rank(1)
-    handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(ranks.torch.cuda, "is_available", lambda: n_gpus > 0)
     monkeypatch.setattr(ranks.torch.cuda, "device_count", lambda: n_gpus)
     monkeypatch.setattr(ranks.torch.cuda, "set_device", calls.append)
     monkeypatch.setattr(ranks.torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(ranks.atexit, "register", lambda function: None)
-    try:
-        if outcome in ("gloo", "nccl"):
+    if outcome in ("gloo", "nccl"):
+        ranks.join_ranks(device)
+        assert calls == ([1, "nccl"] if outcome == "nccl" else ["gloo"])
+    else:
+        with pytest.raises(UserError, match=outcome):
             ranks.join_ranks(device)
-            assert calls == ([1, "nccl"] if outcome == "nccl" else ["gloo"])
-        else:
-            with pytest.raises(UserError, match=outcome):
-                ranks.join_ranks(device)
-    finally:
-        signal.signal(signal.SIGTERM, handler)
 
 
 def test_on_its_own_a_process_of_several_is_alone(as_rank):

@@ -2,7 +2,6 @@
 
 import itertools
 import random
-import sys
 
 import pytest
 
@@ -70,20 +69,21 @@ def test_the_command_prints_a_line_for_each(grid, capsys):
     replay.main([str(grid), "--replays", "3"])
     out = capsys.readouterr().out
     assert "24 architectures, 3 epochs, 3 seeds: the best 98.97%" in out
-    assert out.splitlines()[-2].split()[:4] == ["ours", "0.000", "±", "0.000"]
-    assert out.splitlines()[-1].startswith("random_search")
+    assert out.splitlines()[-2].split()[:4] == ["search.py", "0.000", "±", "0.000"]
+    assert out.splitlines()[-1].startswith("random search")
 
 
 def test_a_table_that_is_no_grid_is_refused(grid, tmp_path):
     with pytest.raises(replay.UserError, match="no such file"):
         replay.main([str(tmp_path / "none.csv")])
     lines = grid.read_text().splitlines(keepends=True)
-    grid.write_text("".join(line for line in lines if "encoder,2,16,32,144,72,1.0" not in line))
-    with pytest.raises(replay.UserError, match="every architecture at three lengths"):
-        replay.main([str(grid)])
+    for missing in ("encoder,2,16,32,144,72,1.0", "encoder,2,16,32,144,72,3.0,2", ",0.33"):
+        grid.write_text("".join(line for line in lines if missing not in line))
+        with pytest.raises(replay.UserError, match="every architecture at three lengths"):
+            replay.main([str(grid)])
 
 
 def test_optuna_is_asked_for_only_where_it_is_there(grid, monkeypatch):
-    monkeypatch.setitem(sys.modules, "optuna", None)
+    monkeypatch.setattr(replay.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(replay.UserError, match="pip install optuna"):
         replay.main([str(grid), "--replays", "1", "--optuna"])

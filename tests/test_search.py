@@ -196,8 +196,8 @@ def test_the_search_and_the_final_end_within_the_budget(tmp_path, monkeypatch, c
         assert measuring + sum(search.seconds_needed(fresh, candidates, rungs, longer)) > 60 * minutes
     out = capsys.readouterr().out
     assert "no spread to judge by" in out  # as all seeds are alike here
-    first = out.split("architecture\n")[1].splitlines()[0]
-    assert str(winner) in first  # of the leaderboard
+    first = out.split("architecture\n")[1].splitlines()[0]  # of the leaderboard
+    assert str(winner) in first
     assert "chosen at random" not in out
 
 
@@ -313,7 +313,7 @@ def test_a_brief_trial_sees_few_images_and_the_final_all_of_them(monkeypatch):
         row = bench.train(Trial(on, THE_SHEETS, passes, 4), "label")
         label, n, settings = machine.trained.pop()
         assert (n, settings.epochs, settings.seed, row["error"]) == (n_images, epochs, 4, "")
-        assert label == f"label: {THE_SHEETS}"
+        assert label == f"{THE_SHEETS}, label"
 
 
 def test_between_short_trials_there_is_progress_too(tmp_path, monkeypatch, capsys):

@@ -96,7 +96,7 @@ def write_tensors(path, tensors):
 
 
 def check_new(out):
-    """Raise UserError where the path `out` is taken, unless by a folder that holds at most a kill's left-overs."""
+    """Raise UserError where the path `out` is taken, unless by an empty folder, a kill's left-overs aside."""
     left = re.compile(r"\..*\.part")  # see `written`
     if Path(out).exists() and (
         not Path(out).is_dir() or not all(left.fullmatch(path.name) for path in Path(out).iterdir())

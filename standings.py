@@ -147,7 +147,7 @@ def print_final(rows, winner, reference, passes):
         )
         return
     print(f"\ntest accuracy after {length(passes)}, trained on the held-out images too,", end=" ")
-    print(f"mean ± sd of {len(seeds)} seeds")
+    print(f"mean ± sd of {len(seeds)} seeds" if len(seeds) > 1 else "one seed: there was no time for more")
     for title, architecture in (("the winner", winner), ("the sheet's", reference)):
         mean, sd = mean_sd([accuracies[architecture][seed] for seed in seeds])
         print(f"{title:12} {mean:6.2f} ± {sd:.2f} %  {architecture}")

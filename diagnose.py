@@ -112,10 +112,11 @@ def diagnose(data, test, truth, settings, options, folder):
     order, scores, losses = top_losses(data.labels, log_probabilities)
     file = folder / "top_losses.csv"
     if not file.exists():  # else this diagnosis is resumed, and a person may have edited it meanwhile
-        kept, labels = without_first(order, options["remove"]), data.labels
         if options["decisions"]:
             kept, labels = read_decisions(options["decisions"], data)
-        check_none_emptied(data, kept, labels, f"--remove {options['remove']}")  # before it is in a file
+        else:
+            kept, labels = without_first(order, options["remove"]), data.labels
+            check_none_emptied(data, kept, labels, f"--remove {options['remove']}")  # before it is in a file
         write_ranking(file, data, order, scores, losses, probabilities, kept, labels)
     kept, labels = read_decisions(file, data)
     changed = ~kept | (labels != data.labels)

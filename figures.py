@@ -146,6 +146,11 @@ def pareto(entries, cost, value):
     return front
 
 
+def error_of(entry):
+    """Return the error in percent of an entry of standings.leaderboard, at least 0.01."""
+    return max(100 - 100 * entry["mean"], 0.01)
+
+
 def draw_costs(path, board, title):
     """Draw the validation error of architectures against their cost; `board` is standings.leaderboard's.
 
@@ -159,23 +164,24 @@ def draw_costs(path, board, title):
     canvas = Canvas(900, 566 + 20 * math.ceil(len(front) / 3))
     canvas.text(450, 24, title, 15, "mm")
     left, top, right, bottom = 80, 80, 860, 470
-    costs = [entry["mflop"] for entry in board]
-    errors = [max(100 - 100 * entry["mean"], 0.01) for entry in board]
+    costs, errors = [entry["mflop"] for entry in board], [error_of(entry) for entry in board]
     low_x, high_x, low_y, high_y = min(costs) / 1.2, max(costs) * 1.2, min(errors) / 1.3, max(errors) * 1.1
 
+    def x_of(cost):
+        return left + (right - left) * (math.log(cost / low_x) / math.log(high_x / low_x))
+
+    def y_of(error):
+        return bottom - (bottom - top) * (math.log(error / low_y) / math.log(high_y / low_y))
+
     def place(entry):
-        x = math.log(entry["mflop"] / low_x) / math.log(high_x / low_x)
-        y = math.log(max(100 - 100 * entry["mean"], 0.01) / low_y) / math.log(high_y / low_y)
-        return left + (right - left) * x, bottom - (bottom - top) * y
+        return x_of(entry["mflop"]), y_of(error_of(entry))
 
     for value, label in (log_ticks if high_y > 10 * low_y else ticks)(low_y, high_y):
-        y = bottom - (bottom - top) * math.log(value / low_y) / math.log(high_y / low_y)
-        canvas.line([(left, y), (right, y)], GRID)
-        canvas.text(left - 7, y, label, 12, "rm")
+        canvas.line([(left, y_of(value)), (right, y_of(value))], GRID)
+        canvas.text(left - 7, y_of(value), label, 12, "rm")
     for value, label in (log_ticks if high_x > 10 * low_x else ticks)(low_x, high_x):
-        x = left + (right - left) * math.log(value / low_x) / math.log(high_x / low_x)
-        canvas.line([(x, bottom), (x, bottom + 4)])
-        canvas.text(x, bottom + 14, label, 12, "mm")
+        canvas.line([(x_of(value), bottom), (x_of(value), bottom + 4)])
+        canvas.text(x_of(value), bottom + 14, label, 12, "mm")
     canvas.line([(left, top), (left, bottom), (right, bottom)])
     canvas.text(left, top - 18, "validation error (%, log scale)", 12)
     canvas.text((left + right) / 2, bottom + 36, "MFLOP of one image, forward (log scale)", 12, "mm")

@@ -7,7 +7,6 @@ Each seed is another set of wrong labels. Each way to rank adds a line to result
 """
 
 import argparse
-import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,12 +82,12 @@ def main(arguments=None):
             flush=True,
         )
     Path("results").mkdir(exist_ok=True)
-    for way, name in itertools.product(WAYS, ("loss", "margin", "loss and pair")):
-        mean, sd = mean_sd(found[way, name])
+    for (way, name), numbers in found.items():
+        mean, sd = mean_sd(numbers)
         row = {"wrong labels": given.classes, "networks": way, "ranked by": name}
         row |= {
             "label seeds": " ".join(map(str, given.seeds)),
-            "found of 100": " ".join(map(str, found[way, name])),
+            "found of 100": " ".join(map(str, numbers)),
         }
         append_csv("results/wrong_labels.csv", row | {"mean": round(mean, 1), "sd": round(sd, 1)})
         print(f"{way:38} {name:14} {mean:5.1f} ± {sd:.1f}")

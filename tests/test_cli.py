@@ -165,21 +165,27 @@ def under_torchrun(arguments, cwd, script=PROJECT / "train.py"):
     return subprocess.Popen(line, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+def said_where_one_dies(process, folder, rank, script):
+    """Kill one of two processes that train in `folder`, check what the other says, return all of stderr."""
+    while count_epochs(folder) < 2 and process.poll() is None:
+        time.sleep(0.001)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[rank]), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode != 0
+    said = [line for line in stderr.splitlines() if line.startswith(f"{script}: ")]
+    assert len(said) == 1
+    assert said[0].endswith(f"; to go on: torchrun --nproc-per-node 2 train.py --resume {folder.name}")
+    return stderr
+
+
 def test_two_processes_one_of_which_dies_give_the_weights_of_one_to_rounding(tmp_path, monkeypatch):
     write_folder(tmp_path / "images", n_train=25, n_test=11)  # the last batch is one image, for two processes
     # Plain gradient descent, as AdamW would hide gradients that are all too large or too small.
     (tmp_path / "sgd.py").write_text(SGD)
     arguments = f"--data images --epochs 60 --augment --image-size 9 --lr 0.05 {SMALL}"
     process = under_torchrun(f"{arguments} --out two", tmp_path, "sgd.py")
-    while count_epochs(tmp_path / "two") < 2 and process.poll() is None:
-        time.sleep(0.001)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[1]), signal.SIGKILL)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode != 0
-    said = [line for line in stderr.splitlines() if line.startswith("sgd.py: ")]
-    assert len(said) == 1
-    assert said[0].endswith("; to go on: torchrun --nproc-per-node 2 train.py --resume two")
+    stderr = said_where_one_dies(process, tmp_path / "two", 1, "sgd.py")
     assert 'train.py", line' not in stderr  # no traceback of ours; torchrun prints its own
     assert not (tmp_path / "two" / "model.pt").exists()
 
@@ -201,15 +207,7 @@ def test_two_processes_one_of_which_dies_give_the_weights_of_one_to_rounding(tmp
 def test_where_the_first_process_dies_the_second_says_so(tmp_path):
     write_folder(tmp_path / "images", n_train=200)
     process = under_torchrun(f"--data images --epochs 1000 {SMALL} --out two", tmp_path)
-    while count_epochs(tmp_path / "two") < 1 and process.poll() is None:
-        time.sleep(0.001)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[0]), signal.SIGKILL)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode != 0
-    said = [line for line in stderr.splitlines() if line.startswith("train.py: ")]
-    assert len(said) == 1
-    assert said[0].endswith("; to go on: torchrun --nproc-per-node 2 train.py --resume two")
+    said_where_one_dies(process, tmp_path / "two", 0, "train.py")
 
 
 # ---------------------------------------------------------------- wrong labels

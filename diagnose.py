@@ -72,13 +72,15 @@ def without_first(order, n):
 # ---------------------------------------------------------------- the experiment
 
 
-def train_seeds(name, data, test, settings, folder, n_seeds, n_networks=0):
-    """Train a network from each seed on `data`; return (models, rows), each row an epoch's metrics.
+def train_seeds(name, data, truth, test, settings, folder, n_seeds, n_networks=0):
+    """Train a network from each seed on `data`; return (models, rows), each row the last epoch's metrics.
 
-    Every network has a folder in `folder`, from which an interrupted diagnosis takes it up again. With
-    `n_networks` the first one tells how long so many will take.
+    `truth` holds the true labels, int64 (N,), or is None; from it a row says how many labels are wrong. Every
+    network has a folder in `folder`, from which an interrupted diagnosis takes it up again. With `n_networks`
+    the first one tells how long so many will take.
     """
     trained, rows = [], []
+    about = {"n_images": len(data), "n_wrong": None if truth is None else (data.labels != truth).sum().item()}
     for seed in range(settings.seed, settings.seed + n_seeds):
         print(f"\n{name} labels, seed {seed}")
         one = replace(settings, seed=seed)
@@ -89,7 +91,7 @@ def train_seeds(name, data, test, settings, folder, n_seeds, n_networks=0):
         seconds = n_networks * sum(row["seconds"] for row in history) * 1.15  # with the tests
         if seconds > 60 and not rows:
             print(f"the {n_networks} networks take about {duration(seconds)}; Ctrl-C stops, --resume goes on")
-        rows.append({"labels": name, "seed": seed, **history[-1]})
+        rows.append({"labels": name, "seed": seed, **about, **history[-1]})
         trained.append(model)
     return trained, rows
 
@@ -99,8 +101,8 @@ def diagnose(data, test, truth, settings, options, folder):
     n_seeds, clean_rows, todo = options["seeds"], [], 2 * options["seeds"]
     if truth is not None:
         clean, todo = replace(data, labels=truth), 0
-        clean_rows = train_seeds("clean", clean, test, settings, folder, n_seeds, 3 * n_seeds)[1]
-    networks, rows = train_seeds("imperfect", data, test, settings, folder, n_seeds, todo)
+        clean_rows = train_seeds("clean", clean, truth, test, settings, folder, n_seeds, 3 * n_seeds)[1]
+    networks, rows = train_seeds("imperfect", data, truth, test, settings, folder, n_seeds, todo)
     if truth is not None:
         print_effect(clean_rows, rows)
     log_probabilities = predict_all(networks, data, settings)
@@ -126,7 +128,8 @@ def diagnose(data, test, truth, settings, options, folder):
         show_found(data, truth, order, changed, folder)
 
     cleaned = replace(data, labels=labels).subset(kept.nonzero().flatten())
-    _, cleaned_rows = train_seeds("cleaned", cleaned, test, settings, folder, n_seeds)
+    left = None if truth is None else truth[kept]
+    _, cleaned_rows = train_seeds("cleaned", cleaned, left, test, settings, folder, n_seeds)
     print_effect(rows, cleaned_rows)
     sum_up(rows, cleaned_rows, len(suspects), len(data))
     if options["write_clean"]:

@@ -248,8 +248,9 @@ def test_a_diagnosis_from_the_clean_images_to_the_cleaned_ones(tmp_path, monkeyp
     names = {path.name for path in folder.glob("cleaned-*")}
     assert names == {f"cleaned-{fingerprint}-{seed}" for seed in (0, 1)}  # what the networks were trained on
     with open(folder / "effect.csv", newline="") as file:
-        effect = [(row["labels"], row["seed"]) for row in csv.DictReader(file)]
-    assert effect == [(name, seed) for name in ("clean", "imperfect", "cleaned") for seed in "01"]
+        effect = [tuple(row.values())[:4] for row in csv.DictReader(file)]
+    wrong = {"clean": ("90", "0"), "imperfect": ("90", "5"), "cleaned": ("85", str(5 - n_found))}
+    assert effect == [(name, seed, *counts) for name, counts in wrong.items() for seed in "01"]
     for name in ("top_losses.png", "confusion_train.png", "confusion_test.png"):
         Image.open(folder / name).verify()
     assert (folder / "missed.png").exists() == (n_found < 5)

@@ -213,8 +213,11 @@ def batch_to_float(images, image_size=None, maps=None):
     """Turn a batch of uint8 images (N, channels, height, width) into what networks take, on the same device.
 
     Returns float32 from 0 to 1 in channels-last memory order, with `maps` (of `affine_maps`) moved by them,
-    with `image_size` resized to that many pixels square.
+    with `image_size` resized to that many pixels square. What is float already, is features of images (see
+    `train.frozen`), and stays as it is.
     """
+    if images.is_floating_point():
+        return images
     x = images.float() / 255
     if maps is not None and len(x) > 0:  # a process of several may get no image of a small batch
         grid = F.affine_grid(maps.to(x.device, non_blocking=True), x.shape, align_corners=False)

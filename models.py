@@ -178,6 +178,11 @@ def initialise(model, init):
                 nn.init.zeros_(layer.bias)
 
 
+def last_layer(model):
+    """Return (name, layer): the last fully connected layer of `model`, which gives the logits."""
+    return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)][-1]
+
+
 def load_imagenet(model, weights_file=None):
     """Load ImageNet's weights into a `vgg16(...)`, in place, all but its new last layer.
 
@@ -186,26 +191,43 @@ def load_imagenet(model, weights_file=None):
     """
     zoo = VGG16_Weights.IMAGENET1K_V1
     file = Path(weights_file or Path(torch.hub.get_dir(), "checkpoints", Path(zoo.url).name))
-    try:
-        if weights_file or file.exists():
-            weights = torch.load(file, map_location="cpu", weights_only=True)
-        else:
+    if not weights_file and not file.exists():
+        try:
             with network_timeout():
                 weights = zoo.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
-    except (
-        Exception
-    ) as error:  # of the network, the disk, or a file that is not whole; each has its own kinds
-        if weights_file or file.exists():
-            raise UserError(f"{file}: cannot be read as PyTorch weights ({one_line(error)})") from None
-        raise UserError(
-            f"cannot download vgg16's ImageNet weights ({one_line(error)}): put {zoo.url} (528 MB) at {file} "
-            "or name a copy with --weights FILE"
-        ) from None
-    network = model[-1]
-    last_layer = {
-        f"classifier.6.{name}": value for name, value in network.classifier[-1].state_dict().items()
-    }
+        except Exception as error:  # of the network or the disk; each has its own kinds
+            raise UserError(
+                f"cannot download vgg16's ImageNet weights ({one_line(error)}): put {zoo.url} (528 MB) at "
+                f"{file} or name a copy with --weights FILE"
+            ) from None
+    else:
+        weights = read_weights(file)
+    load_all_but_last(model[-1], weights, f"{file}: these are not the weights of torchvision's vgg16")
+
+
+def load_run(model, weights_file):
+    """Load a run's model.pt into the same kind of network, in place, all but its new last layer.
+
+    That is where transfer learning begins (Yosinski et al. 2014). Raises UserError where the file is no such
+    one.
+    """
+    mismatch = f"{weights_file}: is no model.pt of this network with this architecture and image size"
+    load_all_but_last(model, read_weights(Path(weights_file)), mismatch)
+
+
+def read_weights(file):
+    """Return the state dict in `file`; raise UserError where it cannot be read."""
     try:
-        network.load_state_dict({**weights, **last_layer})
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # of the disk, or a file that is not whole; each has its own kinds
+        raise UserError(f"{file}: cannot be read as PyTorch weights ({one_line(error)})") from None
+
+
+def load_all_but_last(model, weights, mismatch):
+    """Load the state dict `weights` into `model`, but for the last layer; `mismatch` says what is wrong."""
+    name, layer = last_layer(model)
+    kept = {f"{name}.{key}": value for key, value in layer.state_dict().items()}
+    try:
+        model.load_state_dict({**weights, **kept})
     except (TypeError, RuntimeError, AttributeError):
-        raise UserError(f"{file}: these are not the weights of torchvision's vgg16") from None
+        raise UserError(mismatch) from None

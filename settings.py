@@ -22,8 +22,8 @@ class Settings:
     model: str = flag("resnet", "network", choices=("vgg16", "encoder", "resnet"))
     init: str = flag(
         "default",
-        "first weights: PyTorch's own, Xavier's, or ImageNet's (vgg16 only)",
-        choices=("default", "xavier", "pretrained"),
+        "first weights: PyTorch's own, Xavier's, ImageNet's (vgg16 only), or another run's (see --weights)",
+        choices=("default", "xavier", "pretrained", "transfer"),
     )
     n_blocks: int = flag(3, "blocks, each of which halves the image", type=positive(int))
     n_features_1: int = flag(
@@ -37,7 +37,7 @@ class Settings:
     batch_size: int = flag(None, "images in a step (default: 128; vgg16 32)", type=positive(int), metavar="N")
     lr: float = flag(
         None,
-        "highest learning rate of the cycle (default: 0.003, in one epoch 0.005; vgg16 0.0001)",
+        "highest learning rate of the cycle (default: 0.003, in one epoch 0.005; all of vgg16 0.0001)",
         type=positive(float),
         metavar="RATE",
     )
@@ -45,6 +45,11 @@ class Settings:
         False,
         "move the training images by small random affine maps, or do not",
         action=argparse.BooleanOptionalAction,
+    )
+    freeze: bool = flag(
+        False,
+        "train only the last layer, on what the layers before it make of the images, computed once",
+        action="store_true",
     )
     image_size: int = flag(
         None, "resize images to N×N pixels (default: as they are; vgg16 224)", type=positive(int), metavar="N"
@@ -62,7 +67,8 @@ class Settings:
     )
     weights: str = flag(
         None,
-        "vgg16's ImageNet weights, for --init pretrained (default: torchvision's download)",
+        "for --init transfer another run's model.pt; for --init pretrained vgg16's ImageNet weights "
+        "(default: torchvision's download)",
         metavar="FILE",
     )
 
@@ -127,8 +133,14 @@ def parse(description, arguments=None, more_flags=None, **defaults):
         raise UserError(
             f"there are no pretrained weights for {settings.model}, only for vgg16; try --init xavier"
         )
-    if settings.weights and settings.init != "pretrained":
-        raise UserError("--weights goes with --model vgg16 --init pretrained")
+    if settings.weights and settings.init not in ("pretrained", "transfer"):
+        raise UserError("--weights goes with --init transfer, and with --model vgg16 --init pretrained")
+    if settings.init == "transfer" and not settings.weights:
+        raise UserError(
+            "--init transfer needs --weights RUN/model.pt, of the run whose weights to begin with"
+        )
+    if settings.freeze and settings.augment:
+        raise UserError("--freeze computes its features once, so that nothing can move: leave out --augment")
     return settings, options
 
 
@@ -137,7 +149,7 @@ def command_line(settings):
     words = ["python", "train.py"]
     for setting in fields(Settings):
         name, value = setting.name, getattr(settings, setting.name)
-        if name in ("device", "precision", "threads", "weights") or value is None:
+        if name in ("device", "precision", "threads") or value is None:
             continue
         if value is True:
             words.append(flag_name(name))
@@ -159,7 +171,7 @@ def complete(settings):
         raise UserError(f"--threads {settings.threads}: 1024 are the most")
     vgg16 = settings.model == "vgg16"
     lr = (
-        1e-4 if vgg16 else 5e-3 if settings.epochs == 1 else 3e-3
+        1e-4 if vgg16 and not settings.freeze else 5e-3 if settings.epochs == 1 else 3e-3
     )  # a short run bears, and needs, longer strides
     return replace(
         settings,

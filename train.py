@@ -45,6 +45,8 @@ def build(settings, n_classes, image_shape):
         model = network(n_classes, n_channels, image_size, **architecture)
     if settings.init == "pretrained":
         models.load_imagenet(model, settings.weights)
+    elif settings.init == "transfer":
+        models.load_run(model, settings.weights)
     else:
         models.initialise(model, settings.init)
     return model.to(settings.device, memory_format=torch.channels_last)
@@ -71,6 +73,9 @@ def fit(model, train, test, settings, folder=None, label=None):
     """
     keep_freed_memory()
     rank, n_ranks = ranks()
+    image_size = settings.image_size or max(train.images.shape[2:])
+    if settings.freeze:
+        model, train, test = frozen(model, train, test, settings)
     train, test = on_device(train, settings.device), on_device(test, settings.device)
     n_steps = math.ceil(len(train) / settings.batch_size)  # in an epoch
     optimizer, scheduler = optimisation(model, settings.lr, settings.epochs * n_steps)
@@ -78,7 +83,6 @@ def fit(model, train, test, settings, folder=None, label=None):
     at = load_state(folder, parts, settings.device)
     folder = None if rank else folder  # which only the first process writes
     network = DistributedDataParallel(model) if n_ranks > 1 else model  # averages the processes' gradients
-    image_size = settings.image_size or max(train.images.shape[2:])
     watch = Watch(settings.epochs, len(train), len(test), label, image_size)
     watch.table(TABLE_HEADER, *map(table_row, at["history"]))
 
@@ -117,6 +121,18 @@ def fit(model, train, test, settings, folder=None, label=None):
             write_csv(folder / "metrics.csv", at["history"])  # before the state that says this epoch is over
             save_state(folder, parts, at)
     return at["history"]
+
+
+def frozen(model, train, test, settings):
+    """Return (layer, train, test): the last layer of `model`, and ImageData for it to be trained on.
+
+    Their `images` are what the layers before it make of each image, without dropout, float32 (N, features).
+    """
+    name, layer = models.last_layer(model)
+    model.set_submodule(name, torch.nn.Identity())
+    halves = [replace(half, images=predict(model, half, settings, "computing")) for half in (train, test)]
+    model.set_submodule(name, layer)
+    return layer, *halves
 
 
 def prepare(data, batch, settings, place):
@@ -160,7 +176,7 @@ def finite(loss):
 
 
 @torch.no_grad()
-def predict(model, data, settings):
+def predict(model, data, settings, doing="testing"):
     """Return the logits of all of `data`, float32 (N, classes), on the device of `settings`."""
     model.eval()
     logits, progress = [], Progress()
@@ -169,7 +185,7 @@ def predict(model, data, settings):
         with autocast(settings):
             logits.append(model(images).float())
         if progress.due():
-            progress.show(f"testing: {sum(map(len, logits)):,} of {len(data):,} images")
+            progress.show(f"{doing}: {sum(map(len, logits)):,} of {len(data):,} images")
     progress.clear()
     return torch.cat(logits)
 
@@ -203,9 +219,9 @@ def finish(folder, model, test, history, settings):
     write_tensors(folder / "model.pt", model.state_dict())
     print(f"\ntest accuracy on {test.source}: {1 - n_wrong / len(test):.2%}, {wrong}")
     print(f"look at {folder}/curves.png and {folder}/confusion.png; metrics.csv and model.pt are there too")
-    init = "xavier" if settings.init == "pretrained" else settings.init
+    init = "default" if settings.init == "default" else "xavier"
     other = "encoder" if settings.model == "resnet" else "resnet"
-    other = replace(settings, model=other, init=init, batch_size=None, lr=None)
+    other = replace(settings, model=other, init=init, freeze=False, weights=None, batch_size=None, lr=None)
     if settings.model == "vgg16" and settings.image_size == VGG16_SIZE:
         other = replace(other, image_size=None)  # which was vgg16's own
     print(f"next, to compare: {command_line(other)}")

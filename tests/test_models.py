@@ -281,7 +281,22 @@ def test_weights_of_another_network_are_refused(vgg16, tmp_path):
         models.load_imagenet(vgg16, tmp_path / "encoder.pt")
 
 
-@pytest.mark.parametrize("init", ["pretrained", "xaver"])
+@pytest.mark.parametrize("network", [models.encoder, models.ResNet])
+def test_transfer_takes_all_of_another_run_but_its_last_layer(network, tmp_path):
+    before = network(n_classes=10)
+    torch.save(before.state_dict(), tmp_path / "model.pt")
+    model = network(n_classes=3)
+    fresh = {name: value.clone() for name, value in model.state_dict().items()}
+    models.load_run(model, tmp_path / "model.pt")
+    name, layer = models.last_layer(model)
+    assert layer.out_features == 3
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, (fresh if key.startswith(name) else before.state_dict())[key]), key
+    with pytest.raises(UserError, match=r"model\.pt: is no model\.pt of this network with this architecture"):
+        models.load_run(network(n_blocks=2), tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("init", ["pretrained", "transfer", "xaver"])
 def test_an_initialisation_that_there_is_not_is_refused(init):
     with pytest.raises(UserError, match=f"no initialisation {init} of this network"):
         models.initialise(models.encoder(), init)

@@ -21,7 +21,7 @@ def test_help_names_every_flag_with_its_default(capsys):
     }
     for setting in fields(Settings):
         text = listed[flag_name(setting.name)]
-        if setting.name in ("augment", "precision"):
+        if setting.name in ("augment", "freeze", "precision"):
             continue  # off, and what its text says
         default = "" if setting.default is None else setting.default
         assert f"(default: {default}" in text
@@ -51,7 +51,9 @@ def test_what_is_typed_is_what_is_set():
         ("--colour", "unrecognized arguments: --colour"),
         ("--model vgg16 --n-blocks 2", "vgg16's architecture is fixed: leave out --n-blocks"),
         ("--model resnet --init pretrained", "no pretrained weights for resnet"),
-        ("--model vgg16 --weights file", "--weights goes with --model vgg16 --init pretrained"),
+        ("--model vgg16 --weights file", "--weights goes with --init transfer, and with --model vgg16"),
+        ("--init transfer", "--init transfer needs --weights RUN/model.pt"),
+        ("--freeze --augment", "leave out --augment"),
         ("--resume run --epochs 3", "--resume keeps the run's own settings: leave out --epochs"),
         ("--resume run --out there", "--resume keeps the run's own settings: leave out --out"),
     ],
@@ -68,6 +70,7 @@ def test_vgg16_has_its_own_defaults():
     big = small_settings(model="vgg16", batch_size=None)
     assert (big.image_size, big.lr, big.batch_size) == (224, 1e-4, 32)
     assert small_settings(model="vgg16", image_size=64, lr=1.0).image_size == 64
+    assert small_settings(model="vgg16", freeze=True).lr == 3e-3  # a single layer bears it
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "quantum", "meta"])

@@ -2,12 +2,14 @@
 
 import io
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from conftest import same_weights, small_model, small_settings, stripes
 
 import data
+import models
 import runs
 import train
 from runs import UserError
@@ -54,6 +56,36 @@ def test_settings_reach_the_training():
         assert not same_weights(base, trained(small_settings(**change))[0]), change
     assert small_model(small_settings(image_size=16), TRAIN).classifier[1].in_features == 4 * 4 * 4
     trained(small_settings(image_size=16))  # fails unless all images are resized to it
+
+
+@pytest.mark.parametrize("model", ["encoder", "resnet"])
+def test_freezing_is_training_with_the_other_layers_fixed(model):
+    run_settings = small_settings(model=model, freeze=True, epochs=3)
+    frozen, start = small_model(run_settings, TRAIN), small_model(run_settings, TRAIN)
+    history = train.fit(frozen, TRAIN, TEST, run_settings)
+    last = models.last_layer(frozen)[0]
+    for name, value in frozen.state_dict().items():
+        assert torch.equal(value, start.state_dict()[name]) != name.startswith(last), name
+    for name, parameter in start.named_parameters():
+        parameter.requires_grad_(name.startswith(last))
+    expected = train.fit(start, TRAIN, TEST, replace(run_settings, freeze=False))
+    for name, value in frozen.state_dict().items():
+        assert torch.allclose(value, start.state_dict()[name], atol=1e-5), name
+    assert [row["test_accuracy"] for row in history] == [row["test_accuracy"] for row in expected]
+    assert train.evaluate(frozen, TEST, run_settings)[1] == history[-1]["test_accuracy"]
+
+
+def test_a_frozen_training_is_resumed_bit_by_bit(tmp_path, monkeypatch):
+    whole, history = trained(small_settings(freeze=True))
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "write_csv", lambda *args: (_ for _ in ()).throw(Interrupted()))
+        patch.setattr(runs.Watch, "due", lambda self: True)
+        patch.setattr(runs.Watch, "time_to_save", lambda self: True)
+        with pytest.raises(Interrupted):
+            trained(small_settings(freeze=True), tmp_path)
+    resumed, resumed_history = trained(small_settings(freeze=True), tmp_path)
+    assert same_weights(whole, resumed)
+    assert without_times(history) == without_times(resumed_history)
 
 
 def test_the_loop_is_the_plain_one():

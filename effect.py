@@ -1,7 +1,17 @@
-"""Before and after, over several seeds: how large a change is, and whether it is larger than chance."""
+"""Before and after, over several seeds: how large a change is, and whether it is larger than chance.
 
+    python effect.py runs/diagnosis/effect.csv runs/diagnosis-2/effect.csv
+
+draws what diagnoses of data with ever more wrong labels found, over the share of wrong labels.
+"""
+
+import argparse
 import math
 import statistics
+
+import figures
+from files import read_csv
+from runs import Parser, UserError, run_command
 
 MEASURES = {"train_loss": 1, "train_accuracy": 100, "test_loss": 1, "test_accuracy": 100}  # as shown: factors
 # Student's t, two-sided 95 %, by the number of seeds; for more than ten the last, a little too strict.
@@ -58,3 +68,80 @@ def sum_up(before, after, n_suspects, n):
     ):
         *_, change, verdict = effect_texts(measure, before, after)
         print(f"  the {measure.replace('_', ' ')} by {change}{unit}: {verdict}{remark}")
+
+
+# ---------------------------------------------------------------- several diagnoses
+
+
+def read_effects(files):
+    """Return a list of diagnoses, from the least share of wrong labels: {labels: rows of floats}, and share.
+
+    `files` are effect.csv of diagnose.py, or tables of several in which a column `command` tells them apart.
+    The share, in percent, is that before the cleaning. Raises UserError for other files, and where the true
+    labels were not known.
+    """
+    runs = {}
+    for file in files:
+        for row in read_csv(file):
+            try:
+                numbers = {name: float(row[name]) for name in (*MEASURES, "seed", "n_images", "n_wrong")}
+                labels = runs.setdefault((file, row.get("command")), {}).setdefault(row["labels"], [])
+            except (KeyError, ValueError):
+                raise UserError(
+                    f"{file}: is no effect.csv of a diagnosis whose true labels are known"
+                ) from None
+            labels.append(numbers)
+    for (file, _), run in runs.items():
+        if set(run) != {"clean", "imperfect", "cleaned"}:
+            raise UserError(f"{file}: needs rows for clean, imperfect and cleaned labels")
+        run["share"] = 100 * run["imperfect"][0]["n_wrong"] / run["imperfect"][0]["n_images"]
+    if not runs:
+        raise UserError("these files have no rows")
+    return sorted(runs.values(), key=lambda run: run["share"])
+
+
+def main(arguments=None):
+    """Print and draw the diagnoses that the command line names."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", metavar="FILE", help="effect.csv files")
+    parser.add_argument("--picture", default="runs/effect.png", help="the picture (default: runs/effect.png)")
+    given = parser.parse_args(arguments)
+    runs = read_effects(given.files)
+    print(
+        "wrong labels   removed   of them wrong    test accuracy: clean         imperfect           cleaned"
+    )
+    for run in runs:
+        before, after = run["imperfect"][0], run["cleaned"][0]
+        n_removed = before["n_images"] - after["n_images"]
+        accuracies = [
+            mean_sd([100 * row["test_accuracy"] for row in run[name]])
+            for name in ("clean", "imperfect", "cleaned")
+        ]
+        print(
+            f"{run['share']:11.2f}%{n_removed:10,.0f}{before['n_wrong'] - after['n_wrong']:16,.0f}  "
+            + "".join(f"{f'{mean:.2f} ± {sd:.2f}':>18}" for mean, sd in accuracies)
+        )
+        *_, change, verdict = effect_texts("test_accuracy", run["imperfect"], run["cleaned"])
+        print(f"{'':14}the cleaning changed the test accuracy by {change} points: {verdict}")
+
+    lines = []
+    for name, text in (
+        ("clean", "no wrong labels"),
+        ("imperfect", "before cleaning"),
+        ("cleaned", "after cleaning"),
+    ):
+        curves = []
+        for value in (lambda row: 100 - 100 * row["test_accuracy"], lambda row: row["test_loss"]):
+            points = [(run["share"], [max(value(row), 1e-4) for row in run[name]]) for run in runs]
+            curves.append([(x, mean_sd(ys)[0], min(ys), max(ys)) for x, ys in points])
+        lines.append((text, curves))
+    panel = {"x_title": "wrong labels in the training set (%, log scale)", "log_x": True, "log_y": True}
+    panels = [panel | {"title": f"test {name}, log scale"} for name in ("error (%)", "loss")]
+    figures.draw_lines(
+        given.picture, "What wrong labels do; bands: lowest to highest seed", [("", panels, lines)]
+    )
+    print(f"\nlook at {given.picture}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,68 +1,10 @@
-"""Every picture, drawn with Pillow: a run's curves, a confusion matrix, a contact sheet of images.
-
-Everything is drawn at twice its size and then halved, which smooths the lines.
-"""
+"""Every picture: a run's curves, lines to compare, costs, a confusion matrix, a contact sheet of images."""
 
 import math
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageFont
 
-from files import written
-
-SCALE = 2
-INK, GREY, GRID = "#222222", "#777777", "#e4e4e4"
-BLUE, ORANGE = "#1f6fb4", "#d9641a"  # told apart by colour-blind eyes too
-
-
-class Canvas:
-    """A white picture of `width` × `height` pixels, to draw on; all lengths are in pixels."""
-
-    def __init__(self, width, height):
-        self.image = Image.new("RGB", (SCALE * width, SCALE * height), "white")
-        self.draw = ImageDraw.Draw(self.image)
-
-    def text(self, x, y, text, size=13, anchor="lm", fill=INK):
-        """Write `text`; `anchor` is Pillow's, such as lm: (x, y) is its left end, half-way up."""
-        font = ImageFont.load_default(SCALE * size)
-        self.draw.text((SCALE * x, SCALE * y), str(text), fill, font, anchor)
-
-    def line(self, points, fill=GREY, width=1):
-        """Join `points`, (x, y) pairs."""
-        self.draw.line([(SCALE * x, SCALE * y) for x, y in points], fill, round(SCALE * width), joint="curve")
-
-    def dot(self, x, y, fill, radius=2.5):
-        """Draw a filled circle."""
-        self.draw.circle((SCALE * x, SCALE * y), SCALE * radius, fill)
-
-    def box(self, left, top, right, bottom, fill):
-        """Draw a filled rectangle."""
-        self.draw.rectangle((SCALE * left, SCALE * top, SCALE * right - 1, SCALE * bottom - 1), fill)
-
-    def save(self, path):
-        """Write the picture as a PNG file, whole or not at all."""
-        with written(path) as file:
-            self.image.reduce(SCALE).save(file, "PNG", optimize=True)
-
-
-def ticks(low, high, n_most=6):
-    """Return round numbers from `low` to `high`, at most `n_most` and one, as (value, label) pairs."""
-    step = 10 ** math.floor(math.log10((high - low) / n_most))
-    step *= next(factor for factor in (1, 2, 5, 10, 20) if (high - low) / (factor * step) <= n_most)
-    n_digits = max(0, -math.floor(math.log10(step) + 1e-9))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [(number * step, f"{number * step:.{n_digits}f}") for number in range(first, last + 1)]
-
-
-def log_ticks(low, high):
-    """Return 1, 2 and 5 times the powers of ten from `low` to `high`, as (value, label) pairs.
-
-    Where those are many, just the powers; where they are fewer than two, evenly spaced numbers.
-    """
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    factors = (1, 2, 5) if high / low < 1000 else (1,)
-    marks = [factor * 10.0**power for power in powers for factor in factors]
-    marks = [(mark, f"{mark:g}") for mark in marks if low <= mark <= high]
-    return marks if len(marks) > 1 else ticks(low, high)
+from canvas import BLUE, GREY, INK, ORANGE, SCALE, Canvas, axes, whole_ticks
 
 
 def panel(canvas, area, series, title, log=False):
@@ -71,35 +13,18 @@ def panel(canvas, area, series, title, log=False):
     `series` is a list of (name, colour, values), a value for each epoch from 1 on; `log` makes the y axis
     logarithmic.
     """
-    left, top, right, bottom = area
     n_epochs = max(len(line) for _, _, line in series)
-    scale = math.log if log else float
     if log:
         series = [(name, colour, [max(value, 1e-6) for value in line]) for name, colour, line in series]
     values = [value for _, _, line in series for value in line]
     margin = max((max(values) - min(values)) * 0.06, 0.05)
-    low, high = max(min(values) - margin, 0), min(max(values) + margin, 100)  # of an accuracy in percent
+    y_range = max(min(values) - margin, 0), min(max(values) + margin, 100)  # of an accuracy in percent
     if log:
-        low, high = min(values) / 1.3, max(values) * 1.3
-    y_ticks = log_ticks(low, high) if log else ticks(low, high)
-
-    def x_of(epoch):
-        return left + (right - left) * ((epoch - 1) / (n_epochs - 1) if n_epochs > 1 else 0.5)
-
-    def y_of(value):
-        return bottom - (bottom - top) * (scale(value) - scale(low)) / (scale(high) - scale(low))
-
-    canvas.text((left + right) / 2, top - 20, title, 14, "mm")
-    for value, label in y_ticks:
-        canvas.line([(left, y_of(value)), (right, y_of(value))], GRID)
-        canvas.text(left - 7, y_of(value), label, 12, "rm")
-    for epoch in sorted({round(tick) for tick, _ in ticks(1, n_epochs, 10)} if n_epochs > 1 else {1}):
-        canvas.line([(x_of(epoch), bottom), (x_of(epoch), bottom + 4)])
-        canvas.text(x_of(epoch), bottom + 14, epoch, 12, "mm")
-    canvas.line([(left, top), (left, bottom), (right, bottom)])
-    canvas.text((left + right) / 2, bottom + 34, "epoch", 12, "mm")
+        y_range = min(values) / 1.3, max(values) * 1.3
+    x_range, x_ticks = ((1, n_epochs), whole_ticks(1, n_epochs)) if n_epochs > 1 else ((0, 2), [(1, "1")])
+    place = axes(canvas, area, x_range, y_range, title, "epoch", log_y=log, x_ticks=x_ticks)
     for _, colour, line in series:
-        points = [(x_of(epoch), y_of(value)) for epoch, value in enumerate(line, 1)]
+        points = [place(epoch, value) for epoch, value in enumerate(line, 1)]
         canvas.line(points, colour, 2)
         for point in points if n_epochs <= 40 else []:
             canvas.dot(*point, colour)
@@ -137,6 +62,61 @@ def draw_curves(path, history, title):
     canvas.save(path)
 
 
+COLOURS = (BLUE, ORANGE, "#009e73", "#c2679d", "#333333", "#c99700", "#56b4e9", "#8c564b")
+
+
+def draw_lines(path, title, rows):
+    """Draw rows of diagrams, in each row the same lines, numbered and named below it.
+
+    `rows` is a list of (heading, panels, lines): `panels` are dicts of `axes`' arguments title, x_title,
+    log_x, log_y, x_ticks; `lines` are (name, curves), in `curves` for each panel a list of points
+    (x, y, low, high), where low and high are the edges of a band around the line.
+    """
+    heights = [370 + 20 * math.ceil(len(lines) / 2) for _, _, lines in rows]
+    canvas, top = Canvas(960, 44 + sum(heights)), 44
+    canvas.text(480, 24, title, 15, "mm")
+    for (heading, panels, lines), height in zip(rows, heights, strict=True):
+        canvas.text(20, top + 12, heading, 13)
+        for number, options in enumerate(panels):
+            left = 70 + number * 880 / len(panels)
+            area = (left, top + 62, left + 880 / len(panels) - 90, top + 290)
+            draw_bands(canvas, area, options, [curves[number] for _, curves in lines])
+        for number, (name, _) in enumerate(lines):
+            x, y = 40 + number % 2 * 460, top + 350 + number // 2 * 20
+            canvas.line([(x, y), (x + 22, y)], COLOURS[number % len(COLOURS)], 2.5)
+            canvas.text(x + 28, y, f"{number + 1}  {name}", 12)
+        top += height
+    canvas.save(path)
+
+
+def draw_bands(canvas, area, options, curves):
+    """Draw one diagram of `draw_lines`; `curves` is a list with each line's points."""
+    points = [point for curve in curves for point in curve]
+    xs, ys = [point[0] for point in points], [y for point in points for y in point[1:]]
+    x_margin, y_margin = (max(xs) - min(xs)) * 0.03 or 1, (max(ys) - min(ys)) * 0.06 or 1
+    x_range, y_range = (min(xs) - x_margin, max(xs) + x_margin), (min(ys) - y_margin, max(ys) + y_margin)
+    if options.get("log_x"):
+        x_range = min(xs) / 1.1, max(xs) * 1.1
+    if options.get("log_y"):
+        y_range = min(ys) / 1.3, max(ys) * 1.3
+    place = axes(canvas, area, x_range, y_range, **options)
+    for number, curve in enumerate(curves):
+        edges = [place(x, low) for x, _, low, _ in curve] + [place(x, high) for x, *_, high in curve[::-1]]
+        canvas.area(edges, shade(COLOURS[number % len(COLOURS)], 0.2))
+    ends = []
+    for number, curve in enumerate(curves):
+        colour = COLOURS[number % len(COLOURS)]
+        canvas.line([place(x, y) for x, y, *_ in curve], colour, 2)
+        for x, y, *_ in curve if len(curve) <= 40 else []:
+            canvas.dot(*place(x, y), colour)
+        if curve:
+            ends.append((*place(*curve[-1][:2])[::-1], number, colour))
+    y_last = -math.inf
+    for y, x, number, colour in sorted(ends):  # from the top down, none on another
+        y_last = max(y, y_last + 13)
+        canvas.text(x + 9, y_last, number + 1, 12, fill=colour)
+
+
 def pareto(entries, cost, value):
     """Return those of `entries`, dicts, than which no cheaper one is as good, from the cheapest on."""
     front = []
@@ -163,28 +143,14 @@ def draw_costs(path, board, title):
     front = pareto(full, "mflop", "mean")
     canvas = Canvas(900, 566 + 20 * math.ceil(len(front) / 3))
     canvas.text(450, 24, title, 15, "mm")
-    left, top, right, bottom = 80, 80, 860, 470
     costs, errors = [entry["mflop"] for entry in board], [error_of(entry) for entry in board]
-    low_x, high_x, low_y, high_y = min(costs) / 1.2, max(costs) * 1.2, min(errors) / 1.3, max(errors) * 1.1
-
-    def x_of(cost):
-        return left + (right - left) * (math.log(cost / low_x) / math.log(high_x / low_x))
-
-    def y_of(error):
-        return bottom - (bottom - top) * (math.log(error / low_y) / math.log(high_y / low_y))
+    x_range, y_range = (min(costs) / 1.2, max(costs) * 1.2), (min(errors) / 1.3, max(errors) * 1.1)
+    x_title, y_title = "MFLOP of one image, forward (log scale)", "validation error (%, log scale)"
+    on_canvas = axes(canvas, (80, 80, 860, 470), x_range, y_range, y_title, x_title, True, True)
 
     def place(entry):
-        return x_of(entry["mflop"]), y_of(error_of(entry))
+        return on_canvas(entry["mflop"], error_of(entry))
 
-    for value, label in (log_ticks if high_y > 10 * low_y else ticks)(low_y, high_y):
-        canvas.line([(left, y_of(value)), (right, y_of(value))], GRID)
-        canvas.text(left - 7, y_of(value), label, 12, "rm")
-    for value, label in (log_ticks if high_x > 10 * low_x else ticks)(low_x, high_x):
-        canvas.line([(x_of(value), bottom), (x_of(value), bottom + 4)])
-        canvas.text(x_of(value), bottom + 14, label, 12, "mm")
-    canvas.line([(left, top), (left, bottom), (right, bottom)])
-    canvas.text(left, top - 18, "validation error (%, log scale)", 12)
-    canvas.text((left + right) / 2, bottom + 36, "MFLOP of one image, forward (log scale)", 12, "mm")
     for entry in board:
         if entry["passes"] < longest:
             canvas.dot(*place(entry), "#bbbbbb", 2.5)

@@ -4,6 +4,7 @@ Example: python train.py --model resnet --init xavier
 """
 
 import math
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -73,7 +74,7 @@ def fit(model, train, test, settings, folder=None, label=None):
     """
     keep_freed_memory()
     rank, n_ranks = ranks()
-    image_size = settings.image_size or max(train.images.shape[2:])
+    image_size, started = settings.image_size or max(train.images.shape[2:]), time.perf_counter()
     if settings.freeze:
         model, train, test = frozen(model, train, test, settings)
     train, test = on_device(train, settings.device), on_device(test, settings.device)
@@ -81,6 +82,7 @@ def fit(model, train, test, settings, folder=None, label=None):
     optimizer, scheduler = optimisation(model, settings.lr, settings.epochs * n_steps)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     at = load_state(folder, parts, settings.device)
+    at["seconds"] += time.perf_counter() - started  # of computing the features, where layers are frozen
     folder = None if rank else folder  # which only the first process writes
     network = DistributedDataParallel(model) if n_ranks > 1 else model  # averages the processes' gradients
     watch = Watch(settings.epochs, len(train), len(test), label, image_size)

@@ -5,12 +5,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageColor
 
+import canvas
 import figures
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
 def test_ticks_are_round_and_inside(low, span):
-    marks = figures.ticks(low, low + span)
+    marks = canvas.ticks(low, low + span)
     assert 2 <= len(marks) <= 7
     assert all(low - 1e-6 * span <= value <= low + span * (1 + 1e-6) for value, _ in marks)
     assert all(
@@ -20,7 +21,7 @@ def test_ticks_are_round_and_inside(low, span):
 
 @given(st.floats(1e-6, 1e3), st.floats(1.3, 1e8))
 def test_log_ticks_are_inside_and_never_too_few_to_read_the_axis(low, factor):
-    marks = figures.log_ticks(low, low * factor)
+    marks = canvas.log_ticks(low, low * factor)
     values = [value for value, _ in marks]
     assert 2 <= len(values) <= 15
     assert values == sorted(values)

@@ -1,0 +1,115 @@
+"""How large a network's activations and gradients are, layer by layer: does the signal get through?
+
+    python layers.py runs/vgg16-xavier runs/vgg16-default
+
+Each run's network is looked at as it was initialised, and as it was trained (exercise sheet 1.1 c).
+"""
+
+import argparse
+from pathlib import Path
+
+import torch.nn.functional as F
+from torch import autograd, nn
+
+import figures
+import train
+from canvas import whole_ticks
+from compare import read_run
+from data import batch_to_float, load
+from files import write_csv
+from models import read_weights
+from runs import Parser, UserError, run_command
+
+N_IMAGES = 32
+
+
+def layer_stds(model, images, labels):
+    """Return a dict of layer, activation_std and gradient_std for each convolution and linear layer.
+
+    `images` are float (N, channels, height, width), `labels` int64 (N,). A layer's activations are what it
+    puts out, before a ReLU; the gradients are those of each image's cross-entropy by them. Dropout is off.
+    """
+    names, outputs, hooks = [], [], []
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            names.append(name)
+            hooks.append(layer.register_forward_hook(lambda layer, inputs, output: outputs.append(output)))
+    loss = F.cross_entropy(model.eval()(images), labels, reduction="sum")
+    for hook in hooks:
+        hook.remove()
+    stds = [
+        (a.std().item(), g.std().item()) for a, g in zip(outputs, autograd.grad(loss, outputs), strict=True)
+    ]
+    return [
+        {"layer": name, "activation_std": activation, "gradient_std": gradient}
+        for name, (activation, gradient) in zip(names, stds, strict=True)
+    ]
+
+
+def look_at(folder):
+    """Return {name: rows of layer_stds} of the run in `folder`: at the start, and trained, if it is."""
+    run = read_run(folder)
+    settings = run["settings"]
+    data, _ = load(settings.data, settings.limit, settings.image_size)
+    images = batch_to_float(data.images[:N_IMAGES], settings.image_size).to(settings.device)
+    labels = data.labels[:N_IMAGES].to(settings.device)
+    model = train.build(settings, len(data.classes), data.images.shape[1:])
+    found = {f"{folder}, at the start": layer_stds(model, images, labels)}
+    if run["finished"]:
+        try:
+            model.load_state_dict(read_weights(folder / "model.pt"))
+        except RuntimeError:
+            raise UserError(f"{folder}/model.pt: is not what {folder}/config.json describes") from None
+        found[f"{folder}, trained"] = layer_stds(model, images, labels)
+    else:
+        print(f"Note: {folder} is not finished; only its start is shown")
+    return found
+
+
+def print_table(found):
+    """Print the networks beside each other, layer by layer; networks with other layers have a table each."""
+    by_layers = {}
+    for name, rows in found.items():
+        by_layers.setdefault(tuple(row["layer"] for row in rows), {})[name] = rows
+    for layers, networks in by_layers.items():
+        print("\nstandard deviation of the activations, of the gradients")
+        for number, name in enumerate(networks, 1):
+            print(f"{number}: {name}")
+        print(f"{'layer':24}" + "".join(f"{number:>22}" for number in range(1, len(networks) + 1)))
+        for index, layer in enumerate(layers):
+            pairs = [
+                (rows[index]["activation_std"], rows[index]["gradient_std"]) for rows in networks.values()
+            ]
+            print(
+                f"{layer:24}"
+                + "".join(f"{activation:12.2g}{gradient:10.2g}" for activation, gradient in pairs)
+            )
+
+
+def main(arguments=None):
+    """Look at the runs that the command line names."""
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of train.py")
+    parser.add_argument("--picture", default="runs/layers.png", help="the picture (default: runs/layers.png)")
+    parser.add_argument("--csv", metavar="FILE", help="write the table to this file too")
+    given = parser.parse_args(arguments)
+    found = {}
+    for folder in given.runs:
+        found |= look_at(folder)
+    print_table(found)
+    lines = []
+    for name, rows in found.items():
+        stds = [[max(row[key], 1e-12) for row in rows] for key in ("activation_std", "gradient_std")]
+        lines.append((name, [[(n, std, std, std) for n, std in enumerate(part, 1)] for part in stds]))
+    ticks = whole_ticks(1, max(map(len, found.values())))
+    panel = {"x_title": "layer, from the image to the logits", "log_y": True, "x_ticks": ticks}
+    titles = ("standard deviation of the activations", "standard deviation of the gradients")
+    panels = [panel | {"title": f"{title} (log scale)"} for title in titles]
+    figures.draw_lines(given.picture, "Activations and gradients, layer by layer", [("", panels, lines)])
+    if given.csv:
+        write_csv(given.csv, [{"network": name, **row} for name, rows in found.items() for row in rows])
+    print(f"\nlook at {given.picture}" + (f"; the table is in {given.csv}" if given.csv else ""))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -10,7 +10,7 @@ import math
 import statistics
 
 import figures
-from files import read_csv
+from files import read_csv, write_csv
 from runs import Parser, UserError, run_command
 
 MEASURES = {"train_loss": 1, "train_accuracy": 100, "test_loss": 1, "test_accuracy": 100}  # as shown: factors
@@ -100,30 +100,48 @@ def read_effects(files):
     return sorted(runs.values(), key=lambda run: run["share"])
 
 
+def summary(run):
+    """Return a row of the table, a dict: means and standard deviations over the seeds of a diagnosis."""
+    before, after = run["imperfect"][0], run["cleaned"][0]
+    row = {"wrong_percent": round(run["share"], 2), "n_removed": int(before["n_images"] - after["n_images"])}
+    row["n_found"] = int(before["n_wrong"] - after["n_wrong"])
+    for measure, factor in MEASURES.items():
+        for labels in ("clean", "imperfect", "cleaned"):
+            mean, sd = mean_sd([factor * seed[measure] for seed in run[labels]])
+            row |= {f"{measure}_{labels}": round(mean, 5), f"{measure}_{labels}_sd": round(sd, 5)}
+        numbers = [[factor * seed[measure] for seed in run[labels]] for labels in ("imperfect", "cleaned")]
+        mean, sd, verdict = difference(*numbers)
+        row |= {f"{measure}_change": round(mean, 5), f"{measure}_change_sd": round(sd, 5)}
+        row[f"{measure}_verdict"] = verdict
+    return row
+
+
+def print_diagnoses(rows):
+    """Print the rows of `summary`: what wrong labels did to the test set's accuracy and loss."""
+    names = "".join(f"{name:>18}" for name in ("clean labels", "before cleaning", "after cleaning"))
+    print(f"wrong labels  removed  of them wrong{'':20}{names}")
+    for row in rows:
+        counts = f"{row['wrong_percent']:11.2f}%{row['n_removed']:9,}{row['n_found']:15,}"
+        for measure, digits in (("test_accuracy", 2), ("test_loss", 4)):
+            texts = [
+                f"{row[f'{measure}_{labels}']:.{digits}f} ± {row[f'{measure}_{labels}_sd']:.{digits}f}"
+                for labels in ("clean", "imperfect", "cleaned")
+            ]
+            name = measure.replace("_", " ") + " (%)" * (measure == "test_accuracy")
+            print(f"{counts:36}  {name:18}" + "".join(f"{text:>18}" for text in texts), end="")
+            print(f"  {row[f'{measure}_verdict']}")
+            counts = ""
+
+
 def main(arguments=None):
     """Print and draw the diagnoses that the command line names."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="FILE", help="effect.csv files")
     parser.add_argument("--picture", default="runs/effect.png", help="the picture (default: runs/effect.png)")
+    parser.add_argument("--csv", metavar="FILE", help="write the table to this file too")
     given = parser.parse_args(arguments)
     runs = read_effects(given.files)
-    print(
-        "wrong labels   removed   of them wrong    test accuracy: clean         imperfect           cleaned"
-    )
-    for run in runs:
-        before, after = run["imperfect"][0], run["cleaned"][0]
-        n_removed = before["n_images"] - after["n_images"]
-        accuracies = [
-            mean_sd([100 * row["test_accuracy"] for row in run[name]])
-            for name in ("clean", "imperfect", "cleaned")
-        ]
-        print(
-            f"{run['share']:11.2f}%{n_removed:10,.0f}{before['n_wrong'] - after['n_wrong']:16,.0f}  "
-            + "".join(f"{f'{mean:.2f} ± {sd:.2f}':>18}" for mean, sd in accuracies)
-        )
-        *_, change, verdict = effect_texts("test_accuracy", run["imperfect"], run["cleaned"])
-        print(f"{'':14}the cleaning changed the test accuracy by {change} points: {verdict}")
-
+    print_diagnoses([summary(run) for run in runs])
     lines = []
     for name, text in (
         ("clean", "no wrong labels"),
@@ -137,10 +155,11 @@ def main(arguments=None):
         lines.append((text, curves))
     panel = {"x_title": "wrong labels in the training set (%, log scale)", "log_x": True, "log_y": True}
     panels = [panel | {"title": f"test {name}, log scale"} for name in ("error (%)", "loss")]
-    figures.draw_lines(
-        given.picture, "What wrong labels do; bands: lowest to highest seed", [("", panels, lines)]
-    )
-    print(f"\nlook at {given.picture}")
+    title = "What wrong labels do, and what cleaning does; bands: lowest to highest seed"
+    figures.draw_lines(given.picture, title, [("", panels, lines)])
+    if given.csv:
+        write_csv(given.csv, [summary(run) for run in runs])
+    print(f"\nlook at {given.picture}" + (f"; the table is in {given.csv}" if given.csv else ""))
 
 
 if __name__ == "__main__":

@@ -5,8 +5,12 @@ import random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+import effect
 from effect import MEASURES, T_95, difference, mean_sd, print_effect, sum_up
+from files import read_csv, write_csv
+from runs import UserError
 
 numbers = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
 
@@ -86,3 +90,49 @@ def test_the_summary_has_each_change_with_its_verdict(capsys):
     assert lines[1] == "Cleaning 3 of 60 images (5.00%) changed"
     assert lines[2] == "  the test accuracy by +11.00 ± 1.00 points: larger than chance"
     assert lines[3] == "  the test loss by +0.0000 ± 0.0000: within chance"
+
+
+def effect_rows(n_wrong, n_found, accuracies):
+    """Return effect.csv's rows for 1,000 images; `accuracies` has two seeds' for each of the three labels."""
+    counts = {
+        "clean": (1000, 0),
+        "imperfect": (1000, n_wrong),
+        "cleaned": (1000 - n_wrong, n_wrong - n_found),
+    }
+    rows = []
+    for (labels, (n_images, wrong)), pair in zip(counts.items(), accuracies, strict=True):
+        for seed, accuracy in enumerate(pair):
+            row = {"labels": labels, "seed": seed, "n_images": n_images, "n_wrong": wrong}
+            rows.append(row | dict.fromkeys(MEASURES, 0.1) | {"test_accuracy": accuracy})
+    return rows
+
+
+def test_diagnoses_stand_in_the_order_of_their_shares_of_wrong_labels(tmp_path, capsys):
+    write_csv(tmp_path / "many.csv", effect_rows(100, 80, [(0.9, 0.9), (0.5, 0.7), (0.8, 0.9)]))
+    write_csv(tmp_path / "few.csv", effect_rows(10, 9, [(0.9, 0.9), (0.9, 0.9), (0.9, 0.9)]))
+    files = [str(tmp_path / name) for name in ("many.csv", "few.csv")]
+    effect.main([*files, "--picture", str(tmp_path / "effect.png"), "--csv", str(tmp_path / "table.csv")])
+    few, many = read_csv(tmp_path / "table.csv")
+    assert (few["wrong_percent"], few["n_removed"], few["n_found"]) == ("1.0", "10", "9")
+    assert (many["wrong_percent"], many["n_removed"], many["n_found"]) == ("10.0", "100", "80")
+    assert float(many["test_accuracy_imperfect"]) == 60
+    assert float(many["test_accuracy_imperfect_sd"]) == pytest.approx(14.1421, abs=1e-4)  # 20 / √2
+    assert float(many["test_accuracy_change"]) == 25
+    output = capsys.readouterr().out
+    assert output.index("1.00%") < output.index("10.00%")
+    assert "60.00 ± 14.14" in output
+    Image.open(tmp_path / "effect.png").verify()
+
+
+def test_one_table_may_hold_several_diagnoses(tmp_path):
+    rows = [row | {"command": "a"} for row in effect_rows(10, 9, [(0.9, 0.9)] * 3)]
+    rows += [row | {"command": "b"} for row in effect_rows(50, 9, [(0.9, 0.9)] * 3)]
+    write_csv(tmp_path / "both.csv", rows)
+    assert [run["share"] for run in effect.read_effects([tmp_path / "both.csv"])] == [1, 5]
+
+
+@pytest.mark.parametrize("change", [{"n_wrong": ""}, {"test_loss": "low"}, {"labels": "other"}])
+def test_what_is_no_effect_csv_is_named(tmp_path, change):
+    write_csv(tmp_path / "effect.csv", [row | change for row in effect_rows(10, 9, [(0.9, 0.9)] * 3)])
+    with pytest.raises(UserError, match=r"effect\.csv: (is no|needs)"):
+        effect.read_effects([tmp_path / "effect.csv"])

@@ -1,0 +1,151 @@
+"""Runs side by side: what is one line, what stands apart, and what the numbers are."""
+
+import statistics
+
+import pytest
+from conftest import write_folder
+from PIL import Image
+
+import compare
+import train
+from files import read_csv, read_json, write_csv, write_json
+from runs import UserError
+
+SMALL = "--n-blocks 1 --n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8 --threads 2"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with four finished runs of one network on two data sets."""
+    root = tmp_path_factory.mktemp("compare")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        write_folder(root / "images")
+        write_folder(root / "others", n_test=9)
+        for name, flags in {
+            "a-0": "--data images --epochs 3",
+            "a-1": "--data images --epochs 3 --seed 1",
+            "b": "--data images --epochs 2 --augment",
+            "c": "--data others --epochs 3",
+        }.items():
+            train.main(f"{SMALL} {flags} --out runs/{name}".split())
+    return root
+
+
+def table(flags=""):
+    compare.main([*flags.split(), "--csv", "table.csv"])
+    return read_csv("table.csv")
+
+
+def accuracies(run):
+    return [100 * float(row["test_accuracy"]) for row in read_csv(f"runs/{run}/metrics.csv")]
+
+
+def seconds(run):
+    return [float(row["seconds"]) for row in read_csv(f"runs/{run}/metrics.csv")]
+
+
+def test_seeds_are_one_line_and_other_data_stand_apart(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    a, b, c = table()
+    assert [row["n_seeds"] for row in (a, b, c)] == ["2", "1", "1"]
+    assert (a["seeds"], a["epochs"], b["epochs"]) == ("0 1", "3", "2")
+    final = [accuracies(run)[-1] for run in ("a-0", "a-1")]
+    assert float(a["final_accuracy"]) == pytest.approx(statistics.mean(final), abs=1e-3)
+    assert float(a["final_sd"]) == pytest.approx(statistics.stdev(final), abs=1e-3)
+    best = [max(accuracies(run)) for run in ("a-0", "a-1")]
+    assert float(a["best_accuracy"]) == pytest.approx(statistics.mean(best), abs=1e-3)
+    assert float(a["seconds"]) == pytest.approx(sum(seconds("a-0") + seconds("a-1")) / 2, abs=0.1)
+    assert "augment" in b["changed"]
+    assert "augment" not in a["changed"]
+    output = capsys.readouterr().out
+    assert output.count("tested on") == 2
+    assert "Compare within each of the 2 tables" in output
+    Image.open("runs/compare.png").verify()
+    assert "Compare within" not in compare_output("runs/a-0 runs/b", capsys)
+
+
+def compare_output(flags, capsys):
+    capsys.readouterr()
+    table(flags)
+    return capsys.readouterr().out
+
+
+def copied(folder, tmp_path, monkeypatch, run="a-0"):
+    """Go to `tmp_path` with a copy of a run there, and return its folder."""
+    monkeypatch.chdir(tmp_path)
+    copy = tmp_path / "runs" / run
+    copy.mkdir(parents=True)
+    for file in (folder / "runs" / run).iterdir():
+        (copy / file.name).write_bytes(file.read_bytes())
+    return copy
+
+
+def test_epochs_and_seconds_to_99_percent_are_those_of_the_first_epoch_over_it(folder, tmp_path, monkeypatch):
+    for run, line in (("a-0", (0.5, 0.98, 0.991)), ("a-1", (0.99, 0.2, 0.999))):
+        copy = copied(folder, tmp_path, monkeypatch, run)
+        rows = read_csv(copy / "metrics.csv")
+        write_csv(
+            copy / "metrics.csv",
+            [row | {"test_accuracy": a, "seconds": 10} for row, a in zip(rows, line, strict=True)],
+        )
+    (row,) = table()
+    assert (row["n_reached"], row["epochs_to_99"], row["seconds_to_99"]) == ("2", "2", "20.0")  # of 3 and 1
+    assert row["images_per_second"] == str(round(3 * 24 / 30))
+
+
+def test_an_interrupted_run_is_shown_as_far_as_it_got(folder, tmp_path, monkeypatch, capsys):
+    copy = copied(folder, tmp_path, monkeypatch)
+    (copy / "model.pt").unlink()
+    write_csv(copy / "metrics.csv", read_csv(copy / "metrics.csv")[:2])
+    copied(folder, tmp_path, monkeypatch, "a-1")
+    rows = table()
+    assert [(row["epochs"], row["finished"]) for row in rows] == [("2", "False"), ("3", "True")]
+    assert (
+        "1: not finished, 2 of 3 epochs are over; python train.py --resume runs/a-0"
+        in capsys.readouterr().out
+    )
+    (copy / "metrics.csv").unlink()
+    assert len(table()) == 1
+    assert "runs/a-0 is left out: none of its epochs is over" in capsys.readouterr().out
+
+
+def test_the_same_images_from_another_place_are_the_same_experiment(folder, tmp_path, monkeypatch):
+    copy = copied(folder, tmp_path, monkeypatch, "a-1")
+    config = read_json(copy / "config.json")
+    config["settings"]["data"] = "moved"
+    write_json(copy / "config.json", config)
+    copied(folder, tmp_path, monkeypatch)
+    assert [row["n_seeds"] for row in table()] == ["2"]
+    config["platform"]["hardware"] = "another machine"
+    write_json(copy / "config.json", config)
+    assert [row["n_seeds"] for row in table()] == ["1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("config.json", "{", r"config\.json is damaged"),
+        ("config.json", "[]", r"config\.json is damaged"),
+        ("config.json", None, "no run is there"),
+        ("metrics.csv", "epoch,seconds\n1,2\n", r"metrics\.csv: is no table of epochs"),
+        ("metrics.csv", "test_accuracy,seconds\nhigh,2\n", r"metrics\.csv: is no table of epochs"),
+    ],
+)
+def test_what_is_no_run_is_named(folder, tmp_path, monkeypatch, file, content, message):
+    copy = copied(folder, tmp_path, monkeypatch)
+    (copy / file).unlink()
+    if content:
+        (copy / file).write_text(content)
+    with pytest.raises(UserError, match=message):
+        compare.main(["runs/a-0"])
+
+
+def test_runs_of_other_commands_are_refused_or_left_out(folder, tmp_path, monkeypatch):
+    copy = copied(folder, tmp_path, monkeypatch)
+    config = read_json(copy / "config.json")
+    write_json(copy / "config.json", config | {"options": {"remove": 100}})
+    with pytest.raises(UserError, match="a run of another command"):
+        compare.main(["runs/a-0"])
+    with pytest.raises(UserError, match="no training run is in runs/"):
+        compare.main([])

@@ -47,7 +47,7 @@ def test_xavier_halves_the_variance_at_every_relu_and_kaiming_keeps_it():
     assert stds[10] / stds[0] == pytest.approx(1, rel=0.5)
 
 
-SMALL = "--n-blocks 1 --n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8 --epochs 3 --batch-size 4 --lr 0.02"
+SMALL = "--n-blocks 1 --n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8 --batch-size 4 --lr 0.02"
 
 
 def test_runs_are_looked_at_as_they_began_and_as_they_ended(tmp_path, monkeypatch, capsys):

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 import torchvision
 
-from files import check_new, is_free, locked, write_json, write_tensors
+from files import check_new, is_free, locked, read_csv, write_json, write_tensors
 from images import TEST_NAMES, TRAIN_NAMES
 from ranks import everyones, lost_connection, ranks
 from runs import UserError, is_out_of_memory, one_line
@@ -72,28 +72,66 @@ def describe(settings, model, train, test, options=None):
     }
 
 
+def read_config(folder):
+    """Return (settings, config) of the run in `folder`; raise UserError where there is none to be read."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings, needed = Settings(**config["settings"]), ("options", "checksum", "n_parameters")
+        if any(key not in config for key in needed) or not config["data"]["fingerprint"]:
+            raise ValueError("incomplete")
+        if not isinstance(config["platform"]["hardware"], str):
+            raise ValueError("no hardware")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{folder}: no run is there (no config.json)") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise damaged(folder) from None
+    return settings, config
+
+
+def damaged(folder):
+    """Return the UserError for a config.json that is not what this program wrote for this command."""
+    return UserError(
+        f"{folder}/config.json is damaged, edited, or of another command or version of this program"
+    )
+
+
 def resumable(folder, last_file, option_names=None):
     """Return (settings, config) of the unfinished run in `folder`; a finished one has the `last_file`.
 
     `option_names` are those of the command that resumes it, None for train.py.
     """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        settings, _ = Settings(**config["settings"]), (config["data"], config["platform"])
-        options = config["options"]
-        if config["checksum"] != checksum(config["settings"], options):
-            raise ValueError("the settings were edited")
-        if (options and options.keys()) != (option_names and set(option_names)):
-            raise ValueError("of another command")
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"--resume {folder}: no run is there (no config.json)") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(
-            f"{folder}/config.json is damaged, edited, or of another command or version of this program"
-        ) from None
+    settings, config = read_config(folder)
+    options = config["options"]
+    edited = config["checksum"] != checksum(config["settings"], options)
+    if edited or (options and options.keys()) != (option_names and set(option_names)):
+        raise damaged(folder)
     if (folder / last_file).exists():
         raise UserError(f"--resume {folder}: that run is finished already")
     return settings, config
+
+
+def read_run(folder):
+    """Return a run of train.py: a dict of folder, settings, config, history, and whether it is finished.
+
+    The history has a dict of floats for each epoch that is over. Raises UserError where there is no such run.
+    """
+    settings, config = read_config(folder)
+    if config["options"] is not None:
+        raise UserError(f"{folder}: is a run of another command; this takes those of train.py")
+    history, table = [], folder / "metrics.csv"
+    try:
+        for row in read_csv(table) if table.exists() else []:
+            history.append({key: float(row[key]) for key in ("test_accuracy", "seconds")})
+    except (ValueError, KeyError):
+        raise UserError(f"{table}: is no table of epochs any more; move it away") from None
+    finished = (folder / "model.pt").exists()
+    return {
+        "folder": folder,
+        "settings": settings,
+        "config": config,
+        "history": history,
+        "finished": finished,
+    }
 
 
 def start_or_resume(name, now, out=None, resume=None, config=None):

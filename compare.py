@@ -7,17 +7,17 @@ Runs that were tested on different images stand apart, in tables and diagrams of
 """
 
 import argparse
-import json
 from dataclasses import fields, replace
 from itertools import accumulate
 from pathlib import Path
 
 import figures
 from canvas import whole_ticks
+from checkpoint import read_config, read_run
 from effect import mean_sd
-from files import read_csv, write_csv
+from files import write_csv
 from runs import Parser, UserError, run_command
-from settings import Settings, command_line
+from settings import command_line
 
 GOAL = 0.99  # of the test accuracy, to which epochs and seconds are counted
 # What the table has columns for, or what is not the experiment's.
@@ -26,46 +26,15 @@ NOT_CHANGES = ("model", "init", "seed", "data", "limit", "device", "precision", 
 # ---------------------------------------------------------------- reading runs
 
 
-def read_run(folder):
-    """Return a run of train.py: a dict of its settings, its config, its history, and whether it is finished.
-
-    The history has a dict of floats for each epoch that is over. Raises UserError where there is no such run.
-    """
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        settings = Settings(**config["settings"])
-        where = (config["data"]["fingerprint"], config["platform"]["hardware"], config["n_parameters"])
-        if config["options"] is not None or None in where:
-            raise UserError(f"{folder}: is a run of another command; compare.py takes those of train.py")
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder}: no run is there (no config.json)") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(f"{folder}/config.json is damaged, or of another version of this program") from None
-    history, table = [], folder / "metrics.csv"
-    try:
-        for row in read_csv(table) if table.exists() else []:
-            history.append({key: float(row[key]) for key in ("test_accuracy", "seconds")})
-    except (ValueError, KeyError):
-        raise UserError(f"{table}: is no table of epochs any more; move it away") from None
-    finished = (folder / "model.pt").exists()
-    return {
-        "folder": folder,
-        "settings": settings,
-        "config": config,
-        "history": history,
-        "finished": finished,
-    }
-
-
 def training_runs(root=Path("runs")):
-    """Return the folders of train.py's runs in `root`."""
+    """Return the folders of train.py's runs in `root`; say which cannot be read."""
     folders = []
-    for config in sorted(root.glob("*/config.json")):
+    for file in sorted(root.glob("*/config.json")):
         try:
-            if json.loads(config.read_text(encoding="utf-8"))["options"] is None:
-                folders.append(config.parent)
-        except (ValueError, KeyError, TypeError):
-            print(f"Note: {config} is damaged, or of another version of this program; it is left out")
+            if read_config(file.parent)[1]["options"] is None:
+                folders.append(file.parent)
+        except UserError as error:
+            print(f"Note: {error}; it is left out")
     return folders
 
 

@@ -14,7 +14,7 @@ from torch import autograd, nn
 import figures
 import train
 from canvas import whole_ticks
-from compare import read_run
+from checkpoint import read_run
 from data import batch_to_float, load
 from files import write_csv
 from models import read_weights

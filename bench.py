@@ -194,7 +194,7 @@ def print_table(rows):
     median = {row["measure"]: row["median"] for row in rows}
     for row in rows:
         spread = f"({row['low']:,} to {row['high']:,})" if row["low"] < row["high"] else ""
-        print(f"{row['measure']:15} {row['median']:8,} {row['unit']:9} {spread}")
+        print(f"{row['measure']:17} {row['median']:8,} {row['unit']:9} {spread}")
     print(f"\nours is {median['ours / plain']:.2f} × the plain loop in fp32", end="")
     if "ours / plain_bf16" in median:
         print(f", {median['ours / plain_bf16']:.2f} × the plain loop in bf16", end="")

@@ -4,6 +4,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 import platform
 import shlex
 from contextlib import contextmanager, suppress
@@ -76,11 +77,13 @@ def read_config(folder):
     """Return (settings, config) of the run in `folder`; raise UserError where there is none to be read."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        settings, needed = Settings(**config["settings"]), ("options", "checksum", "n_parameters")
-        if any(key not in config for key in needed) or not config["data"]["fingerprint"]:
-            raise ValueError("incomplete")
-        if not isinstance(config["platform"]["hardware"], str):
-            raise ValueError("no hardware")
+        settings, data, where = Settings(**config["settings"]), config["data"], config["platform"]
+        numbers = (config["n_parameters"], data["n_train"], data["n_test"], where["n_processes"])
+        train_print, test_print = data["fingerprint"]
+        texts = (data["source"], train_print, test_print, where["hardware"])
+        whole = all(isinstance(n, int) for n in numbers) and all(isinstance(text, str) for text in texts)
+        if not whole or config["checksum"] != checksum(config["settings"], config["options"]):
+            raise ValueError("the settings were edited")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder}: no run is there (no config.json)") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
@@ -102,8 +105,7 @@ def resumable(folder, last_file, option_names=None):
     """
     settings, config = read_config(folder)
     options = config["options"]
-    edited = config["checksum"] != checksum(config["settings"], options)
-    if edited or (options and options.keys()) != (option_names and set(option_names)):
+    if (options and options.keys()) != (option_names and set(option_names)):
         raise damaged(folder)
     if (folder / last_file).exists():
         raise UserError(f"--resume {folder}: that run is finished already")
@@ -122,6 +124,8 @@ def read_run(folder):
     try:
         for row in read_csv(table) if table.exists() else []:
             history.append({key: float(row[key]) for key in ("test_accuracy", "seconds")})
+        if not all(math.isfinite(number) for row in history for number in row.values()):
+            raise ValueError("not a number")
     except (ValueError, KeyError):
         raise UserError(f"{table}: is no table of epochs any more; move it away") from None
     finished = (folder / "model.pt").exists()
@@ -185,6 +189,12 @@ def same_run_folder(name, now, out=None):
     return everyones(folder)[0]
 
 
+def to_type(words, n_processes):
+    """Return the command line of `words`, a script and its arguments, for so many processes."""
+    launcher = f"torchrun --nproc-per-node {n_processes}" if n_processes > 1 else "python"
+    return f"{launcher} {shlex.join(map(str, words))}"
+
+
 @contextmanager
 def resumable_by(words, folder):
     """Turn what interrupts the block, which works on `folder`, into a UserError that says how to go on.
@@ -192,8 +202,7 @@ def resumable_by(words, folder):
     That is to type `words`, a script and its arguments, after python or torchrun.
     """
     n_ranks = ranks()[1]
-    launcher = f"torchrun --nproc-per-node {n_ranks}" if n_ranks > 1 else "python"
-    go_on = f"{launcher} {shlex.join(map(str, words))}"
+    go_on = to_type(words, n_ranks)
     try:
         yield
     except KeyboardInterrupt:

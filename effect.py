@@ -10,7 +10,7 @@ import math
 import statistics
 
 import figures
-from files import read_csv, write_csv
+from files import read_csv
 from runs import Parser, UserError, run_command
 
 MEASURES = {"train_loss": 1, "train_accuracy": 100, "test_loss": 1, "test_accuracy": 100}  # as shown: factors
@@ -81,22 +81,34 @@ def read_effects(files):
     labels were not known.
     """
     runs = {}
-    for file in files:
+    for file in dict.fromkeys(files):
         for row in read_csv(file):
             try:
                 numbers = {name: float(row[name]) for name in (*MEASURES, "seed", "n_images", "n_wrong")}
+                if not all(map(math.isfinite, numbers.values())) or numbers["n_images"] < 1:
+                    raise ValueError("not a number of images")
                 labels = runs.setdefault((file, row.get("command")), {}).setdefault(row["labels"], [])
             except (KeyError, ValueError):
                 raise UserError(
                     f"{file}: is no effect.csv of a diagnosis whose true labels are known"
                 ) from None
             labels.append(numbers)
+    sizes = set()
     for (file, _), run in runs.items():
         if set(run) != {"clean", "imperfect", "cleaned"}:
             raise UserError(f"{file}: needs rows for clean, imperfect and cleaned labels")
+        for rows in run.values():
+            rows.sort(key=lambda row: row["seed"])
+        seeds = [[row["seed"] for row in rows] for rows in run.values()]
+        if seeds.count(seeds[0]) < 3 or len(set(seeds[0])) < len(seeds[0]):
+            raise UserError(f"{file}: needs the same seeds, each once, for all three labels")
+        sizes.add(run["clean"][0]["n_images"])
         run["share"] = 100 * run["imperfect"][0]["n_wrong"] / run["imperfect"][0]["n_images"]
-    if not runs:
-        raise UserError("these files have no rows")
+        if run["share"] == 0:
+            raise UserError(f"{file}: has no wrong labels whose share could be drawn")
+    if len(sizes) != 1:
+        texts = " and ".join(f"{size:,.0f}" for size in sorted(sizes)) or "no"
+        raise UserError(f"these are diagnoses of different data, of {texts} training images")
     return sorted(runs.values(), key=lambda run: run["share"])
 
 
@@ -137,8 +149,7 @@ def main(arguments=None):
     """Print and draw the diagnoses that the command line names."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="FILE", help="effect.csv files")
-    parser.add_argument("--picture", default="runs/effect.png", help="the picture (default: runs/effect.png)")
-    parser.add_argument("--csv", metavar="FILE", help="write the table to this file too")
+    figures.add_output_flags(parser, "runs/effect.png")
     given = parser.parse_args(arguments)
     runs = read_effects(given.files)
     print_diagnoses([summary(run) for run in runs])
@@ -155,11 +166,10 @@ def main(arguments=None):
         lines.append((text, curves))
     panel = {"x_title": "wrong labels in the training set (%, log scale)", "log_x": True, "log_y": True}
     panels = [panel | {"title": f"test {name}, log scale"} for name in ("error (%)", "loss")]
-    title = "What wrong labels do, and what cleaning does; bands: lowest to highest seed"
-    figures.draw_lines(given.picture, title, [("", panels, lines)])
-    if given.csv:
-        write_csv(given.csv, [summary(run) for run in runs])
-    print(f"\nlook at {given.picture}" + (f"; the table is in {given.csv}" if given.csv else ""))
+    title = (
+        f"What wrong labels among {runs[0]['clean'][0]['n_images']:,.0f} do; bands: lowest to highest seed"
+    )
+    figures.write_outputs(given, [summary(run) for run in runs], title, [("", panels, lines)])
 
 
 if __name__ == "__main__":

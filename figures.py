@@ -1,10 +1,13 @@
 """Every picture: a run's curves, lines to compare, costs, a confusion matrix, a contact sheet of images."""
 
 import math
+from pathlib import Path
 
 from PIL import Image, ImageFont
 
 from canvas import BLUE, GREY, INK, ORANGE, SCALE, Canvas, axes, whole_ticks
+from files import write_csv
+from runs import UserError
 
 
 def panel(canvas, area, series, title, log=False):
@@ -65,6 +68,24 @@ def draw_curves(path, history, title):
 COLOURS = (BLUE, ORANGE, "#009e73", "#c2679d", "#333333", "#c99700", "#56b4e9", "#8c564b")
 
 
+def add_output_flags(parser, picture):
+    """Give an ArgumentParser the flags of a command that ends in `write_outputs`."""
+    parser.add_argument("--picture", default=picture, metavar="FILE", help=f"draw this (default: {picture})")
+    parser.add_argument("--csv", metavar="FILE", help="write the table to this file too")
+
+
+def write_outputs(given, table, title, rows):
+    """Write the table, dicts, where --csv was given, draw `rows` as `draw_lines` does, and say where."""
+    for path in [given.picture] if given.csv is None else [given.csv, given.picture]:
+        if not Path(path).name or Path(path).is_dir():
+            raise UserError(f"{path}: is no file's name")
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+    if given.csv:
+        write_csv(given.csv, table)
+    draw_lines(given.picture, title, rows)
+    print(f"\nlook at {given.picture}" + (f"; the table is in {given.csv}" if given.csv else ""))
+
+
 def draw_lines(path, title, rows):
     """Draw rows of diagrams, in each row the same lines, numbered and named below it.
 
@@ -72,7 +93,7 @@ def draw_lines(path, title, rows):
     log_x, log_y, x_ticks; `lines` are (name, curves), in `curves` for each panel a list of points
     (x, y, low, high), where low and high are the edges of a band around the line.
     """
-    heights = [370 + 20 * math.ceil(len(lines) / 2) for _, _, lines in rows]
+    heights = [370 + 20 * len(lines) for _, _, lines in rows]
     canvas, top = Canvas(960, 44 + sum(heights)), 44
     canvas.text(480, 24, title, 15, "mm")
     for (heading, panels, lines), height in zip(rows, heights, strict=True):
@@ -82,7 +103,7 @@ def draw_lines(path, title, rows):
             area = (left, top + 62, left + 880 / len(panels) - 90, top + 290)
             draw_bands(canvas, area, options, [curves[number] for _, curves in lines])
         for number, (name, _) in enumerate(lines):
-            x, y = 40 + number % 2 * 460, top + 350 + number // 2 * 20
+            x, y = 40, top + 350 + number * 20
             canvas.line([(x, y), (x + 22, y)], COLOURS[number % len(COLOURS)], 2.5)
             canvas.text(x + 28, y, f"{number + 1}  {name}", 12)
         top += height

@@ -6,6 +6,7 @@ Each run's network is looked at as it was initialised, and as it was trained (ex
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch.nn.functional as F
@@ -15,10 +16,10 @@ import figures
 import train
 from canvas import whole_ticks
 from checkpoint import read_run
-from data import batch_to_float, load
-from files import write_csv
+from data import batch_to_float, chosen, load
 from models import read_weights
 from runs import Parser, UserError, run_command
+from settings import complete
 
 N_IMAGES = 32
 
@@ -29,38 +30,43 @@ def layer_stds(model, images, labels):
     `images` are float (N, channels, height, width), `labels` int64 (N,). A layer's activations are what it
     puts out, before a ReLU; the gradients are those of each image's cross-entropy by them. Dropout is off.
     """
-    names, outputs, hooks = [], [], []
+    outputs, hooks = {}, []
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
-            names.append(name)
-            hooks.append(layer.register_forward_hook(lambda layer, inputs, output: outputs.append(output)))
+
+            def keep(layer, inputs, output, name=name):
+                outputs[name] = output
+                return output.clone()  # which vgg16's ReLU then changes in place
+
+            hooks.append(layer.register_forward_hook(keep))
     loss = F.cross_entropy(model.eval()(images), labels, reduction="sum")
     for hook in hooks:
         hook.remove()
-    stds = [
-        (a.std().item(), g.std().item()) for a, g in zip(outputs, autograd.grad(loss, outputs), strict=True)
-    ]
+    gradients = autograd.grad(loss, list(outputs.values()))
     return [
-        {"layer": name, "activation_std": activation, "gradient_std": gradient}
-        for name, (activation, gradient) in zip(names, stds, strict=True)
+        {"layer": name, "activation_std": output.std().item(), "gradient_std": gradient.std().item()}
+        for (name, output), gradient in zip(outputs.items(), gradients, strict=True)
     ]
 
 
 def look_at(folder):
     """Return {name: rows of layer_stds} of the run in `folder`: at the start, and trained, if it is."""
     run = read_run(folder)
-    settings = run["settings"]
+    settings = complete(replace(run["settings"], device=None, precision=None, threads=None))
     data, _ = load(settings.data, settings.limit, settings.image_size)
-    images = batch_to_float(data.images[:N_IMAGES], settings.image_size).to(settings.device)
-    labels = data.labels[:N_IMAGES].to(settings.device)
+    source, began_with = run["config"]["data"]["source"], run["config"]["data"]["fingerprint"][0]
+    if data.fingerprint() != began_with:
+        raise UserError(f"{folder}: the data at {settings.data} is not what that run began with")
+    some = data.subset(chosen(len(data), N_IMAGES)).to(settings.device)  # as folders are sorted by class
+    images = batch_to_float(some.images, settings.image_size)
     model = train.build(settings, len(data.classes), data.images.shape[1:])
-    found = {f"{folder}, at the start": layer_stds(model, images, labels)}
+    found = {f"{folder}, at the start, on {source}": layer_stds(model, images, some.labels)}
     if run["finished"]:
         try:
             model.load_state_dict(read_weights(folder / "model.pt"))
-        except RuntimeError:
+        except (RuntimeError, TypeError, AttributeError):
             raise UserError(f"{folder}/model.pt: is not what {folder}/config.json describes") from None
-        found[f"{folder}, trained"] = layer_stds(model, images, labels)
+        found[f"{folder}, trained, on {source}"] = layer_stds(model, images, some.labels)
     else:
         print(f"Note: {folder} is not finished; only its start is shown")
     return found
@@ -90,8 +96,7 @@ def main(arguments=None):
     """Look at the runs that the command line names."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of train.py")
-    parser.add_argument("--picture", default="runs/layers.png", help="the picture (default: runs/layers.png)")
-    parser.add_argument("--csv", metavar="FILE", help="write the table to this file too")
+    figures.add_output_flags(parser, "runs/layers.png")
     given = parser.parse_args(arguments)
     found = {}
     for folder in given.runs:
@@ -105,10 +110,8 @@ def main(arguments=None):
     panel = {"x_title": "layer, from the image to the logits", "log_y": True, "x_ticks": ticks}
     titles = ("standard deviation of the activations", "standard deviation of the gradients")
     panels = [panel | {"title": f"{title} (log scale)"} for title in titles]
-    figures.draw_lines(given.picture, "Activations and gradients, layer by layer", [("", panels, lines)])
-    if given.csv:
-        write_csv(given.csv, [{"network": name, **row} for name, rows in found.items() for row in rows])
-    print(f"\nlook at {given.picture}" + (f"; the table is in {given.csv}" if given.csv else ""))
+    table = [{"network": name, **row} for name, rows in found.items() for row in rows]
+    figures.write_outputs(given, table, "Activations and gradients, layer by layer", [("", panels, lines)])
 
 
 if __name__ == "__main__":

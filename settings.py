@@ -140,7 +140,7 @@ def parse(description, arguments=None, more_flags=None, **defaults):
             "--init transfer needs --weights RUN/model.pt, of the run whose weights to begin with"
         )
     if settings.freeze and settings.augment:
-        raise UserError("--freeze computes its features once, so that nothing can move: leave out --augment")
+        raise UserError("--freeze computes its features once, so that no image can move: --no-augment")
     return settings, options
 
 

@@ -82,7 +82,8 @@ def fit(model, train, test, settings, folder=None, label=None):
     optimizer, scheduler = optimisation(model, settings.lr, settings.epochs * n_steps)
     parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
     at = load_state(folder, parts, settings.device)
-    at["seconds"] += time.perf_counter() - started  # of computing the features, where layers are frozen
+    if settings.freeze and not at["history"] and not at["n_seen"]:
+        at["seconds"] = time.perf_counter() - started  # of computing the features
     folder = None if rank else folder  # which only the first process writes
     network = DistributedDataParallel(model) if n_ranks > 1 else model  # averages the processes' gradients
     watch = Watch(settings.epochs, len(train), len(test), label, image_size)

@@ -22,12 +22,13 @@ from settings import Settings, complete
 
 N_WRONG = 100
 # Networks: (epochs, augmented, how many); then ways to rank, by the log-probabilities of some of them.
-NETWORKS = ((1, False, 3), (2, True, 2))
+NETWORKS = ((1, False, 3), (2, True, 3))
 WAYS = {
     "1 network, 1 epoch": slice(0, 1),
     "3 networks, 1 epoch each": slice(0, 3),
     "1 network, 2 epochs, augmented": slice(3, 4),
     "2 networks, 2 epochs each, augmented": slice(3, 5),
+    "3 networks, 2 epochs each, augmented": slice(3, 6),  # diagnose.py's own
     "all five": slice(0, 5),
 }
 

@@ -37,7 +37,7 @@ def test_the_table_compares_medians_and_the_files_hold_them(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     bench.main()
     out = capsys.readouterr().out
-    assert "ours                  20 images/s  (10 to 30)" in out
+    assert "ours                    20 images/s  (10 to 30)" in out
     # The medians of each round's ratio: of 10 / 4, 30 / 5 and 20 / 6, of 10 / 8, …
     assert "3.33 × the plain loop in fp32, 2.50 × the plain loop in bf16, and 20% of the limit" in out
     assert "60,000 PNGs are read in 1.0 s" in out

@@ -1,5 +1,6 @@
 """Runs side by side: what is one line, what stands apart, and what the numbers are."""
 
+import shutil
 import statistics
 
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 import compare
 import train
+from checkpoint import checksum
 from files import read_csv, read_json, write_csv, write_json
 from runs import UserError
 
@@ -56,8 +58,8 @@ def test_seeds_are_one_line_and_other_data_stand_apart(folder, monkeypatch, caps
     best = [max(accuracies(run)) for run in ("a-0", "a-1")]
     assert float(a["best_accuracy"]) == pytest.approx(statistics.mean(best), abs=1e-3)
     assert float(a["seconds"]) == pytest.approx(sum(seconds("a-0") + seconds("a-1")) / 2, abs=0.1)
-    assert "augment" in b["changed"]
-    assert "augment" not in a["changed"]
+    assert "augment" in b["named"]
+    assert "augment" not in a["named"]
     output = capsys.readouterr().out
     assert output.count("tested on") == 2
     assert "Compare within each of the 2 tables" in output
@@ -101,10 +103,8 @@ def test_an_interrupted_run_is_shown_as_far_as_it_got(folder, tmp_path, monkeypa
     copied(folder, tmp_path, monkeypatch, "a-1")
     rows = table()
     assert [(row["epochs"], row["finished"]) for row in rows] == [("2", "False"), ("3", "True")]
-    assert (
-        "1: not finished, 2 of 3 epochs are over; python train.py --resume runs/a-0"
-        in capsys.readouterr().out
-    )
+    output = capsys.readouterr().out
+    assert "1: not finished, 2 of 3 epochs are over\n   python train.py --resume runs/a-0\n" in output
     (copy / "metrics.csv").unlink()
     assert len(table()) == 1
     assert "runs/a-0 is left out: none of its epochs is over" in capsys.readouterr().out
@@ -114,6 +114,7 @@ def test_the_same_images_from_another_place_are_the_same_experiment(folder, tmp_
     copy = copied(folder, tmp_path, monkeypatch, "a-1")
     config = read_json(copy / "config.json")
     config["settings"]["data"] = "moved"
+    config["checksum"] = checksum(config["settings"], None)
     write_json(copy / "config.json", config)
     copied(folder, tmp_path, monkeypatch)
     assert [row["n_seeds"] for row in table()] == ["2"]
@@ -127,6 +128,7 @@ def test_the_same_images_from_another_place_are_the_same_experiment(folder, tmp_
     [
         ("config.json", "{", r"config\.json is damaged"),
         ("config.json", "[]", r"config\.json is damaged"),
+        ("metrics.csv", "test_accuracy,seconds\nnan,2\n", r"metrics\.csv: is no table of epochs"),
         ("config.json", None, "no run is there"),
         ("metrics.csv", "epoch,seconds\n1,2\n", r"metrics\.csv: is no table of epochs"),
         ("metrics.csv", "test_accuracy,seconds\nhigh,2\n", r"metrics\.csv: is no table of epochs"),
@@ -144,8 +146,47 @@ def test_what_is_no_run_is_named(folder, tmp_path, monkeypatch, file, content, m
 def test_runs_of_other_commands_are_refused_or_left_out(folder, tmp_path, monkeypatch):
     copy = copied(folder, tmp_path, monkeypatch)
     config = read_json(copy / "config.json")
-    write_json(copy / "config.json", config | {"options": {"remove": 100}})
+    options = {"remove": 100}
+    both = {"options": options, "checksum": checksum(config["settings"], options)}
+    write_json(copy / "config.json", config | both)
     with pytest.raises(UserError, match="a run of another command"):
         compare.main(["runs/a-0"])
     with pytest.raises(UserError, match="no training run is in runs/"):
         compare.main([])
+
+
+def test_a_repeated_run_is_no_other_seed(folder, tmp_path, monkeypatch, capsys):
+    for run in ("a-0", "a-1"):
+        copied(folder, tmp_path, monkeypatch, run)
+    shutil.copytree("runs/a-0", "runs/a-0-2")
+    (row,) = table()
+    assert (row["n_seeds"], row["seeds"]) == ("2", "0 1")
+    assert "runs/a-0-2 is left out: it repeats seed 0 of runs/a-0" in capsys.readouterr().out
+    (row,) = table("runs/a-0")
+    assert row["final_sd"] == ""  # one seed has no spread
+    output = capsys.readouterr().out
+    assert f"{float(row['final_accuracy']):.2f} ± " not in output
+
+
+def test_other_training_data_or_hardware_are_named(folder, tmp_path, monkeypatch, capsys):
+    copied(folder, tmp_path, monkeypatch)
+    copy = copied(folder, tmp_path, monkeypatch, "a-1")
+    config = read_json(copy / "config.json")
+    config["data"] |= {"source": "mislabelled", "fingerprint": ["0" * 16, config["data"]["fingerprint"][1]]}
+    config["platform"]["hardware"] = "a GPU"
+    write_json(copy / "config.json", config)
+    names = [row["named"] for row in table()]
+    assert names[0].startswith("trained on 24 of images, ")
+    assert names[1].startswith("trained on 24 of mislabelled, a GPU, ")
+    assert capsys.readouterr().out.count("tested on") == 1
+
+
+def test_one_damaged_run_does_not_hide_the_others(folder, tmp_path, monkeypatch, capsys):
+    copied(folder, tmp_path, monkeypatch)
+    copy = copied(folder, tmp_path, monkeypatch, "a-1")
+    (copy / "metrics.csv").write_text("epoch\n\x00")
+    assert len(table()) == 1
+    assert "runs/a-1/metrics.csv" in capsys.readouterr().out
+    for picture in ("", ".", "runs"):
+        with pytest.raises(UserError, match="is no file's name"):
+            compare.main(["runs/a-0", "--picture", picture])

@@ -131,8 +131,36 @@ def test_one_table_may_hold_several_diagnoses(tmp_path):
     assert [run["share"] for run in effect.read_effects([tmp_path / "both.csv"])] == [1, 5]
 
 
-@pytest.mark.parametrize("change", [{"n_wrong": ""}, {"test_loss": "low"}, {"labels": "other"}])
+def test_seeds_are_paired_whatever_their_order(tmp_path):
+    rows = effect_rows(10, 9, [(0.9, 0.9), (0.2, 0.6), (0.3, 0.8)])
+    write_csv(tmp_path / "a.csv", [*rows[:4], rows[5], rows[4]])
+    (run,) = effect.read_effects([tmp_path / "a.csv", tmp_path / "a.csv"])
+    assert effect.summary(run)["test_accuracy_change_sd"] == pytest.approx(7.0711, abs=1e-4)  # of 10 and 20
+    write_csv(tmp_path / "a.csv", rows[:5])
+    with pytest.raises(UserError, match="the same seeds"):
+        effect.read_effects([tmp_path / "a.csv"])
+
+
+def test_diagnoses_of_other_data_are_not_mixed(tmp_path):
+    rows = effect_rows(10, 9, [(0.9, 0.9)] * 3)
+    write_csv(tmp_path / "a.csv", rows)
+    write_csv(tmp_path / "b.csv", [row | {"n_images": 2 * row["n_images"]} for row in rows])
+    with pytest.raises(UserError, match="different data, of 1,000 and 2,000 training images"):
+        effect.read_effects([tmp_path / "a.csv", tmp_path / "b.csv"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_wrong": ""},
+        {"n_wrong": 0},
+        {"n_images": 0},
+        {"test_loss": "low"},
+        {"seed": 1},
+        {"labels": "other"},
+    ],
+)
 def test_what_is_no_effect_csv_is_named(tmp_path, change):
     write_csv(tmp_path / "effect.csv", [row | change for row in effect_rows(10, 9, [(0.9, 0.9)] * 3)])
-    with pytest.raises(UserError, match=r"effect\.csv: (is no|needs)"):
+    with pytest.raises(UserError, match=r"effect\.csv: (is no|needs|has no)"):
         effect.read_effects([tmp_path / "effect.csv"])

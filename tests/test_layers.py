@@ -1,5 +1,8 @@
 """The standard deviations by layer, against a forward pass by hand and Glorot's and He's laws."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -7,21 +10,27 @@ from conftest import write_folder
 from PIL import Image
 from torch import nn
 
+import data
 import layers
 import models
 import train
+from checkpoint import read_config
 from files import read_csv
 from runs import UserError
 
 
-def test_stds_are_those_of_a_pass_by_hand():
+@pytest.mark.parametrize("inplace", [False, True])
+def test_stds_are_those_of_a_pass_by_hand(inplace):
     torch.manual_seed(0)
     model = models.encoder(3, image_size=8, n_blocks=2, n_features_1=4, n_features_2=4)
     images, labels = torch.rand(6, 1, 8, 8), torch.arange(6) % 3
+    for layer in model:
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = inplace  # as vgg16's are
     rows = layers.layer_stds(model, images, labels)
     outputs, x = {}, images
     for name, layer in model.named_children():
-        x = layer(x)
+        x = torch.relu(x) if isinstance(layer, nn.ReLU) else layer(x)
         if isinstance(layer, nn.Conv2d | nn.Linear):
             x.retain_grad()
             outputs[name] = x
@@ -59,11 +68,24 @@ def test_runs_are_looked_at_as_they_began_and_as_they_ended(tmp_path, monkeypatc
     layers.main(["runs/xavier", "runs/default", "--csv", "table.csv"])
     rows = read_csv("table.csv")
     names = list(dict.fromkeys(row["network"] for row in rows))
-    assert names == ["runs/xavier, at the start", "runs/xavier, trained", "runs/default, at the start"]
+    states = ("runs/xavier, at the start", "runs/xavier, trained", "runs/default, at the start")
+    assert names == [f"{state}, on images" for state in states]
     assert len(rows) == 3 * 6  # stem, two convolutions, three linear layers
     assert float(rows[0]["activation_std"]) != float(rows[6]["activation_std"])
+    trained = torch.load("runs/xavier/model.pt", weights_only=True)
+    settings, config = read_config(Path("runs/xavier"))
+    model = train.build(settings, 3, config["data"]["image_shape"])
+    model.load_state_dict(trained)
+    images = data.load("images")[0].subset(data.chosen(24, layers.N_IMAGES))
+    expected = layers.layer_stds(model, data.batch_to_float(images.images), images.labels)
+    assert float(rows[6]["activation_std"]) == pytest.approx(expected[0]["activation_std"])
     assert "runs/default is not finished" in capsys.readouterr().out
     Image.open("runs/layers.png").verify()
+    write_folder(tmp_path / "images", n_train=30)
+    with pytest.raises(UserError, match="is not what that run began with"):
+        layers.main(["runs/xavier"])
+    shutil.rmtree("images")
+    write_folder(tmp_path / "images")
     torch.save(models.encoder().state_dict(), "runs/xavier/model.pt")
     with pytest.raises(UserError, match=r"model\.pt: is not what"):
         layers.main(["runs/xavier"])

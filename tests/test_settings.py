@@ -53,7 +53,7 @@ def test_what_is_typed_is_what_is_set():
         ("--model resnet --init pretrained", "no pretrained weights for resnet"),
         ("--model vgg16 --weights file", "--weights goes with --init transfer, and with --model vgg16"),
         ("--init transfer", "--init transfer needs --weights RUN/model.pt"),
-        ("--freeze --augment", "leave out --augment"),
+        ("--freeze --augment", "so that no image can move: --no-augment"),
         ("--resume run --epochs 3", "--resume keeps the run's own settings: leave out --epochs"),
         ("--resume run --out there", "--resume keeps the run's own settings: leave out --out"),
     ],

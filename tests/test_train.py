@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import same_weights, small_model, small_settings, stripes
+from conftest import same_weights, small_model, small_settings, stripes, write_folder
 
 import data
 import models
@@ -73,6 +73,30 @@ def test_freezing_is_training_with_the_other_layers_fixed(model):
         assert torch.allclose(value, start.state_dict()[name], atol=1e-5), name
     assert [row["test_accuracy"] for row in history] == [row["test_accuracy"] for row in expected]
     assert train.evaluate(frozen, TEST, run_settings)[1] == history[-1]["test_accuracy"]
+
+
+def test_transfer_begins_with_another_runs_weights_and_freezing_keeps_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "images")
+    small = "--n-blocks 1 --n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8 --data images"
+    train.main(f"{small} --epochs 1 --out first".split())
+    train.main(f"{small} --init transfer --weights first/model.pt --freeze --lr 0.1 --out second".split())
+    first, second = (torch.load(f"{run}/model.pt", weights_only=True) for run in ("first", "second"))
+    for name, value in second.items():
+        assert torch.equal(value, first[name]) != name.startswith("classifier.5"), name
+
+
+def test_vgg16s_features_are_without_dropout():
+    images = stripes(2, size=32)
+    run_settings = small_settings(model="vgg16", image_size=32, freeze=True)
+    model = small_model(run_settings, images).train()
+    _, features, _ = train.frozen(model, images, images, run_settings)
+    _, again, _ = train.frozen(model.train(), images, images, run_settings)
+    assert features.images.shape == (2, 4096)
+    assert torch.equal(features.images, again.images)
+    assert torch.allclose(
+        models.last_layer(model)[1](features.images), train.predict(model, images, run_settings), atol=1e-4
+    )
 
 
 def test_a_frozen_training_is_resumed_bit_by_bit(tmp_path, monkeypatch):

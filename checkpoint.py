@@ -4,7 +4,6 @@ import hashlib
 import io
 import itertools
 import json
-import math
 import platform
 import shlex
 from contextlib import contextmanager, suppress
@@ -45,6 +44,14 @@ def checksum(*contents):
     return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
 
 
+def fingerprint(file):
+    """Return 16 hexadecimal digits that differ where the contents of `file` do."""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
+
+
 def describe(settings, model, train, test, options=None):
     """Return what config.json holds: the settings, and the data, the software and the hardware they met.
 
@@ -62,6 +69,7 @@ def describe(settings, model, train, test, options=None):
             "classes": list(train.classes),
             "fingerprint": [train.fingerprint(), test.fingerprint()],
         },
+        "weights": fingerprint(settings.weights) if settings.weights else None,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "platform": {
             "python": platform.python_version(),
@@ -81,11 +89,14 @@ def read_config(folder):
         numbers = (config["n_parameters"], data["n_train"], data["n_test"], where["n_processes"])
         train_print, test_print = data["fingerprint"]
         texts = (data["source"], train_print, test_print, where["hardware"])
-        whole = all(isinstance(n, int) for n in numbers) and all(isinstance(text, str) for text in texts)
+        whole = all(isinstance(n, int) and 0 < n < 2**40 for n in numbers)
+        whole = whole and all(isinstance(text, str) for text in texts)
         if not whole or config["checksum"] != checksum(config["settings"], config["options"]):
             raise ValueError("the settings were edited")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder}: no run is there (no config.json)") from None
+    except OSError as error:
+        raise UserError(f"{folder}/config.json: cannot be read ({error.strerror})") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise damaged(folder) from None
     return settings, config
@@ -120,15 +131,16 @@ def read_run(folder):
     settings, config = read_config(folder)
     if config["options"] is not None:
         raise UserError(f"{folder}: is a run of another command; this takes those of train.py")
-    history, table = [], folder / "metrics.csv"
+    table, finished = folder / "metrics.csv", (folder / "model.pt").exists()
     try:
-        for row in read_csv(table) if table.exists() else []:
-            history.append({key: float(row[key]) for key in ("test_accuracy", "seconds")})
-        if not all(math.isfinite(number) for row in history for number in row.values()):
-            raise ValueError("not a number")
+        rows = read_csv(table) if table.exists() else []
+        history = [{key: float(row[key]) for key in ("epoch", "test_accuracy", "seconds")} for row in rows]
+        whole = [row["epoch"] for row in history] == list(range(1, len(history) + 1))
+        whole = whole and (settings.epochs == len(history) if finished else settings.epochs >= len(history))
+        if not whole or not all(0 <= r["test_accuracy"] <= 1 and 0 <= r["seconds"] < 1e9 for r in history):
+            raise ValueError("not what was written")
     except (ValueError, KeyError):
         raise UserError(f"{table}: is no table of epochs any more; move it away") from None
-    finished = (folder / "model.pt").exists()
     return {
         "folder": folder,
         "settings": settings,
@@ -147,6 +159,8 @@ def start_or_resume(name, now, out=None, resume=None, config=None):
         if config["data"] != now["data"]:
             source = config["settings"]["data"]
             raise UserError(f"--resume {resume}: the data at {source} is not what that run began with")
+        if config.get("weights") != now["weights"]:
+            raise UserError(f"--resume {resume}: {config['settings']['weights']} is not what it began with")
         note_other_platform(config, now)
         return Path(resume)
     folder = None if ranks()[0] else begin(name, now, out)

@@ -15,13 +15,14 @@ import figures
 from canvas import whole_ticks
 from checkpoint import read_config, read_run, to_type
 from effect import mean_sd
+from files import is_free
 from runs import Parser, UserError, run_command
 from settings import Settings, command_line
 
 GOAL = 0.99  # of the test accuracy, to which epochs and seconds are counted
 # Settings that are not named where runs differ in them: the table has columns for them, or they are the place
 # of what the run's fingerprint and hardware say.
-NOT_NAMED = ("model", "init", "seed", "data", "limit", "device", "precision", "threads", "weights")
+NOT_NAMED = ("model", "init", "seed", "data", "limit", "device", "precision", "threads")
 
 # ---------------------------------------------------------------- reading runs
 
@@ -38,6 +39,13 @@ def training_runs(root=Path("runs")):
     return runs
 
 
+def go_on(run):
+    """Return what to type to go on with an unfinished run, or that it is going on."""
+    if not is_free(run["folder"]):
+        return f"{run['folder']} is going on"
+    return to_type(["train.py", "--resume", run["folder"]], run["config"]["platform"]["n_processes"])
+
+
 def same_but_seed(runs):
     """Return lists of `runs` that differ in nothing but their seed, in the order in which they begin.
 
@@ -47,12 +55,12 @@ def same_but_seed(runs):
     for run in runs:
         settings, config = run["settings"], run["config"]
         if not run["history"]:
-            go_on = to_type(["train.py", "--resume", run["folder"]], config["platform"]["n_processes"])
-            print(f"Note: {run['folder']} is left out: none of its epochs is over; {go_on}")
+            print(f"Note: {run['folder']} is left out: none of its epochs is over; {go_on(run)}")
             continue
         data, machine = config["data"]["fingerprint"], config["platform"]
-        # Where the data lie counts for less than what they are.
-        key = (replace(settings, seed=0, data=""), *data, machine["hardware"], machine["n_processes"])
+        # Where the data and the weights lie counts for less than what they are.
+        same = replace(settings, seed=0, data="", limit=None, weights=None)
+        key = (same, config.get("weights"), *data, machine["hardware"], machine["n_processes"])
         group = groups.setdefault((*key, len(run["history"]), run["finished"]), [])
         twins = [other["folder"] for other in group if other["settings"].seed == settings.seed]
         if twins:
@@ -156,8 +164,7 @@ def print_section(groups, rows):
         if not row["finished"]:
             print(f"{number}: not finished, {row['epochs']} of {group[0]['settings'].epochs} epochs are over")
             for run in group:
-                n_processes = run["config"]["platform"]["n_processes"]
-                print(f"   {to_type(['train.py', '--resume', run['folder']], n_processes)}")
+                print(f"   {go_on(run)}")
 
 
 def picture_row(groups, rows):

@@ -8,6 +8,7 @@ draws what diagnoses of data with ever more wrong labels found, over the share o
 import argparse
 import math
 import statistics
+from pathlib import Path
 
 import figures
 from files import read_csv
@@ -72,6 +73,9 @@ def sum_up(before, after, n_suspects, n):
 
 # ---------------------------------------------------------------- several diagnoses
 
+MOST = {"seed": 2**32, "n_images": 2**31, "n_wrong": 2**31, "train_loss": 1e6, "test_loss": 1e6}
+MOST |= {"train_accuracy": 1.001, "test_accuracy": 1.001}  # beyond which a number in a table is no such thing
+
 
 def read_effects(files):
     """Return a list of diagnoses, from the least share of wrong labels: {labels: rows of floats}, and share.
@@ -81,12 +85,16 @@ def read_effects(files):
     labels were not known.
     """
     runs = {}
-    for file in dict.fromkeys(files):
+    for file in dict.fromkeys(Path(file).resolve() for file in files):
+        if not file.is_file() or not read_csv(file):
+            raise UserError(f"{file}: is no file with rows")
         for row in read_csv(file):
             try:
                 numbers = {name: float(row[name]) for name in (*MEASURES, "seed", "n_images", "n_wrong")}
-                if not all(map(math.isfinite, numbers.values())) or numbers["n_images"] < 1:
-                    raise ValueError("not a number of images")
+                if not all(0 <= number < MOST[name] for name, number in numbers.items()):
+                    raise ValueError("out of range")
+                if numbers["n_images"] < max(numbers["n_wrong"], 1):
+                    raise ValueError("more wrong labels than images")
                 labels = runs.setdefault((file, row.get("command")), {}).setdefault(row["labels"], [])
             except (KeyError, ValueError):
                 raise UserError(
@@ -106,8 +114,8 @@ def read_effects(files):
         run["share"] = 100 * run["imperfect"][0]["n_wrong"] / run["imperfect"][0]["n_images"]
         if run["share"] == 0:
             raise UserError(f"{file}: has no wrong labels whose share could be drawn")
-    if len(sizes) != 1:
-        texts = " and ".join(f"{size:,.0f}" for size in sorted(sizes)) or "no"
+    if len(sizes) > 1:
+        texts = " and ".join(f"{size:,.0f}" for size in sorted(sizes))
         raise UserError(f"these are diagnoses of different data, of {texts} training images")
     return sorted(runs.values(), key=lambda run: run["share"])
 
@@ -152,6 +160,8 @@ def main(arguments=None):
     figures.add_output_flags(parser, "runs/effect.png")
     given = parser.parse_args(arguments)
     runs = read_effects(given.files)
+    if given.csv and Path(given.csv).resolve() in (Path(file).resolve() for file in given.files):
+        raise UserError(f"--csv {given.csv}: is read; choose another file")
     print_diagnoses([summary(run) for run in runs])
     lines = []
     for name, text in (

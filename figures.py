@@ -75,10 +75,17 @@ def add_output_flags(parser, picture):
 
 
 def write_outputs(given, table, title, rows):
-    """Write the table, dicts, where --csv was given, draw `rows` as `draw_lines` does, and say where."""
-    for path in [given.picture] if given.csv is None else [given.csv, given.picture]:
-        if not Path(path).name or Path(path).is_dir():
-            raise UserError(f"{path}: is no file's name")
+    """Write the table, dicts, where --csv was given, draw `rows` as `draw_lines` does, and say where.
+
+    Raises UserError for a path that is none for such a file, so that no run and no table is written over.
+    """
+    for path, suffix in ((given.csv, ".csv"), (given.picture, ".png")):
+        if path is None:
+            continue
+        if Path(path).suffix != suffix or (Path(path).exists() and not Path(path).is_file()):
+            raise UserError(f"{path}: is no name for a new {suffix} file")
+        if (Path(path).parent / "config.json").exists() or Path(path).name == "effect.csv":
+            raise UserError(f"{path}: is a run's; choose another place")
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     if given.csv:
         write_csv(given.csv, table)
@@ -132,10 +139,13 @@ def draw_bands(canvas, area, options, curves):
             canvas.dot(*place(x, y), colour)
         if curve:
             ends.append((*place(*curve[-1][:2])[::-1], number, colour))
-    y_last = -math.inf
-    for y, x, number, colour in sorted(ends):  # from the top down, none on another
-        y_last = max(y, y_last + 13)
-        canvas.text(x + 9, y_last, number + 1, 12, fill=colour)
+    ends, places = sorted(ends), []
+    for y, *_ in ends:  # from the top down, none on another
+        places.append(max(y, places[-1] + 13) if places else y)
+    for number in reversed(range(len(places))):  # and none below the axis
+        places[number] = min(places[number], area[3] - 7 - 13 * (len(places) - 1 - number))
+    for (_, x, number, colour), y in zip(ends, places, strict=True):
+        canvas.text(x + 9, y, number + 1, 12, fill=colour)
 
 
 def pareto(entries, cost, value):

@@ -15,7 +15,7 @@ from torch import autograd, nn
 import figures
 import train
 from canvas import whole_ticks
-from checkpoint import read_run
+from checkpoint import fingerprint, read_run
 from data import batch_to_float, chosen, load
 from models import read_weights
 from runs import Parser, UserError, run_command
@@ -29,6 +29,7 @@ def layer_stds(model, images, labels):
 
     `images` are float (N, channels, height, width), `labels` int64 (N,). A layer's activations are what it
     puts out, before a ReLU; the gradients are those of each image's cross-entropy by them. Dropout is off.
+    Raises UserError where they are not finite.
     """
     outputs, hooks = {}, []
     for name, layer in model.named_modules():
@@ -43,6 +44,8 @@ def layer_stds(model, images, labels):
     for hook in hooks:
         hook.remove()
     gradients = autograd.grad(loss, list(outputs.values()))
+    if not all(tensor.isfinite().all() for tensor in (*outputs.values(), *gradients)):
+        raise UserError("this network's activations or gradients are no finite numbers")
     return [
         {"layer": name, "activation_std": output.std().item(), "gradient_std": gradient.std().item()}
         for (name, output), gradient in zip(outputs.items(), gradients, strict=True)
@@ -57,6 +60,8 @@ def look_at(folder):
     source, began_with = run["config"]["data"]["source"], run["config"]["data"]["fingerprint"][0]
     if data.fingerprint() != began_with:
         raise UserError(f"{folder}: the data at {settings.data} is not what that run began with")
+    if settings.weights and fingerprint(settings.weights) != run["config"].get("weights"):
+        raise UserError(f"{folder}: {settings.weights} is not what that run began with")
     some = data.subset(chosen(len(data), N_IMAGES)).to(settings.device)  # as folders are sorted by class
     images = batch_to_float(some.images, settings.image_size)
     model = train.build(settings, len(data.classes), data.images.shape[1:])

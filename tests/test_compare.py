@@ -113,7 +113,7 @@ def test_an_interrupted_run_is_shown_as_far_as_it_got(folder, tmp_path, monkeypa
 def test_the_same_images_from_another_place_are_the_same_experiment(folder, tmp_path, monkeypatch):
     copy = copied(folder, tmp_path, monkeypatch, "a-1")
     config = read_json(copy / "config.json")
-    config["settings"]["data"] = "moved"
+    config["settings"] |= {"data": "moved", "limit": 500}
     config["checksum"] = checksum(config["settings"], None)
     write_json(copy / "config.json", config)
     copied(folder, tmp_path, monkeypatch)
@@ -128,6 +128,8 @@ def test_the_same_images_from_another_place_are_the_same_experiment(folder, tmp_
     [
         ("config.json", "{", r"config\.json is damaged"),
         ("config.json", "[]", r"config\.json is damaged"),
+        ("metrics.csv", None, r"metrics\.csv: is no table of epochs"),  # of a finished run
+        ("metrics.csv", "epoch,test_accuracy,seconds\n1,0.5,2\n", r"metrics\.csv: is no table of epochs"),
         ("metrics.csv", "test_accuracy,seconds\nnan,2\n", r"metrics\.csv: is no table of epochs"),
         ("config.json", None, "no run is there"),
         ("metrics.csv", "epoch,seconds\n1,2\n", r"metrics\.csv: is no table of epochs"),
@@ -187,6 +189,22 @@ def test_one_damaged_run_does_not_hide_the_others(folder, tmp_path, monkeypatch,
     (copy / "metrics.csv").write_text("epoch\n\x00")
     assert len(table()) == 1
     assert "runs/a-1/metrics.csv" in capsys.readouterr().out
-    for picture in ("", ".", "runs"):
-        with pytest.raises(UserError, match="is no file's name"):
-            compare.main(["runs/a-0", "--picture", picture])
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--picture", ""],
+        ["--picture", "runs"],
+        ["--picture", "table.csv"],
+        ["--csv", "runs/a-0/metrics.csv"],
+        ["--csv", "runs/a-0/model.pt"],
+        ["--picture", "runs/a-0/curves.png"],
+    ],
+)
+def test_no_file_of_a_run_is_written_over(folder, tmp_path, monkeypatch, flags):
+    copy = copied(folder, tmp_path, monkeypatch)
+    before = {file.name: file.read_bytes() for file in copy.iterdir()}
+    with pytest.raises(UserError, match=r"is no name for a new|is a run's"):
+        compare.main(["runs/a-0", *flags])
+    assert {file.name: file.read_bytes() for file in copy.iterdir()} == before

@@ -1,6 +1,7 @@
 """Before and after: the paired t test, against known cases and against chance itself."""
 
 import random
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -139,6 +140,19 @@ def test_seeds_are_paired_whatever_their_order(tmp_path):
     write_csv(tmp_path / "a.csv", rows[:5])
     with pytest.raises(UserError, match="the same seeds"):
         effect.read_effects([tmp_path / "a.csv"])
+
+
+def test_a_table_that_is_read_is_not_written_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_csv("in.csv", effect_rows(10, 9, [(0.9, 0.9)] * 3))
+    before = Path("in.csv").read_bytes()
+    for flags in (["--csv", "in.csv"], ["--csv", str(tmp_path / "in.csv")], ["--picture", "in.csv"]):
+        with pytest.raises(UserError, match=r"in\.csv: is"):
+            effect.main(["in.csv", *flags])
+    assert Path("in.csv").read_bytes() == before
+    Path("empty.csv").touch()
+    with pytest.raises(UserError, match=r"empty\.csv: is no file with rows"):
+        effect.main(["empty.csv"])
 
 
 def test_diagnoses_of_other_data_are_not_mixed(tmp_path):

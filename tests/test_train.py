@@ -3,6 +3,7 @@
 import io
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,6 +85,11 @@ def test_transfer_begins_with_another_runs_weights_and_freezing_keeps_them(tmp_p
     first, second = (torch.load(f"{run}/model.pt", weights_only=True) for run in ("first", "second"))
     for name, value in second.items():
         assert torch.equal(value, first[name]) != name.startswith("classifier.5"), name
+    # Goes on only with the weights that it began with.
+    Path("second/model.pt").unlink()
+    torch.save({name: value + 1 for name, value in first.items()}, "first/model.pt")
+    with pytest.raises(UserError, match=r"first/model\.pt is not what it began with"):
+        train.main(["--resume", "second"])
 
 
 def test_vgg16s_features_are_without_dropout():

@@ -112,8 +112,8 @@ def first_over(history):
 def with_names(groups):
     """Return the rows of groups that were tested on the same images; `named` is what tells a group apart.
 
-    That are the settings in which it differs from others of its model, such as "n_blocks 4", and what it was
-    trained on, and where, if that differs from any other's.
+    That are the settings in which it differs from others of its model, such as "n_blocks 4", the switches
+    that are on, and what it was trained on, and where, if that differs from any other's.
     """
     rows = [sum_up(group) for group in groups]
     names = [field.name for field in fields(Settings) if field.name not in NOT_NAMED]
@@ -121,7 +121,8 @@ def with_names(groups):
         settings = group[0]["settings"]
         others = [other[0]["settings"] for other in groups if other[0]["settings"].model == settings.model]
         varied = [name for name in names if len({getattr(other, name) for other in others}) > 1]
-        values = [(name, getattr(settings, name)) for name in varied]
+        values = [(name, getattr(settings, name)) for name in names]
+        values = [(name, value) for name, value in values if name in varied or value is True]
         words = [name if value is True else f"{name} {value}" for name, value in values if value]
         if len({other[0]["config"]["data"]["fingerprint"][0] for other in groups}) > 1:
             words.append(f"trained on {row['n_train']:,} of {row['data']}")
@@ -215,7 +216,7 @@ def main(arguments=None):
     print("\nAccuracies in percent, mean ± sd over seeds. The final one is the result; the best epoch's is")
     print("chosen by the test set, and so flatters. A (1) after the time to 99 %: so many seeds got there.")
     if len(sections) > 1:
-        print(f"Compare within each of the {len(sections)} tables: other test images, or in another order.")
+        print(f"Compare within each of the {len(sections)} tables only: each has test images of its own.")
     title = f"{sum(map(len, groups))} runs; bands: lowest to highest seed"
     figures.write_outputs(given, table, title, pictures)
 

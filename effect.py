@@ -139,7 +139,7 @@ def summary(run):
 def print_diagnoses(rows):
     """Print the rows of `summary`: what wrong labels did to the test set's accuracy and loss."""
     names = "".join(f"{name:>18}" for name in ("clean labels", "before cleaning", "after cleaning"))
-    print(f"wrong labels  removed  of them wrong{'':20}{names}")
+    print(f"wrong labels  removed  of them wrong{'':20}{names}  the change")
     for row in rows:
         counts = f"{row['wrong_percent']:11.2f}%{row['n_removed']:9,}{row['n_found']:15,}"
         for measure, digits in (("test_accuracy", 2), ("test_loss", 4)):

@@ -83,18 +83,19 @@ def print_table(found):
     for name, rows in found.items():
         by_layers.setdefault(tuple(row["layer"] for row in rows), {})[name] = rows
     for layers, networks in by_layers.items():
-        print("\nstandard deviation of the activations, of the gradients")
+        print(
+            "\nstandard deviations: of what a layer puts out, before a ReLU; of the loss's gradients by that"
+        )
         for number, name in enumerate(networks, 1):
             print(f"{number}: {name}")
-        print(f"{'layer':24}" + "".join(f"{number:>22}" for number in range(1, len(networks) + 1)))
+        heads = "".join(f"{number:>8}: out{'gradient':>10}" for number in range(1, len(networks) + 1))
+        print(f"{'layer':28}{heads}")
         for index, layer in enumerate(layers):
             pairs = [
                 (rows[index]["activation_std"], rows[index]["gradient_std"]) for rows in networks.values()
             ]
-            print(
-                f"{layer:24}"
-                + "".join(f"{activation:12.2g}{gradient:10.2g}" for activation, gradient in pairs)
-            )
+            stds = "".join(f"{activation:13.2g}{gradient:10.2g}" for activation, gradient in pairs)
+            print(f"{index + 1:3} {layer:24}{stds}")
 
 
 def main(arguments=None):

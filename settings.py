@@ -34,10 +34,13 @@ class Settings:
     n_fully_2: int = flag(72, "units of the second hidden fully connected layer", type=positive(int))
     data: str = flag("auto", "auto, mnist, digits (the built-in ones) or a folder", metavar="SOURCE")
     epochs: int = flag(5, "passes over the training data", type=positive(int), metavar="N")
-    batch_size: int = flag(None, "images in a step (default: 128; vgg16 32)", type=positive(int), metavar="N")
+    batch_size: int = flag(
+        None, "images in a step (default: 128; vgg16 and frozen networks 32)", type=positive(int), metavar="N"
+    )
     lr: float = flag(
         None,
-        "highest learning rate of the cycle (default: 0.003, in one epoch 0.005; all of vgg16 0.0001)",
+        "highest learning rate of the cycle (default: 0.003, in one epoch 0.005; vgg16 0.0001; "
+        "with --freeze 0.03, vgg16 0.003)",
         type=positive(float),
         metavar="RATE",
     )
@@ -170,12 +173,13 @@ def complete(settings):
     if (settings.threads or 1) > 1024:
         raise UserError(f"--threads {settings.threads}: 1024 are the most")
     vgg16 = settings.model == "vgg16"
-    lr = (
-        1e-4 if vgg16 and not settings.freeze else 5e-3 if settings.epochs == 1 else 3e-3
-    )  # a short run bears, and needs, longer strides
+    if settings.freeze:  # a single layer bears longer strides, the more the fewer features it has
+        lr = 3e-3 if vgg16 else 3e-2
+    else:
+        lr = 1e-4 if vgg16 else 5e-3 if settings.epochs == 1 else 3e-3  # a short run needs longer strides
     return replace(
         settings,
-        batch_size=settings.batch_size or (32 if vgg16 else 128),
+        batch_size=settings.batch_size or (32 if vgg16 or settings.freeze else 128),
         lr=settings.lr or lr,
         image_size=settings.image_size or (VGG16_SIZE if vgg16 else None),
         device=device,

@@ -215,7 +215,8 @@ def finish(folder, model, test, history, settings):
     n_wrong = (predicted != test.labels).sum().item()
     wrong = f"{n_wrong:,} of {len(test):,} test images wrong"
     axes = "rows: true class, columns: predicted class"
-    title = f"{settings.model}, {settings.init} initialisation, seed {settings.seed} on {test.source}"
+    frozen = ", all but the last layer frozen" if settings.freeze else ""
+    title = f"{settings.model}, {settings.init} initialisation{frozen}, seed {settings.seed} on {test.source}"
     figures.draw_curves(folder / "curves.png", history, title)
     matrix = confusion_matrix(test.labels, predicted, len(test.classes))
     figures.draw_confusion(folder / "confusion.png", matrix, test.classes, title, f"{wrong}; {axes}")
@@ -228,6 +229,7 @@ def finish(folder, model, test, history, settings):
     if settings.model == "vgg16" and settings.image_size == VGG16_SIZE:
         other = replace(other, image_size=None)  # which was vgg16's own
     print(f"next, to compare: {command_line(other)}")
+    print("and to see all runs side by side: python compare.py")
 
 
 def main(arguments=None):
@@ -255,9 +257,13 @@ def main(arguments=None):
     where = f"{settings.device}, {settings.precision}, {settings.threads} threads"
     where += f" in each of {n_ranks} processes" if n_ranks > 1 else ""
     network = f"{settings.model}, {settings.init} initialisation, {now['n_parameters']:,} parameters"
+    if settings.freeze:
+        n_trained = sum(parameter.numel() for parameter in models.last_layer(model)[1].parameters())
+        network += f", of which the last layer's {n_trained:,} are trained"
     print(f"{network}; seed {settings.seed}; {where}")
 
-    folder = start_or_resume(f"{settings.model}-{settings.init}", now, options["out"], resume, config)
+    name = f"{settings.model}-{settings.init}" + ("-frozen" if settings.freeze else "")
+    folder = start_or_resume(name, now, options["out"], resume, config)
     with resumable_by(["train.py", "--resume", folder], folder), nullcontext() if rank else locked(folder):
         history = fit(model, train, test, settings, folder)
         if rank == 0:

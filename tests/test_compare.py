@@ -62,7 +62,7 @@ def test_seeds_are_one_line_and_other_data_stand_apart(folder, monkeypatch, caps
     assert "augment" not in a["named"]
     output = capsys.readouterr().out
     assert output.count("tested on") == 2
-    assert "Compare within each of the 2 tables" in output
+    assert "Compare within each of the 2 tables only" in output
     Image.open("runs/compare.png").verify()
     assert "Compare within" not in compare_output("runs/a-0 runs/b", capsys)
 

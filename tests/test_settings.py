@@ -70,7 +70,8 @@ def test_vgg16_has_its_own_defaults():
     big = small_settings(model="vgg16", batch_size=None)
     assert (big.image_size, big.lr, big.batch_size) == (224, 1e-4, 32)
     assert small_settings(model="vgg16", image_size=64, lr=1.0).image_size == 64
-    assert small_settings(model="vgg16", freeze=True).lr == 3e-3  # a single layer bears it
+    assert small_settings(model="vgg16", freeze=True).lr == 3e-3  # a single layer bears more
+    assert small_settings(freeze=True).lr == 3e-2
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "quantum", "meta"])

@@ -208,3 +208,11 @@ def test_no_file_of_a_run_is_written_over(folder, tmp_path, monkeypatch, flags):
     with pytest.raises(UserError, match=r"is no name for a new|is a run's"):
         compare.main(["runs/a-0", *flags])
     assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
+
+
+def test_a_run_that_ended_just_before_its_model_was_written_is_not_among_the_finished(
+    folder, tmp_path, monkeypatch
+):
+    copied(folder, tmp_path, monkeypatch)
+    (copied(folder, tmp_path, monkeypatch, "a-1") / "model.pt").unlink()
+    assert [(row["seeds"], row["finished"]) for row in table()] == [("0", "True"), ("1", "False")]

@@ -104,4 +104,6 @@ def axes(canvas, area, x_range, y_range, title, x_title, log_x=False, log_y=Fals
 
 def whole_ticks(low, high):
     """Return whole numbers from `low` to `high`, ints, at most eleven, as (value, label) pairs."""
+    if low == high:
+        return [(low, str(low))]
     return [(n, str(n)) for n in sorted({round(tick) for tick, _ in ticks(low, high, 10)})]

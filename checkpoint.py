@@ -156,15 +156,20 @@ def start_or_resume(name, now, out=None, resume=None, config=None):
     Under torchrun the first process makes a new one, for all.
     """
     if resume:
-        if config["data"] != now["data"]:
-            source = config["settings"]["data"]
-            raise UserError(f"--resume {resume}: the data at {source} is not what that run began with")
-        if config.get("weights") != now["weights"]:
-            raise UserError(f"--resume {resume}: {config['settings']['weights']} is not what it began with")
+        check_inputs(f"--resume {resume}", config, now)
         note_other_platform(config, now)
         return Path(resume)
     folder = None if ranks()[0] else begin(name, now, out)
     return everyones(folder)[0]
+
+
+def check_inputs(what, config, now):
+    """Raise UserError, about `what`, where a run's data or weights are no longer as its `config` says."""
+    if config["data"] != now["data"]:
+        source = config["settings"]["data"]
+        raise UserError(f"{what}: the data at {source} is not what that run began with")
+    if config.get("weights") != now["weights"]:
+        raise UserError(f"{what}: {config['settings']['weights']} is not what it began with")
 
 
 def note_other_platform(config, now):

@@ -184,7 +184,7 @@ def picture_row(groups, rows):
         lines.append((f"{name} ({seeds}{'' if row['finished'] else ', not finished'})", curves))
     longest = max(row["epochs"] for row in rows)
     error = {"title": "test error (%, log scale)", "log_y": True}
-    epochs = error | {"x_title": "epoch", "x_ticks": whole_ticks(1, longest) if longest > 1 else [(1, "1")]}
+    epochs = error | {"x_title": "epoch", "x_ticks": whole_ticks(1, longest)}
     seconds = error | {"x_title": "seconds of training (log scale)", "log_x": True}
     heading = f"tested on {rows[0]['data']}, {rows[0]['n_test']:,} images"
     return heading, [epochs, seconds], lines

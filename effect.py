@@ -73,6 +73,7 @@ def sum_up(before, after, n_suspects, n):
 
 # ---------------------------------------------------------------- several diagnoses
 
+LABELS = {"clean": "no wrong labels", "imperfect": "before cleaning", "cleaned": "after cleaning"}  # as shown
 MOST = {"seed": 2**32, "n_images": 2**31, "n_wrong": 2**31, "train_loss": 1e6, "test_loss": 1e6}
 MOST |= {"train_accuracy": 1.001, "test_accuracy": 1.001}  # beyond which a number in a table is no such thing
 
@@ -86,9 +87,10 @@ def read_effects(files):
     """
     runs = {}
     for file in dict.fromkeys(Path(file).resolve() for file in files):
-        if not file.is_file() or not read_csv(file):
+        rows = read_csv(file) if file.is_file() else []
+        if not rows:
             raise UserError(f"{file}: is no file with rows")
-        for row in read_csv(file):
+        for row in rows:
             try:
                 numbers = {name: float(row[name]) for name in (*MEASURES, "seed", "n_images", "n_wrong")}
                 if not all(0 <= number < MOST[name] for name, number in numbers.items()):
@@ -103,7 +105,7 @@ def read_effects(files):
             labels.append(numbers)
     sizes = set()
     for (file, _), run in runs.items():
-        if set(run) != {"clean", "imperfect", "cleaned"}:
+        if set(run) != set(LABELS):
             raise UserError(f"{file}: needs rows for clean, imperfect and cleaned labels")
         for rows in run.values():
             rows.sort(key=lambda row: row["seed"])
@@ -126,11 +128,11 @@ def summary(run):
     row = {"wrong_percent": round(run["share"], 2), "n_removed": int(before["n_images"] - after["n_images"])}
     row["n_found"] = int(before["n_wrong"] - after["n_wrong"])
     for measure, factor in MEASURES.items():
-        for labels in ("clean", "imperfect", "cleaned"):
-            mean, sd = mean_sd([factor * seed[measure] for seed in run[labels]])
+        numbers = {name: [factor * seed[measure] for seed in run[name]] for name in LABELS}
+        for labels in LABELS:
+            mean, sd = mean_sd(numbers[labels])
             row |= {f"{measure}_{labels}": round(mean, 5), f"{measure}_{labels}_sd": round(sd, 5)}
-        numbers = [[factor * seed[measure] for seed in run[labels]] for labels in ("imperfect", "cleaned")]
-        mean, sd, verdict = difference(*numbers)
+        mean, sd, verdict = difference(numbers["imperfect"], numbers["cleaned"])
         row |= {f"{measure}_change": round(mean, 5), f"{measure}_change_sd": round(sd, 5)}
         row[f"{measure}_verdict"] = verdict
     return row
@@ -145,7 +147,7 @@ def print_diagnoses(rows):
         for measure, digits in (("test_accuracy", 2), ("test_loss", 4)):
             texts = [
                 f"{row[f'{measure}_{labels}']:.{digits}f} ± {row[f'{measure}_{labels}_sd']:.{digits}f}"
-                for labels in ("clean", "imperfect", "cleaned")
+                for labels in LABELS
             ]
             name = measure.replace("_", " ") + " (%)" * (measure == "test_accuracy")
             print(f"{counts:36}  {name:18}" + "".join(f"{text:>18}" for text in texts), end="")
@@ -162,13 +164,10 @@ def main(arguments=None):
     runs = read_effects(given.files)
     if given.csv and Path(given.csv).resolve() in (Path(file).resolve() for file in given.files):
         raise UserError(f"--csv {given.csv}: is read; choose another file")
-    print_diagnoses([summary(run) for run in runs])
+    table = [summary(run) for run in runs]
+    print_diagnoses(table)
     lines = []
-    for name, text in (
-        ("clean", "no wrong labels"),
-        ("imperfect", "before cleaning"),
-        ("cleaned", "after cleaning"),
-    ):
+    for name, text in LABELS.items():
         curves = []
         for value in (lambda row: 100 - 100 * row["test_accuracy"], lambda row: row["test_loss"]):
             points = [(run["share"], [max(value(row), 1e-4) for row in run[name]]) for run in runs]
@@ -179,7 +178,7 @@ def main(arguments=None):
     title = (
         f"What wrong labels among {runs[0]['clean'][0]['n_images']:,.0f} do; bands: lowest to highest seed"
     )
-    figures.write_outputs(given, [summary(run) for run in runs], title, [("", panels, lines)])
+    figures.write_outputs(given, table, title, [("", panels, lines)])
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ def panel(canvas, area, series, title, log=False):
     y_range = max(min(values) - margin, 0), min(max(values) + margin, 100)  # of an accuracy in percent
     if log:
         y_range = min(values) / 1.3, max(values) * 1.3
-    x_range, x_ticks = ((1, n_epochs), whole_ticks(1, n_epochs)) if n_epochs > 1 else ((0, 2), [(1, "1")])
+    x_range = (1, n_epochs) if n_epochs > 1 else (0, 2)
+    x_ticks = whole_ticks(1, n_epochs)
     place = axes(canvas, area, x_range, y_range, title, "epoch", log_y=log, x_ticks=x_ticks)
     for _, colour, line in series:
         points = [place(epoch, value) for epoch, value in enumerate(line, 1)]

@@ -15,7 +15,7 @@ from torch import autograd, nn
 import figures
 import train
 from canvas import whole_ticks
-from checkpoint import fingerprint, read_run
+from checkpoint import check_inputs, describe, read_run
 from data import batch_to_float, chosen, load
 from models import read_weights
 from runs import Parser, UserError, run_command
@@ -56,22 +56,18 @@ def look_at(folder):
     """Return {name: rows of layer_stds} of the run in `folder`: at the start, and trained, if it is."""
     run = read_run(folder)
     settings = complete(replace(run["settings"], device=None, precision=None, threads=None))
-    data, _ = load(settings.data, settings.limit, settings.image_size)
-    source, began_with = run["config"]["data"]["source"], run["config"]["data"]["fingerprint"][0]
-    if data.fingerprint() != began_with:
-        raise UserError(f"{folder}: the data at {settings.data} is not what that run began with")
-    if settings.weights and fingerprint(settings.weights) != run["config"].get("weights"):
-        raise UserError(f"{folder}: {settings.weights} is not what that run began with")
+    data, test = load(settings.data, settings.limit, settings.image_size)
+    model = train.build(settings, len(data.classes), data.images.shape[1:])
+    check_inputs(folder, run["config"], describe(settings, model, data, test))
     some = data.subset(chosen(len(data), N_IMAGES)).to(settings.device)  # as folders are sorted by class
     images = batch_to_float(some.images, settings.image_size)
-    model = train.build(settings, len(data.classes), data.images.shape[1:])
-    found = {f"{folder}, at the start, on {source}": layer_stds(model, images, some.labels)}
+    found = {f"{folder}, at the start, on {data.source}": layer_stds(model, images, some.labels)}
     if run["finished"]:
         try:
             model.load_state_dict(read_weights(folder / "model.pt"))
         except (RuntimeError, TypeError, AttributeError):
             raise UserError(f"{folder}/model.pt: is not what {folder}/config.json describes") from None
-        found[f"{folder}, trained, on {source}"] = layer_stds(model, images, some.labels)
+        found[f"{folder}, trained, on {data.source}"] = layer_stds(model, images, some.labels)
     else:
         print(f"Note: {folder} is not finished; only its start is shown")
     return found

@@ -215,8 +215,8 @@ def finish(folder, model, test, history, settings):
     n_wrong = (predicted != test.labels).sum().item()
     wrong = f"{n_wrong:,} of {len(test):,} test images wrong"
     axes = "rows: true class, columns: predicted class"
-    frozen = ", all but the last layer frozen" if settings.freeze else ""
-    title = f"{settings.model}, {settings.init} initialisation{frozen}, seed {settings.seed} on {test.source}"
+    fixed = ", all but the last layer frozen" if settings.freeze else ""
+    title = f"{settings.model}, {settings.init} initialisation{fixed}, seed {settings.seed} on {test.source}"
     figures.draw_curves(folder / "curves.png", history, title)
     matrix = confusion_matrix(test.labels, predicted, len(test.classes))
     figures.draw_confusion(folder / "confusion.png", matrix, test.classes, title, f"{wrong}; {axes}")

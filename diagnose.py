@@ -240,12 +240,13 @@ def main(arguments=None):
     torch.backends.cudnn.deterministic = True
     if options["write_clean"] and not resume:
         check_new(options["write_clean"])  # before the data are read
-    source, clean = find_imperfect(settings.data, options["mislabelled"] or 100)
+    n_wrong = options["mislabelled"] or 100
+    source, clean = find_imperfect(settings.data, n_wrong, lambda n: check_remove(n, settings, options))
     settings = replace(settings, data=source)
 
     data, test = load(source, settings.limit, settings.image_size)
     print(f"{source}: {len(data):,} training and {len(test):,} test images in {len(data.classes)} classes")
-    check_data(source, data, options, resume)
+    check_data(source, data, settings, options, resume)
     sized = ["--image-size", str(settings.image_size)] if settings.image_size else []
     if options["decisions"] and options["write_clean"]:
         write_clean(source, options["write_clean"], data, *read_decisions(options["decisions"], data))
@@ -278,11 +279,16 @@ def check_flags(settings, options):
             raise UserError("--out and --write-clean need a folder each")
 
 
-def check_data(source, data, options, resume):
+def check_remove(n_images, settings, options):
+    """Raise UserError where --remove is too much for what --limit keeps of `n_images` training images."""
+    n_images, n_remove = min(n_images, settings.limit or n_images), options["remove"]
+    if n_remove > n_images / 2 and not options["decisions"]:
+        raise UserError(f"--remove {n_remove}: that is more than half of the {n_images:,} training images")
+
+
+def check_data(source, data, settings, options, resume):
     """Raise UserError where `options` cannot be met with `data`, before anything is trained."""
-    n_remove = options["remove"]
-    if n_remove > len(data) / 2 and not options["decisions"]:
-        raise UserError(f"--remove {n_remove}: that is more than half of the {len(data):,} training images")
+    check_remove(len(data), settings, options)
     if options["write_clean"] and not Path(source, data.ids[0]).is_file():
         raise UserError(f"--write-clean copies image files, and {source} has none; python data.py export")
     if options["write_clean"] and not resume:

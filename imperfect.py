@@ -7,32 +7,40 @@ from pathlib import Path
 
 import torch
 
-from data import export, find, load, mislabel
+from data import export, find, load, mislabel, wrong_labels
 from runs import UserError
 
 
-def find_imperfect(source, n_wrong):
+def find_imperfect(source, n_wrong, check):
     """Return (imperfect, clean): the folder with wrong labels and the one it was made from, or None.
 
     For "auto" the folder is data/mnist_png_mislabelled, and if need be it is made, and data/mnist_png before
-    it, or for want of MNIST the same of the built-in digits. The clean folder of X_mislabelled… is X.
+    it, or for want of MNIST the same of the built-in digits. The clean folder of X_mislabelled… is X. Before
+    anything is made, `check` is called with the number of training images, to raise UserError where they are
+    too few.
     """
     if source == "auto":
         tail = "_mislabelled" if n_wrong == 100 else f"_mislabelled_{n_wrong}"
-        clean = Path("data/mnist_png")
-        if not Path(f"{clean}{tail}").is_dir():
-            found = find("auto")
-            if found == "digits":
-                clean = Path("data/digits_png")
-            if not clean.is_dir():
-                export(clean, found)
-            if not Path(f"{clean}{tail}").is_dir():
-                mislabel(clean, f"{clean}{tail}", n_wrong)
-        source = f"{clean}{tail}"
+        source = f"data/mnist_png{tail}"
+        found = "" if Path(source).is_dir() else find("auto")
+        if found == "digits":
+            source = f"data/digits_png{tail}"
+        if not Path(source).is_dir():
+            make_imperfect(Path(source.removesuffix(tail)), found, source, n_wrong, check)
     clean = re.sub("_mislabelled[^/]*/*$", "", source)
     if clean == source or not Path(clean).is_dir():
         return source, None
     return source, os.path.join(".", clean)  # ./digits is a folder, digits the built-in ones
+
+
+def make_imperfect(clean, source, out, n_wrong, check):
+    """Copy the folder `clean` to `out`, `n_wrong` labels wrong; without it, it is made of `source` first."""
+    train, _ = load(str(clean) if clean.is_dir() else source)
+    check(len(train))
+    wrong_labels(train.labels, len(train.classes), n_wrong, seed=0)  # raises where there are too few for that
+    if not clean.is_dir():
+        export(clean, source)
+    mislabel(clean, out, n_wrong)
 
 
 def true_labels(data, clean):

@@ -16,6 +16,7 @@ import train
 from diagnose import confusion_matrix, top_losses
 from digits import digits
 from imperfect import find_imperfect, known_truth, true_labels
+from runs import UserError
 from settings import Settings, complete
 
 pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1)
@@ -142,14 +143,19 @@ def no_network():
     raise data.DownloadError("no network")
 
 
+def found(n_wrong, source="auto"):
+    """What `find_imperfect` returns where no number of images is too small."""
+    return find_imperfect(source, n_wrong, lambda n_images: None)
+
+
 def test_imperfect_data_are_made_from_nothing_and_then_kept(empty_place, capsys):
-    imperfect, clean = find_imperfect("auto", 7)
+    imperfect, clean = found(7)
     assert (imperfect, clean) == ("data/digits_png_mislabelled_7", "./data/digits_png")
     assert "Using the built-in digits instead" in capsys.readouterr().out
     (train_data, _), (clean_data, _) = data.load(imperfect), data.load(clean)
     assert (true_labels(train_data, clean_data) != train_data.labels).sum() == 7
     before = sorted(path.stat().st_mtime_ns for path in empty_place.rglob("*.png"))
-    assert find_imperfect("auto", 7) == (imperfect, clean)
+    assert found(7) == (imperfect, clean)
     assert sorted(path.stat().st_mtime_ns for path in empty_place.rglob("*.png")) == before
 
 
@@ -164,19 +170,33 @@ def test_the_command_in_an_empty_folder_without_a_network(empty_place, capsys):
     assert (empty_place / "runs" / "diagnosis" / "effect.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--remove 21", "--remove 21: that is more than half of the 40 training images"),
+        ("--remove 6 --limit 11", "--remove 6: that is more than half of the 11 training images"),
+        ("--remove 4 --mislabelled 41", "41 labels cannot be made wrong: 40 images"),
+    ],
+)
+def test_what_the_data_are_too_few_for_is_refused_before_files_are_made(empty_place, arguments, message):
+    with pytest.raises(UserError, match=message):
+        diagnose.main(arguments.split())
+    assert list(empty_place.iterdir()) == []
+
+
 def test_the_sheets_folder_comes_first_with_or_without_its_clean_one(empty_place):
     (empty_place / "data" / "mnist_png_mislabelled").mkdir(parents=True)
-    assert find_imperfect("auto", 100) == ("data/mnist_png_mislabelled", None)
+    assert found(100) == ("data/mnist_png_mislabelled", None)
     (empty_place / "data" / "mnist_png").mkdir()
-    assert find_imperfect("auto", 100) == ("data/mnist_png_mislabelled", "./data/mnist_png")
+    assert found(100) == ("data/mnist_png_mislabelled", "./data/mnist_png")
 
 
 @pytest.mark.parametrize("slash", ["", "/"])
 def test_a_folder_of_ones_own(empty_place, slash):
     write_folder(empty_place / "mine")
-    assert find_imperfect(f"./mine{slash}", 100) == (f"./mine{slash}", None)
+    assert found(100, f"./mine{slash}") == (f"./mine{slash}", None)
     write_folder(empty_place / "mine_mislabelled_by_hand")
-    assert find_imperfect(f"mine_mislabelled_by_hand{slash}", 100)[1] == "./mine"
+    assert found(100, f"mine_mislabelled_by_hand{slash}")[1] == "./mine"
 
 
 def test_true_labels_that_cannot_be_had_are_done_without(empty_place, capsys):

@@ -85,7 +85,11 @@ def fit(model, train, test, settings, folder=None, label=None):
     if settings.freeze and not at["history"] and not at["n_seen"]:
         at["seconds"] = time.perf_counter() - started  # of computing the features
     folder = None if rank else folder  # which only the first process writes
-    network = DistributedDataParallel(model) if n_ranks > 1 else model  # averages the processes' gradients
+    network = model
+    if (
+        n_ranks > 1
+    ):  # averages the processes' gradients; the buffers are constants, which need no sending about
+        network = DistributedDataParallel(model, forward_sync_buffers=False)
     watch = Watch(settings.epochs, len(train), len(test), label, image_size)
     watch.table(TABLE_HEADER, *map(table_row, at["history"]))
 

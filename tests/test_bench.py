@@ -19,7 +19,8 @@ from runs import UserError
         lambda: bench.ours(200, image_size=14),
         lambda: bench.plain(n_images=100),
         lambda: bench.plain("bf16", n_images=100),
-        bench.limit,
+        lambda: bench.limit()["limit"],
+        lambda: bench.limit()["matrix product"],
         lambda: bench.reading(30),
         lambda: bench.memory(600),
     ],
@@ -30,7 +31,9 @@ def test_parts_measure_something_and_print_nothing(part, capsys):
 
 
 def test_the_table_compares_medians_and_the_files_hold_them(tmp_path, monkeypatch, capsys):
-    rates = iter([10, 4, 8, 100, 30, 5, 8, 100, 20, 6, 8, 100, 60000, 500, {"a": 1, "b": 2}, {"c": 3}])
+    limit = {"limit": 100, "matrix product": 0.5}
+    others = [limit, 60000, {"a": 1, "b": 2}, {"c": 3}]
+    rates = iter([10, 4, 8, *others, 30, 5, 8, *others, 20, 6, 8, *others, 500])
     monkeypatch.setattr(bench, "measured", lambda part: next(rates))
     monkeypatch.setattr(bench, "complete", lambda settings: small_settings(precision="bf16"))
     monkeypatch.setattr(sys, "argv", ["bench.py"])

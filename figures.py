@@ -1,5 +1,6 @@
 """Every picture: a run's curves, lines to compare, costs, a confusion matrix, a contact sheet of images."""
 
+import argparse
 import math
 from pathlib import Path
 
@@ -7,7 +8,6 @@ from PIL import Image, ImageFont
 
 from canvas import BLUE, GREY, INK, ORANGE, SCALE, Canvas, axes, whole_ticks
 from files import write_csv
-from runs import UserError
 
 
 def panel(canvas, area, series, title, log=False):
@@ -69,24 +69,36 @@ def draw_curves(path, history, title):
 COLOURS = (BLUE, ORANGE, "#009e73", "#c2679d", "#333333", "#c99700", "#56b4e9", "#8c564b")
 
 
+def output_file(suffix):
+    """Return argparse's `type` for a file to write: refuses other suffixes and the files of a run."""
+
+    def path(text):
+        if Path(text).suffix != suffix or (Path(text).exists() and not Path(text).is_file()):
+            raise argparse.ArgumentTypeError(f"{text}: is no name for a new {suffix} file")
+        if (Path(text).parent / "config.json").exists() or Path(text).name == "effect.csv":
+            raise argparse.ArgumentTypeError(f"{text}: is a run's; choose another place")
+        return text
+
+    return path
+
+
 def add_output_flags(parser, picture):
     """Give an ArgumentParser the flags of a command that ends in `write_outputs`."""
-    parser.add_argument("--picture", default=picture, metavar="FILE", help=f"draw this (default: {picture})")
-    parser.add_argument("--csv", metavar="FILE", help="write the table to this file too")
+    parser.add_argument(
+        "--picture",
+        default=picture,
+        type=output_file(".png"),
+        metavar="FILE",
+        help=f"draw this (default: {picture})",
+    )
+    parser.add_argument(
+        "--csv", type=output_file(".csv"), metavar="FILE", help="write the table to this file too"
+    )
 
 
 def write_outputs(given, table, title, rows):
-    """Write the table, dicts, where --csv was given, draw `rows` as `draw_lines` does, and say where.
-
-    Raises UserError for a path that is none for such a file, so that no run and no table is written over.
-    """
-    for path, suffix in ((given.csv, ".csv"), (given.picture, ".png")):
-        if path is None:
-            continue
-        if Path(path).suffix != suffix or (Path(path).exists() and not Path(path).is_file()):
-            raise UserError(f"{path}: is no name for a new {suffix} file")
-        if (Path(path).parent / "config.json").exists() or Path(path).name == "effect.csv":
-            raise UserError(f"{path}: is a run's; choose another place")
+    """Write the table, dicts, where --csv was given, draw `rows` as `draw_lines` does, and say where."""
+    for path in filter(None, (given.csv, given.picture)):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     if given.csv:
         write_csv(given.csv, table)

@@ -202,7 +202,10 @@ def test_one_damaged_run_does_not_hide_the_others(folder, tmp_path, monkeypatch,
         ["--picture", "runs/a-0/curves.png"],
     ],
 )
-def test_no_file_of_a_run_is_written_over(folder, tmp_path, monkeypatch, flags):
+def test_no_file_of_a_run_is_written_over_and_the_refusal_comes_before_the_work(
+    folder, tmp_path, monkeypatch, flags
+):
+    monkeypatch.setattr(compare, "read_run", None)
     copy = copied(folder, tmp_path, monkeypatch)
     before = {file.name: file.read_bytes() for file in copy.iterdir()}
     with pytest.raises(UserError, match=r"is no name for a new|is a run's"):

@@ -2,8 +2,8 @@
 
     python bench.py
 
-Each measurement is a process of its own, so that none inherits another's memory, threads or settings; those
-that are compared alternate, since a machine's speed drifts, and their medians count. The pixels are random.
+Each part is a process of its own, so that none inherits another's memory, threads or settings; the parts
+alternate, since a machine's speed drifts, and their medians count. The pixels are random.
 """
 
 import argparse
@@ -78,14 +78,15 @@ def plain(precision="fp32", n_images=3000):
     optimizer = torch.optim.AdamW(model.parameters())
     loader = DataLoader(PlainDataset(random_digits(640 + n_images)), batch_size=128, shuffle=True)
     for step, (images, labels) in enumerate(loader):
-        if step == 5:
-            start = time.perf_counter()
         with train.autocast(settings):
             loss = F.cross_entropy(model(images.to(settings.device)), labels.to(settings.device))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    loss.item()  # waits for a GPU
+        if step == 4:
+            loss.item()  # waits for a GPU
+            start = time.perf_counter()
+    loss.item()
     return n_images / (time.perf_counter() - start)
 
 
@@ -156,7 +157,8 @@ def measured(part):
     line = [sys.executable, __file__, "--part", part]
     done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"measuring {part} failed: {done.stderr.strip().splitlines()[-1]}")
+        reason = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
+        raise UserError(f"measuring {part} failed: {reason[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

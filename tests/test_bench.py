@@ -19,8 +19,6 @@ from runs import UserError
         lambda: bench.ours(200, image_size=14),
         lambda: bench.plain(n_images=100),
         lambda: bench.plain("bf16", n_images=100),
-        lambda: bench.limit()["limit"],
-        lambda: bench.limit()["matrix product"],
         lambda: bench.reading(30),
         lambda: bench.memory(600),
     ],
@@ -30,11 +28,25 @@ def test_parts_measure_something_and_print_nothing(part, capsys):
     assert capsys.readouterr().out == ""  # a line of progress would spoil the JSON
 
 
+def test_the_limit_is_the_matrix_products_rate_over_the_work_of_an_image():
+    limit = bench.limit()
+    side, features = 28, 32
+    # Multiplications and additions, forward; backward each layer has twice as many, but for the first one.
+    stem = 2 * side**2 * 9 * features
+    blocks = sum(2 * 2 * n**2 * 9 * features**2 for n in (28, 14, 7))
+    classifier = 2 * (288 * 144 + 144 * 72 + 72 * 10)
+    assert limit["matrix product"] * 1e12 / limit["limit"] == pytest.approx(
+        2 * stem + 3 * (blocks + classifier)
+    )
+    assert 1e-4 < limit["matrix product"] < 1e5  # from a slow core to a GPU of the future
+
+
 def test_the_table_compares_medians_and_the_files_hold_them(tmp_path, monkeypatch, capsys):
     limit = {"limit": 100, "matrix product": 0.5}
-    others = [limit, 60000, {"a": 1, "b": 2}, {"c": 3}]
-    rates = iter([10, 4, 8, *others, 30, 5, 8, *others, 20, 6, 8, *others, 500])
-    monkeypatch.setattr(bench, "measured", lambda part: next(rates))
+    values = {"ours": [10, 30, 20], "plain": [4, 5, 6], "plain_bf16": [8, 8, 8], "limit": [limit] * 3}
+    values |= {"reading": [60000] * 3, "data_sizes": [{"a": 1, "b": 2}] * 3, "image_sizes": [{"c": 3}] * 3}
+    values |= {"memory": [500]}
+    monkeypatch.setattr(bench, "measured", lambda part: values[part].pop(0))
     monkeypatch.setattr(bench, "complete", lambda settings: small_settings(precision="bf16"))
     monkeypatch.setattr(sys, "argv", ["bench.py"])
     monkeypatch.chdir(tmp_path)
@@ -47,6 +59,15 @@ def test_the_table_compares_medians_and_the_files_hold_them(tmp_path, monkeypatc
     rows = list(csv.DictReader(Path("results/bench.csv").read_text().splitlines()))
     assert [(row["measure"], row["median"]) for row in rows][:2] == [("ours", "20"), ("plain", "5")]
     assert {row["threads"] for row in rows} == {"2"}
+    units = {row["measure"]: row["unit"] for row in rows}
+    assert units == {
+        **dict.fromkeys(["ours", "plain", "plain_bf16", "limit", "a", "b", "c"], "images/s"),
+        **dict.fromkeys(["ours / plain", "ours / plain_bf16", "ours / limit"], "×"),
+        "matrix product": "TFLOP/s",
+        "reading": "PNGs/s",
+        "memory": "MiB",
+    }
+    assert not any(values.values())  # each was measured, so often as it should be
 
 
 def test_json_is_only_json(tmp_path, monkeypatch, capsys):
@@ -58,7 +79,11 @@ def test_json_is_only_json(tmp_path, monkeypatch, capsys):
 
 
 def test_a_part_that_fails_is_named(tmp_path, monkeypatch):
-    (tmp_path / "bench.py").write_text("raise SystemExit('the reason')")
     monkeypatch.setattr(bench, "__file__", str(tmp_path / "bench.py"))
-    with pytest.raises(UserError, match="measuring ours failed: the reason"):
-        bench.measured("ours")
+    for script, reason in (
+        ("raise SystemExit('the reason')", "the reason"),
+        ("import os; os.kill(os.getpid(), 9)", "it ended with status -9"),
+    ):
+        (tmp_path / "bench.py").write_text(script)
+        with pytest.raises(UserError, match=f"measuring ours failed: {reason}"):
+            bench.measured("ours")

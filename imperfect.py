@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from data import export, find, load, mislabel, wrong_labels
+from images import TRAIN_NAMES, list_images, split_folder
 from runs import UserError
 
 
@@ -35,10 +36,14 @@ def find_imperfect(source, n_wrong, check):
 
 def make_imperfect(clean, source, out, n_wrong, check):
     """Copy the folder `clean` to `out`, `n_wrong` labels wrong; without it, it is made of `source` first."""
-    train, _ = load(str(clean) if clean.is_dir() else source)
-    check(len(train))
-    wrong_labels(train.labels, len(train.classes), n_wrong, seed=0)  # raises where there are too few for that
-    if not clean.is_dir():
+    if clean.is_dir():
+        check(len(list_images(split_folder(clean, *TRAIN_NAMES))[0]))
+    else:
+        train, _ = load(source)
+        check(len(train))
+        wrong_labels(
+            train.labels, len(train.classes), n_wrong, seed=0
+        )  # raises where there are too few for that
         export(clean, source)
     mislabel(clean, out, n_wrong)
 

@@ -9,6 +9,7 @@ import torch
 from conftest import stripes, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 import data
 import diagnose
@@ -168,6 +169,13 @@ def test_the_command_in_an_empty_folder_without_a_network(empty_place, capsys):
     assert "of the 4 suspects" in out
     assert "Cleaning 4 of 40 images (10.00%) changed" in out
     assert (empty_place / "runs" / "diagnosis" / "effect.csv").exists()
+
+
+def test_the_copy_of_a_folder_of_mixed_sizes_needs_no_size(empty_place):
+    clean = write_folder(empty_place / "data" / "mnist_png")
+    image = next(clean.rglob("*.png"))
+    Image.open(image).resize((40, 30)).save(image)
+    assert found(3) == ("data/mnist_png_mislabelled_3", "./data/mnist_png")
 
 
 @pytest.mark.parametrize(

@@ -86,10 +86,9 @@ def fit(model, train, test, settings, folder=None, label=None):
         at["seconds"] = time.perf_counter() - started  # of computing the features
     folder = None if rank else folder  # which only the first process writes
     network = model
-    if (
-        n_ranks > 1
-    ):  # averages the processes' gradients; the buffers are constants, which need no sending about
-        network = DistributedDataParallel(model, forward_sync_buffers=False)
+    if n_ranks > 1:
+        network = DistributedDataParallel(model)  # averages the processes' gradients
+        network.broadcast_buffers = False  # they are constants: none need be sent around before every step
     watch = Watch(settings.epochs, len(train), len(test), label, image_size)
     watch.table(TABLE_HEADER, *map(table_row, at["history"]))
 

@@ -3,7 +3,7 @@
     python wrong_labels.py --classes random --seeds 0 1 2 3 4
     python wrong_labels.py --classes 4_9 --seeds 0 1 2 3 4
 
-Each seed is another set of wrong labels. Each way to rank adds a line to results/wrong_labels.csv.
+Each seed is another set of wrong labels. Each way to rank is a line of results/wrong_labels.csv.
 """
 
 import argparse
@@ -17,45 +17,50 @@ import diagnose
 import train
 from data import load, random_order, wrong_labels
 from effect import mean_sd
-from files import append_csv
+from files import read_csv, write_csv
 from runs import Parser, run_command, seed_number
 from settings import Settings, complete
 
 N_WRONG = 100
-# Networks: (epochs, augmented, held out, how many), and ways to rank, by the log-probabilities of some of
-# them. A held-out one is two networks, each trained on one half of the data, that rank the other half.
-NETWORKS = ((1, False, False, 3), (2, True, False, 3), (3, True, False, 2), (2, True, True, 2))
+# Recipes: (epochs, augmented, held out, how many networks). A held-out network is two, each trained on one
+# half of the data, that rank the other half.
+NETWORKS = {
+    "plain": (1, False, False, 3),
+    "augmented": (2, True, False, 3),
+    "longer": (3, True, False, 2),
+    "held out": (2, True, True, 2),
+}
 DEFAULT = "3 networks, 2 epochs each, augmented"  # as diagnose.py
-WAYS = {
-    "1 network, 1 epoch": slice(0, 1),
-    "3 networks, 1 epoch each": slice(0, 3),
-    "1 network, 2 epochs, augmented": slice(3, 4),
-    "2 networks, 2 epochs each, augmented": slice(3, 5),
-    DEFAULT: slice(3, 6),
-    "all five": slice(0, 5),
-    "2 networks, 3 epochs each, augmented": slice(6, 8),
-    "2 held out, 2 epochs each, augmented": slice(8, 10),
-    "3 and the 2 held out, 2 epochs each, augmented": [3, 4, 5, 8, 9],
+WAYS = {  # whose log-probabilities are averaged: the first so many of each recipe
+    "1 network, 1 epoch": {"plain": 1},
+    "3 networks, 1 epoch each": {"plain": 3},
+    "1 network, 2 epochs, augmented": {"augmented": 1},
+    "2 networks, 2 epochs each, augmented": {"augmented": 2},
+    DEFAULT: {"augmented": 3},
+    "3 of 1 epoch, 2 of 2 augmented": {"plain": 3, "augmented": 2},
+    "2 networks, 3 epochs each, augmented": {"longer": 2},
+    "2 held out, 2 epochs each, augmented": {"held out": 2},
+    "3 and 2 held out, 2 epochs each, augmented": {"augmented": 3, "held out": 2},
 }
 
 
 def log_probabilities(data, settings):
-    """Return what each of NETWORKS, trained on `data`, gives to its images: float (networks, N, classes)."""
-    outputs, n = [], len(data)
-    for epochs, augment, held_out, n_networks in NETWORKS:
+    """Return what each of NETWORKS, trained on `data`, gives to its images.
+
+    It is {recipe: float (how many networks, N, classes)}.
+    """
+    everything, outputs = torch.arange(len(data)), {}
+    for recipe, (epochs, augment, held_out, n_networks) in NETWORKS.items():
+        outputs[recipe] = torch.empty(n_networks, len(data), len(data.classes))
         for seed in range(n_networks):
             one = complete(replace(settings, epochs=epochs, augment=augment, seed=seed))
-            everything = torch.arange(n)
-            first, second = random_order(n, seed, 2**32 - 2).chunk(2)  # not the wrong labels' order
-            splits = [(first, second), (second, first)] if held_out else [(everything, everything)]
-            output = torch.empty(n, len(data.classes))
-            for learnt, ranked in splits:
+            halves = random_order(len(data), seed, 2**32 - 2).chunk(2)  # not the wrong labels' order
+            for learnt, ranked in [halves, halves[::-1]] if held_out else [(everything, everything)]:
                 model = train.build(one, len(data.classes), data.images.shape[1:])
-                label = f"{epochs} epochs, seed {seed}"
+                label = f"{recipe}, seed {seed}"
                 train.fit(model, data.subset(learnt), data.subset(ranked[:1]), one, label=label)
-                output[ranked] = diagnose.predict_all([model], data.subset(ranked), one)[0]
-            outputs.append(output)
-    return torch.stack(outputs)
+                outputs[recipe][seed, ranked] = diagnose.predict_all([model], data.subset(ranked), one)[0]
+    return outputs
 
 
 def rankings(labels, log_probabilities):
@@ -68,6 +73,16 @@ def rankings(labels, log_probabilities):
         "margin": margins.argsort(descending=True, stable=True),
         "loss and pair": order,
     }
+
+
+def write_rows(rows):
+    """Add `rows` to results/wrong_labels.csv, in place of those of the same way, ranking and sets."""
+    path, old = Path("results", "wrong_labels.csv"), []
+    if path.exists():
+        same = [list(row.values())[:4] for row in rows]
+        old = [row for row in read_csv(path) if list(row.values())[:4] not in same]
+    path.parent.mkdir(exist_ok=True)
+    write_csv(path, [*old, *rows])
 
 
 def main(arguments=None):
@@ -86,18 +101,19 @@ def main(arguments=None):
         classes = None if given.classes == "random" else [4, 9]
         labels, wrong = wrong_labels(clean.labels, len(clean.classes), N_WRONG, seed, classes)
         outputs = log_probabilities(replace(clean, labels=labels), settings)
-        for way, part in WAYS.items():
-            for name, order in rankings(labels, outputs[part]).items():
+        for way, parts in WAYS.items():
+            some = torch.cat([outputs[recipe][:n] for recipe, n in parts.items()])
+            for name, order in rankings(labels, some).items():
                 suspects, right = order[:N_WRONG], torch.isin(order[:N_WRONG], wrong)
                 found.setdefault((way, name), []).append(right.sum().item())
-                if (way, name) == (DEFAULT, "loss"):
+                if (way, name) == (DEFAULT, "loss and pair"):
                     others.update(clean.ids[index] for index in suspects[~right])
         print(
             f"{given.classes}, seed {seed}:",
             *(f"{found[way, 'loss and pair'][-1]}" for way in WAYS),
             flush=True,
         )
-    Path("results").mkdir(exist_ok=True)
+    rows = []
     for (way, name), numbers in found.items():
         mean, sd = mean_sd(numbers)
         row = {"wrong labels": given.classes, "networks": way, "ranked by": name}
@@ -105,10 +121,11 @@ def main(arguments=None):
             "label seeds": " ".join(map(str, given.seeds)),
             "found of 100": " ".join(map(str, numbers)),
         }
-        append_csv("results/wrong_labels.csv", row | {"mean": round(mean, 1), "sd": round(sd, 1)})
-        print(f"{way:46} {name:14} {mean:5.1f} ± {sd:.1f}")
+        rows.append(row | {"mean": round(mean, 1), "sd": round(sd, 1)})
+        print(f"{way:42} {name:14} {mean:5.1f} ± {sd:.1f}")
+    write_rows(rows)
     always = sorted(image for image, n_sets in others.items() if n_sets == len(given.seeds))
-    print(f"labels that were not changed, among the first {N_WRONG} by loss in every set:", *always)
+    print(f"not changed, but among the first {N_WRONG} of diagnose.py's ranking of every set:", *always)
 
 
 if __name__ == "__main__":

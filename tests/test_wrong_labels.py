@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import pytest
 import torch
 from conftest import stripes
 
@@ -27,16 +28,16 @@ def test_each_ranking_is_a_sort_by_what_it_says():
     assert torch.equal(orders["loss and pair"], diagnose.top_losses(labels, outputs)[0])
 
 
-def test_each_way_adds_a_line_with_what_each_set_of_wrong_labels_gave(tmp_path, monkeypatch, capsys):
+def test_each_way_is_a_line_with_what_each_set_of_wrong_labels_gave(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(wrong_labels, "load", lambda source: (stripes(300), None))
     monkeypatch.setattr(wrong_labels, "N_WRONG", 10)
-    monkeypatch.setattr(
-        wrong_labels, "NETWORKS", ((2, False, False, 6), (3, False, False, 2), (3, True, True, 2))
-    )
+    recipes = {
+        name: (3, augment, held_out, n) for name, (_, augment, held_out, n) in wrong_labels.NETWORKS.items()
+    }
+    monkeypatch.setattr(wrong_labels, "NETWORKS", recipes)
     wrong_labels.main(["--seeds", "3", "4"])
-    with open(Path("results") / "wrong_labels.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = table()
     assert len(rows) == 3 * len(wrong_labels.WAYS)
     for row in rows:
         found = [int(number) for number in row["found of 100"].split()]
@@ -46,25 +47,34 @@ def test_each_way_adds_a_line_with_what_each_set_of_wrong_labels_gave(tmp_path, 
     assert best >= 5  # a random order finds a third of one
 
 
+def table():
+    with open(Path("results") / "wrong_labels.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def test_a_held_out_network_never_sees_what_it_ranks(monkeypatch):
-    data = stripes(20)
-    learnt = []
-    monkeypatch.setattr(wrong_labels, "NETWORKS", ((1, False, True, 2),))
+    data, learnt = stripes(20), []
+    monkeypatch.setattr(
+        wrong_labels, "NETWORKS", {"held out": (1, False, True, 2), "whole": (1, False, False, 1)}
+    )
     monkeypatch.setattr(
         wrong_labels.train, "fit", lambda model, train, *rest, **label: learnt.append(train.ids)
     )
 
     def ranked(networks, part, settings):
-        assert not set(part.ids) & set(learnt[-1])
+        assert set(part.ids) == set(data.ids) or not set(part.ids) & set(learnt[-1])
         return torch.tensor([float(data.ids.index(image)) for image in part.ids]).expand(1, 3, -1).mT
 
     monkeypatch.setattr(wrong_labels.diagnose, "predict_all", ranked)
     outputs = wrong_labels.log_probabilities(data, Settings())
-    assert torch.equal(outputs, torch.arange(20.0).expand(2, 3, 20).mT)  # each where it belongs
-    assert len(set(map(frozenset, learnt))) == 4
+    assert torch.equal(outputs["held out"], torch.arange(20.0).expand(2, 3, 20).mT)  # each where it belongs
+    assert [len(ids) for ids in learnt] == [10, 10, 10, 10, 20]
+    assert len(set(map(frozenset, learnt))) == 5
 
 
-def test_unchanged_labels_that_every_set_suspects_are_named(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def two_sets(tmp_path, monkeypatch):
+    """A run over two sets of wrong labels, in which the networks suspect given images."""
     monkeypatch.chdir(tmp_path)
     data = stripes(60)
     monkeypatch.setattr(wrong_labels, "load", lambda source: (data, None))
@@ -73,17 +83,50 @@ def test_unchanged_labels_that_every_set_suspects_are_named(tmp_path, monkeypatc
     monkeypatch.setattr(
         wrong_labels, "wrong_labels", lambda labels, n, count, seed, _: (labels, changed[seed])
     )
-    suspects = iter([[5, 7, 9, 30], [9, 7, 40, 5]])  # of both sets, but 7 is changed in one
 
-    def outputs(given, settings):
-        probabilities = torch.full((10, 60, 3), 0.01).scatter(2, given.labels.expand(10, -1)[..., None], 0.98)
-        for index in next(suspects):
-            probabilities[:, index] = probabilities[:, index].roll(1, dims=1)
-        return probabilities.log()
+    def run(suspects):
+        """`suspects` are {recipe: (images in the first set, images in the second)}."""
+        number = iter((0, 1))
 
-    monkeypatch.setattr(wrong_labels, "log_probabilities", outputs)
-    wrong_labels.main(["--seeds", "3", "4"])
+        def outputs(given, settings):
+            at, result = next(number), {}
+            for recipe, (*_, n) in wrong_labels.NETWORKS.items():
+                likely = torch.full((n, 60, 3), 0.01).scatter(2, given.labels.expand(n, -1)[..., None], 0.98)
+                for index in suspects[recipe][at]:
+                    likely[:, index] = likely[:, index].roll(1, dims=1)
+                result[recipe] = likely.log()
+            return result
+
+        monkeypatch.setattr(wrong_labels, "log_probabilities", outputs)
+        wrong_labels.main(["--seeds", "3", "4"])
+        return data.ids
+
+    return run
+
+
+def test_every_way_counts_what_its_own_networks_find(two_sets):
+    nothing = [0, 1, 2, 3]
+    for recipe, found in (("plain", 1), ("augmented", 2), ("longer", 3), ("held out", 4)):
+        suspects = dict.fromkeys(wrong_labels.NETWORKS, (nothing, nothing))
+        two_sets(suspects | {recipe: ([30, 31, 32, 33][:found] + nothing[found:], nothing)})
+        for row in table():
+            parts = wrong_labels.WAYS[row["networks"]]
+            if recipe not in parts:
+                assert row["found of 100"] == "0 0"
+            elif len(parts) == 1:
+                assert row["found of 100"] == f"{found} 0"
+        assert len(table()) == 3 * len(wrong_labels.WAYS)  # in place of those of the same sets
+
+
+def test_the_default_is_what_diagnose_does():
+    assert wrong_labels.WAYS[wrong_labels.DEFAULT] == {"augmented": 3}
+    epochs, augment, held_out, _ = wrong_labels.NETWORKS["augmented"]
+    assert (epochs, augment, held_out) == (diagnose.RECIPE["epochs"], diagnose.RECIPE["augment"], False)
+
+
+def test_unchanged_labels_that_every_set_suspects_are_named(two_sets, capsys):
+    nothing = dict.fromkeys(wrong_labels.NETWORKS, ([0, 1, 2, 3], [0, 1, 2, 3]))
+    ids = two_sets(nothing | {"augmented": ([5, 7, 9, 30], [9, 7, 40, 5])})  # 7 is changed in one of them
     line = capsys.readouterr().out.splitlines()[-1]
-    assert line.split(": ")[1].split() == [data.ids[5], data.ids[9]]
-    with open(Path("results") / "wrong_labels.csv", newline="") as file:
-        assert {row["found of 100"] for row in csv.DictReader(file)} == {"1 2"}
+    assert line.split(": ")[1].split() == [ids[5], ids[9]]
+    assert {row["found of 100"] for row in table() if row["networks"] == wrong_labels.DEFAULT} == {"1 2"}

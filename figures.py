@@ -1,6 +1,5 @@
 """Every picture: a run's curves, lines to compare, costs, a confusion matrix, a contact sheet of images."""
 
-import argparse
 import math
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from PIL import Image, ImageFont
 
 from canvas import BLUE, GREY, INK, ORANGE, SCALE, Canvas, axes, whole_ticks
 from files import write_csv
+from runs import output_file
 
 
 def panel(canvas, area, series, title, log=False):
@@ -67,19 +67,6 @@ def draw_curves(path, history, title):
 
 
 COLOURS = (BLUE, ORANGE, "#009e73", "#c2679d", "#333333", "#c99700", "#56b4e9", "#8c564b")
-
-
-def output_file(suffix):
-    """Return argparse's `type` for a file to write: refuses other suffixes and the files of a run."""
-
-    def path(text):
-        if Path(text).suffix != suffix or (Path(text).exists() and not Path(text).is_file()):
-            raise argparse.ArgumentTypeError(f"{text}: is no name for a new {suffix} file")
-        if (Path(text).parent / "config.json").exists() or Path(text).name == "effect.csv":
-            raise argparse.ArgumentTypeError(f"{text}: is a run's; choose another place")
-        return text
-
-    return path
 
 
 def add_output_flags(parser, picture):

@@ -126,6 +126,20 @@ def seed_number(text):
 
 seed_number.__name__ = "seed"
 
+
+def output_file(suffix):
+    """Return argparse's `type` for a file to write: refuses other suffixes and the files of a run."""
+
+    def path(text):
+        if Path(text).suffix != suffix or (Path(text).exists() and not Path(text).is_file()):
+            raise argparse.ArgumentTypeError(f"{text}: is no name for a new {suffix} file")
+        if (Path(text).parent / "config.json").exists() or Path(text).name == "effect.csv":
+            raise argparse.ArgumentTypeError(f"{text}: is a run's; choose another place")
+        return text
+
+    return path
+
+
 # ---------------------------------------------------------------- what a person sees
 
 

@@ -41,9 +41,7 @@ def make_imperfect(clean, source, out, n_wrong, check):
     else:
         train, _ = load(source)
         check(len(train))
-        wrong_labels(
-            train.labels, len(train.classes), n_wrong, seed=0
-        )  # raises where there are too few for that
+        wrong_labels(train.labels, len(train.classes), n_wrong, seed=0)  # raises where there are too few
         export(clean, source)
     mislabel(clean, out, n_wrong)
 

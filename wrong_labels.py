@@ -3,7 +3,8 @@
     python wrong_labels.py --classes random --seeds 0 1 2 3 4
     python wrong_labels.py --classes 4_9 --seeds 0 1 2 3 4
 
-Each seed is another set of wrong labels. Each way to rank is a line of results/wrong_labels.csv.
+Each seed is another set of wrong labels. Each way to rank is a line of results/wrong_labels.csv. Labels that
+were not changed and are suspects all the same are drawn in results/wrong_labels.png.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 import torch
 
 import diagnose
+import figures
 import train
 from data import load, random_order, wrong_labels
 from effect import mean_sd
@@ -85,6 +87,21 @@ def write_rows(rows):
     write_csv(path, [*old, *rows])
 
 
+def show_others(others, predicted, clean, n_sets):
+    """Print and draw the labels that were not changed, but are among the first suspects of most sets.
+
+    `others` counts the sets for each index, `predicted` is int64 (N,), the classes that were predicted.
+    """
+    most, captions = others.most_common(9), []
+    for index, n in most:
+        names = clean.classes[clean.labels[index]], clean.classes[predicted[index]]
+        captions.append((*names, f"{n} of {n_sets} sets"))
+        print(f"not changed, but a suspect in {n} of {n_sets} sets: {' → '.join(names)}  {clean.ids[index]}")
+    title = f"{clean.source}'s own labels among the first {N_WRONG} suspects, and the predictions"
+    images = clean.images[[index for index, _ in most]]
+    figures.draw_sheet("results/wrong_labels.png", images, captions, title)
+
+
 def main(arguments=None):
     """Measure each way to rank on each set of wrong labels."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -96,7 +113,7 @@ def main(arguments=None):
     given = parser.parse_args(arguments)
     settings, (clean, _) = Settings(init="xavier"), load(given.data)
     torch.set_num_threads(complete(settings).threads)
-    found, others = {}, Counter()
+    found, others, predicted = {}, Counter(), torch.zeros_like(clean.labels)
     for seed in given.seeds:
         classes = None if given.classes == "random" else [4, 9]
         labels, wrong = wrong_labels(clean.labels, len(clean.classes), N_WRONG, seed, classes)
@@ -107,7 +124,9 @@ def main(arguments=None):
                 suspects, right = order[:N_WRONG], torch.isin(order[:N_WRONG], wrong)
                 found.setdefault((way, name), []).append(right.sum().item())
                 if (way, name) == (DEFAULT, "loss and pair"):
-                    others.update(clean.ids[index] for index in suspects[~right])
+                    unchanged = suspects[~right]
+                    others.update(unchanged.tolist())
+                    predicted[unchanged] = some.mean(dim=0)[unchanged].argmax(dim=1)
         print(
             f"{given.classes}, seed {seed}:",
             *(f"{found[way, 'loss and pair'][-1]}" for way in WAYS),
@@ -124,8 +143,7 @@ def main(arguments=None):
         rows.append(row | {"mean": round(mean, 1), "sd": round(sd, 1)})
         print(f"{way:42} {name:14} {mean:5.1f} ± {sd:.1f}")
     write_rows(rows)
-    always = sorted(image for image, n_sets in others.items() if n_sets == len(given.seeds))
-    print(f"not changed, but among the first {N_WRONG} of diagnose.py's ranking of every set:", *always)
+    show_others(others, predicted, clean, len(given.seeds))
 
 
 if __name__ == "__main__":

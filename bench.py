@@ -157,8 +157,8 @@ def measured(part):
     line = [sys.executable, __file__, "--part", part]
     done = subprocess.run(line, capture_output=True, text=True)
     if done.returncode:
-        reason = done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"]
-        raise UserError(f"measuring {part} failed: {reason[-1]}")
+        last = done.stderr.strip().splitlines()[-1:] if done.returncode > 0 else []  # else a signal ended it
+        raise UserError(f"measuring {part} failed: {last[0] if last else f'status {done.returncode}'}")
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -4,7 +4,7 @@
     python wrong_labels.py --classes 4_9 --seeds 0 1 2 3 4
 
 Each seed is another set of wrong labels. Each way to rank is a line of results/wrong_labels.csv. Labels that
-were not changed and are suspects all the same are drawn in results/wrong_labels.png.
+were not changed and are suspects all the same are drawn in results/wrong_labels_CLASSES.png.
 """
 
 import argparse
@@ -87,8 +87,8 @@ def write_rows(rows):
     write_csv(path, [*old, *rows])
 
 
-def show_others(others, predicted, clean, n_sets):
-    """Print and draw the labels that were not changed, but are among the first suspects of most sets.
+def show_others(others, predicted, clean, n_sets, picture):
+    """Print and draw labels that were not changed, but are suspects: the nine most often so.
 
     `others` counts the sets for each index, `predicted` is int64 (N,), the classes that were predicted.
     """
@@ -99,7 +99,7 @@ def show_others(others, predicted, clean, n_sets):
         print(f"not changed, but a suspect in {n} of {n_sets} sets: {' → '.join(names)}  {clean.ids[index]}")
     title = f"{clean.source}'s own labels among the first {N_WRONG} suspects, and the predictions"
     images = clean.images[[index for index, _ in most]]
-    figures.draw_sheet("results/wrong_labels.png", images, captions, title)
+    figures.draw_sheet(picture, images, captions, title)
 
 
 def main(arguments=None):
@@ -143,7 +143,8 @@ def main(arguments=None):
         rows.append(row | {"mean": round(mean, 1), "sd": round(sd, 1)})
         print(f"{way:42} {name:14} {mean:5.1f} ± {sd:.1f}")
     write_rows(rows)
-    show_others(others, predicted, clean, len(given.seeds))
+    picture = f"results/wrong_labels_{given.classes}.png"
+    show_others(others, predicted, clean, len(given.seeds), picture)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ def test_the_default_is_what_diagnose_does():
     assert (epochs, augment, held_out) == (diagnose.RECIPE["epochs"], diagnose.RECIPE["augment"], False)
 
 
-def test_unchanged_labels_that_most_sets_suspect_are_named_and_drawn(two_sets, capsys):
+def test_unchanged_labels_that_are_suspects_are_named_and_drawn(two_sets, capsys):
     nothing = dict.fromkeys(wrong_labels.NETWORKS, ([0, 1, 2, 3], [0, 1, 2, 3]))
     ids = two_sets(nothing | {"augmented": ([5, 7, 9, 30], [9, 7, 40, 5])})  # 7 is changed in one of them
     lines = capsys.readouterr().out.splitlines()[-3:]
@@ -134,5 +134,5 @@ def test_unchanged_labels_that_most_sets_suspect_are_named_and_drawn(two_sets, c
     data = stripes(60)
     names = [data.classes[(data.labels[7] + step) % 3] for step in (0, 1)]
     assert lines[2].endswith(f"in 1 of 2 sets: {' → '.join(names)}  {ids[7]}")
-    assert Image.open(Path("results") / "wrong_labels.png").size[1] > 100
+    assert Image.open(Path("results") / "wrong_labels_random.png").size[1] > 100
     assert {row["found of 100"] for row in table() if row["networks"] == wrong_labels.DEFAULT} == {"1 2"}

@@ -165,17 +165,20 @@ def show_suspects(data, suspects, scores, losses, probabilities, folder):
     predicted, some = probabilities.argmax(dim=1), suspects[:100]
     names = [(data.classes[data.labels[index]], data.classes[predicted[index]]) for index in some]
     captions = [(*pair, f"loss {losses[index]:.2f}") for pair, index in zip(names, some, strict=True)]
-    title = f"{data.source}: {len(some)} suspects, from label to prediction"
+    title = f"{data.source}: {len(some)} suspects by score, from label to prediction"
     figures.draw_sheet(folder / "top_losses.png", data.images[some], captions, title)
     print(
-        f"\n{len(suspects):,} suspects; the first 100 are in {folder}/top_losses.png, and in top_losses.csv"
+        f"\n{len(suspects):,} suspects; {folder}/top_losses.png has the first 100, top_losses.csv all images"
     )
-    print("all images. The score is the loss, and how common the mistake is among the surely wrong labels:")
+    print("the score is the loss plus the log of the mistake's share of the surely wrong labels:")
     print("rank  score   loss  label → prediction  image")
     for rank, (index, pair) in enumerate(zip(some[:10].tolist(), names, strict=False), 1):
         print(
             f"{rank:4}  {scores[index]:5.2f}  {losses[index]:5.2f}  {' → '.join(pair):18}  {data.ids[index]}"
         )
+    n_agreed = (predicted == data.labels)[suspects].sum().item()
+    if n_agreed:
+        print(f"{n_agreed:,} of the suspects have the label that is predicted: fewer are likely to be wrong")
     print("\n" + spread_over_classes(data.labels, predicted, suspects, data.classes))
 
 

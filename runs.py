@@ -131,9 +131,10 @@ def output_file(suffix):
     """Return argparse's `type` for a file to write: refuses other suffixes and the files of a run."""
 
     def path(text):
-        if Path(text).suffix != suffix or (Path(text).exists() and not Path(text).is_file()):
+        file = Path(text).resolve()  # now, as A/../B is B only once A is there
+        if file.suffix != suffix or (file.exists() and not file.is_file()):
             raise argparse.ArgumentTypeError(f"{text}: is no name for a new {suffix} file")
-        if (Path(text).parent / "config.json").exists() or Path(text).name == "effect.csv":
+        if (file.parent / "config.json").exists() or file.name == "effect.csv":
             raise argparse.ArgumentTypeError(f"{text}: is a run's; choose another place")
         return text
 

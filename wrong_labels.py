@@ -20,7 +20,7 @@ import train
 from data import load, random_order, wrong_labels
 from effect import mean_sd
 from files import read_csv, write_csv
-from runs import Parser, run_command, seed_number
+from runs import Parser, UserError, run_command, seed_number
 from settings import Settings, complete
 
 N_WRONG = 100
@@ -77,14 +77,23 @@ def rankings(labels, log_probabilities):
     }
 
 
+TABLE = Path("results", "wrong_labels.csv")
+COLUMNS = ["wrong labels", "networks", "ranked by", "label seeds", "found of 100", "mean", "sd"]
+
+
+def written():
+    """Return the rows of TABLE; raise UserError where that file is another table."""
+    rows = read_csv(TABLE) if TABLE.exists() else []
+    if any(list(row) != COLUMNS for row in rows):
+        raise UserError(f"{TABLE}: is no table of this program; move it away")
+    return rows
+
+
 def write_rows(rows):
-    """Add `rows` to results/wrong_labels.csv, in place of those of the same way, ranking and sets."""
-    path, old = Path("results", "wrong_labels.csv"), []
-    if path.exists():
-        same = [list(row.values())[:4] for row in rows]
-        old = [row for row in read_csv(path) if list(row.values())[:4] not in same]
-    path.parent.mkdir(exist_ok=True)
-    write_csv(path, [*old, *rows])
+    """Add `rows` to TABLE, in place of those of the same way, ranking and sets."""
+    same = [[row[name] for name in COLUMNS[:4]] for row in rows]
+    kept = [row for row in written() if [row[name] for name in COLUMNS[:4]] not in same]
+    write_csv(TABLE, [*kept, *rows])
 
 
 def show_others(others, predicted, clean, n_sets, picture):
@@ -111,11 +120,15 @@ def main(arguments=None):
     parser.add_argument("--seeds", nargs="+", type=seed_number, default=[0], help="of the sets (default: 0)")
     parser.add_argument("--data", default="mnist", help="mnist, digits or a folder (default: mnist)")
     given = parser.parse_args(arguments)
+    written()  # its faults before the training
+    Path("results").mkdir(exist_ok=True)
     settings, (clean, _) = Settings(init="xavier"), load(given.data)
+    if given.classes == "4_9" and not {"4", "9"} <= set(clean.classes):
+        raise UserError(f"--classes 4_9: {given.data} has no classes 4 and 9")
     torch.set_num_threads(complete(settings).threads)
     found, others, predicted = {}, Counter(), torch.zeros_like(clean.labels)
     for seed in given.seeds:
-        classes = None if given.classes == "random" else [4, 9]
+        classes = None if given.classes == "random" else [clean.classes.index(name) for name in "49"]
         labels, wrong = wrong_labels(clean.labels, len(clean.classes), N_WRONG, seed, classes)
         outputs = log_probabilities(replace(clean, labels=labels), settings)
         for way, parts in WAYS.items():

@@ -200,6 +200,7 @@ def test_one_damaged_run_does_not_hide_the_others(folder, tmp_path, monkeypatch,
         ["--csv", "runs/a-0/metrics.csv"],
         ["--csv", "runs/a-0/model.pt"],
         ["--picture", "runs/a-0/curves.png"],
+        ["--picture", "runs/missing/../a-0/curves.png"],
     ],
 )
 def test_no_file_of_a_run_is_written_over_and_the_refusal_comes_before_the_work(

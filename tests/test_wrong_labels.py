@@ -10,6 +10,7 @@ from PIL import Image
 
 import diagnose
 import wrong_labels
+from runs import UserError
 from settings import Settings
 
 
@@ -136,3 +137,23 @@ def test_unchanged_labels_that_are_suspects_are_named_and_drawn(two_sets, capsys
     assert lines[2].endswith(f"in 1 of 2 sets: {' → '.join(names)}  {ids[7]}")
     assert Image.open(Path("results") / "wrong_labels_random.png").size[1] > 100
     assert {row["found of 100"] for row in table() if row["networks"] == wrong_labels.DEFAULT} == {"1 2"}
+
+
+@pytest.mark.parametrize(
+    ("table", "arguments", "message"),
+    [
+        ("a,b\n1,2\n", [], "is no table of this program"),
+        (None, ["--classes", "4_9"], "has no classes 4 and 9"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_trained(
+    tmp_path, monkeypatch, table, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(wrong_labels, "load", lambda source: (stripes(300), None))
+    monkeypatch.setattr(wrong_labels, "log_probabilities", None)
+    Path("results").mkdir()
+    if table:
+        Path("results", "wrong_labels.csv").write_text(table)
+    with pytest.raises(UserError, match=message):
+        wrong_labels.main(arguments)

@@ -65,6 +65,11 @@ def log_probabilities(data, settings):
     return outputs
 
 
+def selected(outputs, way):
+    """Return those of `log_probabilities`' outputs that WAYS has for `way`: float (networks, N, classes)."""
+    return torch.cat([outputs[recipe][:n] for recipe, n in WAYS[way].items()])
+
+
 def rankings(labels, log_probabilities):
     """Return {name: order}: by loss, by margin (best other class against the label), and as diagnose.py."""
     order, _, losses = diagnose.top_losses(labels, log_probabilities)
@@ -131,15 +136,15 @@ def main(arguments=None):
         classes = None if given.classes == "random" else [clean.classes.index(name) for name in "49"]
         labels, wrong = wrong_labels(clean.labels, len(clean.classes), N_WRONG, seed, classes)
         outputs = log_probabilities(replace(clean, labels=labels), settings)
-        for way, parts in WAYS.items():
-            some = torch.cat([outputs[recipe][:n] for recipe, n in parts.items()])
-            for name, order in rankings(labels, some).items():
-                suspects, right = order[:N_WRONG], torch.isin(order[:N_WRONG], wrong)
-                found.setdefault((way, name), []).append(right.sum().item())
-                if (way, name) == (DEFAULT, "loss and pair"):
-                    unchanged = suspects[~right]
-                    others.update(unchanged.tolist())
-                    predicted[unchanged] = some.mean(dim=0)[unchanged].argmax(dim=1)
+        for way in WAYS:
+            for name, order in rankings(labels, selected(outputs, way)).items():
+                n_found = torch.isin(order[:N_WRONG], wrong).sum().item()
+                found.setdefault((way, name), []).append(n_found)
+        default = selected(outputs, DEFAULT)
+        suspects = diagnose.top_losses(labels, default)[0][:N_WRONG]
+        unchanged = suspects[~torch.isin(suspects, wrong)]
+        others.update(unchanged.tolist())
+        predicted[unchanged] = default.mean(dim=0)[unchanged].argmax(dim=1)
         print(
             f"{given.classes}, seed {seed}:",
             *(f"{found[way, 'loss and pair'][-1]}" for way in WAYS),
@@ -148,16 +153,12 @@ def main(arguments=None):
     rows = []
     for (way, name), numbers in found.items():
         mean, sd = mean_sd(numbers)
-        row = {"wrong labels": given.classes, "networks": way, "ranked by": name}
-        row |= {
-            "label seeds": " ".join(map(str, given.seeds)),
-            "found of 100": " ".join(map(str, numbers)),
-        }
-        rows.append(row | {"mean": round(mean, 1), "sd": round(sd, 1)})
+        seeds, each = (" ".join(map(str, some)) for some in (given.seeds, numbers))
+        cells = (given.classes, way, name, seeds, each, round(mean, 1), round(sd, 1))
+        rows.append(dict(zip(COLUMNS, cells, strict=True)))
         print(f"{way:42} {name:14} {mean:5.1f} ± {sd:.1f}")
     write_rows(rows)
-    picture = f"results/wrong_labels_{given.classes}.png"
-    show_others(others, predicted, clean, len(given.seeds), picture)
+    show_others(others, predicted, clean, len(given.seeds), f"results/wrong_labels_{given.classes}.png")
 
 
 if __name__ == "__main__":

@@ -277,9 +277,7 @@ def wrong_labels(labels, n_classes, count, seed, classes=None):
 def export(out, source="auto"):
     """Write the data set `source`, as `load` takes it, to the new folder `out` as PNG files."""
     check_new(out)
-    train, test = load(find(source))
-    write_images(train, test, out)
-    print(f"{out}: {len(train):,} training and {len(test):,} test images of {train.source}")
+    write_images(*load(find(source)), out)
 
 
 def mislabel(source, out, count=100, seed=0, classes=None):

@@ -132,6 +132,7 @@ def write_images(train, test, out):
                 if progress.due():
                     progress.show(f"writing {out}: {n_done:,} of {len(train) + len(test):,} images")
     progress.clear()
+    print(f"{out}: {len(train):,} training and {len(test):,} test images of {train.source}")
 
 
 def check_copy(root, out):

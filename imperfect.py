@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from data import export, find, load, mislabel, wrong_labels
-from images import TRAIN_NAMES, list_images, split_folder
+from data import find, load, mislabel, wrong_labels
+from images import TRAIN_NAMES, list_images, split_folder, write_images
 from runs import UserError
 
 
@@ -39,10 +39,10 @@ def make_imperfect(clean, source, out, n_wrong, check):
     if clean.is_dir():
         check(len(list_images(split_folder(clean, *TRAIN_NAMES))[0]))
     else:
-        train, _ = load(source)
+        train, test = load(source)
         check(len(train))
         wrong_labels(train.labels, len(train.classes), n_wrong, seed=0)  # raises where there are too few
-        export(clean, source)
+        write_images(train, test, clean)
     mislabel(clean, out, n_wrong)
 
 

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import torch
 import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
 
 from runs import UserError
 
@@ -82,6 +83,15 @@ def first_rank_first():
     finally:  # where the block failed, the others find out for themselves
         if n_ranks > 1 and not rank:
             dist.barrier()
+
+
+def averaging(model):
+    """Return what to call for `model`'s output, so that its gradients are the mean over all processes."""
+    if ranks()[1] == 1:
+        return model
+    network = DistributedDataParallel(model)
+    network.broadcast_buffers = False  # they are constants: none need be sent around before every step
+    return network
 
 
 def total(tensor):

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 import figures
 import models
@@ -26,7 +25,7 @@ from checkpoint import (
 )
 from data import affine_maps, batch_to_float, find, load, mix, random_order
 from files import locked, write_csv, write_tensors
-from ranks import first_rank_first, join_ranks, ranks, total
+from ranks import averaging, first_rank_first, join_ranks, ranks, total
 from runs import TABLE_HEADER, Progress, UserError, Watch, keep_freed_memory, run_command, table_row
 from settings import ARCHITECTURE, VGG16_SIZE, command_line, complete, parse
 
@@ -85,10 +84,7 @@ def fit(model, train, test, settings, folder=None, label=None):
     if settings.freeze and not at["history"] and not at["n_seen"]:
         at["seconds"] = time.perf_counter() - started  # of computing the features
     folder = None if rank else folder  # which only the first process writes
-    network = model
-    if n_ranks > 1:
-        network = DistributedDataParallel(model)  # averages the processes' gradients
-        network.broadcast_buffers = False  # they are constants: none need be sent around before every step
+    network = averaging(model)
     watch = Watch(settings.epochs, len(train), len(test), label, image_size)
     watch.table(TABLE_HEADER, *map(table_row, at["history"]))
 

@@ -9,13 +9,13 @@ Every network maps float images (N, n_channels, height, width), values from 0 to
 
 from pathlib import Path
 
+from runs import UserError, network_timeout, one_line
+
 import torch
 import torchvision
 from torch import nn
 from torchvision.models import VGG16_Weights
 from torchvision.transforms import v2
-
-from runs import UserError, network_timeout, one_line
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081  # of MNIST's training pixels
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -58,6 +58,18 @@ def halve(image_size, n_halvings):
     return height >> n_halvings, width >> n_halvings
 
 
+class Logits(nn.Linear):
+    """A network's last layer, computed in fp32 even where autocast has the others in bf16.
+
+    In bf16's 8 bits a logit of 20 is rounded to a multiple of 0.125, and so would the losses be by which
+    diagnose.py ranks.
+    """
+
+    def forward(self, x):
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x.float())
+
+
 def classifier(n_inputs, n_fully_1, n_fully_2, n_classes):
     """Return the layers that end both custom networks: (N, channels, height, width) → (N, n_classes)."""
     return [
@@ -66,7 +78,7 @@ def classifier(n_inputs, n_fully_1, n_fully_2, n_classes):
         nn.ReLU(),
         nn.Linear(n_fully_1, n_fully_2),
         nn.ReLU(),
-        nn.Linear(n_fully_2, n_classes),
+        Logits(n_fully_2, n_classes),
     ]
 
 
@@ -159,7 +171,7 @@ def vgg16(n_classes=10, image_size=224):
     """
     halve(image_size, 5)
     network = torchvision.models.vgg16()
-    network.classifier[-1] = nn.Linear(network.classifier[-1].in_features, n_classes)
+    network.classifier[-1] = Logits(network.classifier[-1].in_features, n_classes)
     return nn.Sequential(v2.RGB(), Normalise(IMAGENET_MEAN, IMAGENET_STD), network)
 
 

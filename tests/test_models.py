@@ -3,6 +3,8 @@
 import math
 import urllib.error
 
+from runs import UserError
+
 import pytest
 import torch
 import torchvision
@@ -11,7 +13,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 import models
-from runs import UserError
 
 few = st.integers(1, 6)
 custom = pytest.mark.parametrize("network", [models.encoder, models.ResNet])
@@ -156,7 +157,7 @@ class Zero(nn.Module):
 def test_the_encoder_is_sequential_and_has_the_sheets_layers_in_order():
     kinds = [type(layer).__name__ for layer in models.encoder()]
     block = ["Conv2d", "ReLU", "Conv2d", "MaxPool2d"]
-    assert kinds[1:] == ["Conv2d", *3 * block, "Flatten", "Linear", "ReLU", "Linear", "ReLU", "Linear"]
+    assert kinds[1:] == ["Conv2d", *3 * block, "Flatten", "Linear", "ReLU", "Linear", "ReLU", "Logits"]
 
 
 def test_the_custom_networks_normalise_with_mnists_mean_and_deviation():

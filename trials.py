@@ -5,14 +5,15 @@ import time
 from dataclasses import replace
 from typing import NamedTuple
 
+from runs import Progress, UserError, duration, is_out_of_memory, one_line
+
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import train
-from data import random_order
+from data import chosen, random_order
 from files import append_csv, drop_torn_line, read_csv
 from ranks import alone, everyones, ranks
-from runs import Progress, UserError, duration, is_out_of_memory, one_line
 from settings import ARCHITECTURE, Settings, complete
 
 
@@ -212,7 +213,8 @@ class Trials:
         """Train one network; return its row, in which error says what went wrong."""
         learned, judged = self.data[trial.judged_on]
         epochs = max(1, round(trial.passes))
-        few = learned.subset(torch.arange(max(1, round(len(learned) * min(1, trial.passes / epochs)))))
+        n_images = max(1, round(len(learned) * min(1, trial.passes / epochs)))
+        few = learned.subset(chosen(len(learned), n_images))  # at random, as a folder is sorted by class
         settings = replace(self.settings, **trial.architecture._asdict(), epochs=epochs, seed=trial.seed)
         settings = complete(settings)
         row = {"judged_on": trial.judged_on, **trial.architecture._asdict()}

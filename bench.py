@@ -19,6 +19,8 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+from runs import Parser, Progress, UserError, run_command
+
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -32,7 +34,6 @@ import train
 from data import ImageData, read_images
 from files import write_csv
 from models import ResNet
-from runs import Parser, Progress, UserError, run_command
 from settings import Settings, complete, hardware_name
 
 N_ROUNDS = 3

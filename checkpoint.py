@@ -10,13 +10,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from runs import UserError, is_out_of_memory, one_line
+
 import torch
 import torchvision
 
 from files import check_new, is_free, locked, read_csv, write_json, write_tensors
 from images import TEST_NAMES, TRAIN_NAMES
 from ranks import everyones, lost_connection, ranks
-from runs import UserError, is_out_of_memory, one_line
 from settings import Settings, hardware_name
 
 # ---------------------------------------------------------------- the folder

@@ -11,12 +11,13 @@ from dataclasses import fields, replace
 from itertools import accumulate
 from pathlib import Path
 
+from runs import Parser, UserError, run_command
+
 import figures
 from canvas import whole_ticks
 from checkpoint import read_config, read_run, to_type
 from effect import mean_sd
 from files import is_free
-from runs import Parser, UserError, run_command
 from settings import Settings, command_line
 
 GOAL = 0.99  # of the test accuracy, to which epochs and seconds are counted

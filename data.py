@@ -14,6 +14,8 @@ import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from runs import Parser, UserError, network_timeout, one_line, positive, run_command, seed_number
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -23,7 +25,6 @@ from torchvision.transforms import v2
 from digits import digits
 from files import check_new
 from images import TEST_NAMES, TRAIN_NAMES, copy_images, list_images, read_images, split_folder, write_images
-from runs import Parser, UserError, network_timeout, one_line, positive, run_command, seed_number
 
 DATA = Path("data")  # where `--data auto` looks, and where downloads go
 TEN_DIGITS = tuple("0123456789")
@@ -220,7 +221,7 @@ def batch_to_float(images, image_size=None, maps=None):
         return images
     x = images.float() / 255
     if maps is not None and len(x) > 0:  # a process of several may get no image of a small batch
-        grid = F.affine_grid(maps.to(x.device, non_blocking=True), x.shape, align_corners=False)
+        grid = F.affine_grid(maps.to(x.device), x.shape, align_corners=False)
         x = F.grid_sample(x, grid, align_corners=False)
     if image_size and x.shape[2:] != (image_size, image_size):
         x = v2.functional.resize(x, [image_size, image_size], antialias=True)

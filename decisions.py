@@ -5,11 +5,12 @@ import io
 from contextlib import suppress
 from pathlib import Path
 
+from runs import UserError
+
 import torch
 
 from files import write_csv
 from images import copy_images
-from runs import UserError
 
 ACTIONS = ("remove", "keep", "relabel")
 

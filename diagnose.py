@@ -8,6 +8,8 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+from runs import UserError, duration, positive, run_command
+
 import torch
 
 import figures
@@ -19,7 +21,6 @@ from effect import print_effect, sum_up
 from files import check_new, locked, write_csv
 from images import check_copy
 from imperfect import find_imperfect, known_truth
-from runs import UserError, duration, positive, run_command
 from settings import complete, parse
 from spread import spread_over_classes
 

@@ -8,9 +8,9 @@ stretches the strokes, bends them by smooth waves, and draws them with a pen of 
 import functools
 import math
 
-import torch
-
 from runs import Progress
+
+import torch
 
 # The ways to write each digit: pen strokes through points x,y in percent, x to the right and y down. A stroke
 # runs smoothly through its points; a corner is where one stroke ends and the next begins. Twice means twice

@@ -10,9 +10,10 @@ import math
 import statistics
 from pathlib import Path
 
+from runs import Parser, UserError, run_command
+
 import figures
 from files import read_csv
-from runs import Parser, UserError, run_command
 
 MEASURES = {"train_loss": 1, "train_accuracy": 100, "test_loss": 1, "test_accuracy": 100}  # as shown: factors
 # Student's t, two-sided 95 %, by the number of seeds; for more than ten the last, a little too strict.

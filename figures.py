@@ -3,11 +3,12 @@
 import math
 from pathlib import Path
 
+from runs import output_file
+
 from PIL import Image, ImageFont
 
 from canvas import BLUE, GREY, INK, ORANGE, SCALE, Canvas, axes, whole_ticks
 from files import write_csv
-from runs import output_file
 
 
 def panel(canvas, area, series, title, log=False):

@@ -9,9 +9,9 @@ import re
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-
 from runs import UserError, one_line
+
+import torch
 
 
 @contextmanager

@@ -7,13 +7,14 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
+from runs import Progress, UserError, one_line
+
 import torch
 from torchvision.datasets import ImageFolder
 from torchvision.io import ImageReadMode, decode_image, encode_png
 from torchvision.transforms import v2
 
 from files import check_new, locked
-from runs import Progress, UserError, one_line
 
 TRAIN_NAMES, TEST_NAMES = ("train", "training"), ("test", "testing", "val")
 

@@ -5,11 +5,12 @@ import re
 from hashlib import sha256
 from pathlib import Path
 
+from runs import UserError
+
 import torch
 
 from data import find, load, mislabel, wrong_labels
 from images import TRAIN_NAMES, list_images, split_folder, write_images
-from runs import UserError
 
 
 def find_imperfect(source, n_wrong, check):

@@ -9,6 +9,8 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
+from runs import Parser, UserError, run_command
+
 import torch.nn.functional as F
 from torch import autograd, nn
 
@@ -18,7 +20,6 @@ from canvas import whole_ticks
 from checkpoint import check_inputs, describe, read_run
 from data import batch_to_float, chosen, load
 from models import read_weights
-from runs import Parser, UserError, run_command
 from settings import complete
 
 N_IMAGES = 32

@@ -6,11 +6,11 @@ import re
 from contextlib import contextmanager
 from datetime import timedelta
 
+from runs import UserError
+
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-
-from runs import UserError
 
 
 def ranks():

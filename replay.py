@@ -13,10 +13,11 @@ import statistics
 from pathlib import Path
 from typing import NamedTuple
 
+from runs import Parser, UserError, positive, run_command
+
 import search
 from effect import mean_sd
 from files import read_csv
-from runs import Parser, UserError, positive, run_command
 from trials import Architecture, parsed
 
 

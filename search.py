@@ -13,6 +13,8 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 
+from runs import Parser, UserError, positive, run_command
+
 import torch
 
 import standings
@@ -21,7 +23,6 @@ from data import find, load, random_order
 from files import locked, read_json, write_json
 from models import halve
 from ranks import alone, everyones, first_rank_first, join_ranks, ranks
-from runs import Parser, UserError, positive, run_command
 from settings import Settings, add_flags, command_line, complete, flag_name, typed
 from trials import THE_SHEETS, Architecture, Trial, Trials, mega_flops, network, seconds_an_image
 

@@ -5,9 +5,9 @@ import platform
 import shlex
 from dataclasses import dataclass, field, fields, replace
 
-import torch
-
 from runs import Parser, UserError, positive, seed_number
+
+import torch
 
 
 def flag(default, text, **argparse_options):

@@ -3,9 +3,10 @@
 import math
 from fractions import Fraction
 
+from runs import duration
+
 import figures
 from effect import difference, mean_sd
-from runs import duration
 from trials import Architecture, Trial
 
 

@@ -9,6 +9,17 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
+from runs import (
+    TABLE_HEADER,
+    Progress,
+    UserError,
+    Watch,
+    is_out_of_memory,
+    keep_freed_memory,
+    run_command,
+    table_row,
+)
+
 import torch
 import torch.nn.functional as F
 
@@ -26,7 +37,6 @@ from checkpoint import (
 from data import affine_maps, batch_to_float, find, load, mix, random_order
 from files import locked, write_csv, write_tensors
 from ranks import averaging, first_rank_first, join_ranks, ranks, total
-from runs import TABLE_HEADER, Progress, UserError, Watch, keep_freed_memory, run_command, table_row
 from settings import ARCHITECTURE, VGG16_SIZE, command_line, complete, parse
 
 # ---------------------------------------------------------------- model and training
@@ -55,9 +65,12 @@ def build(settings, n_classes, image_shape):
 def optimisation(model, lr, n_steps):
     """Return (optimizer, scheduler): AdamW (Loshchilov & Hutter 2019) and one cycle (Smith 2018).
 
-    The rate rises from `lr` / 25 to `lr` in the first 30 % of the `n_steps`, then falls to almost zero.
+    The rate rises from `lr` / 25 to `lr` in the first 30 % of the `n_steps`, then falls to almost zero. Fewer
+    than four steps leave no room for a cycle; they have `lr` / 2, as all of it is too much without a warm-up.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
+    if n_steps < 4:
+        return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer, factor=0.5)
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=n_steps)
 
 
@@ -157,7 +170,9 @@ def on_device(data, device):
     """Return the ImageData `data` with its tensors on `device`, or where they do not fit there, as it is."""
     try:
         return data.to(device)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return data
 
 
@@ -219,7 +234,8 @@ def finish(folder, model, test, history, settings):
     figures.draw_curves(folder / "curves.png", history, title)
     matrix = confusion_matrix(test.labels, predicted, len(test.classes))
     figures.draw_confusion(folder / "confusion.png", matrix, test.classes, title, f"{wrong}; {axes}")
-    write_tensors(folder / "model.pt", model.state_dict())
+    # From the CPU, as a file with a GPU's tensors cannot be read where there is none.
+    write_tensors(folder / "model.pt", {name: weight.cpu() for name, weight in model.state_dict().items()})
     print(f"\ntest accuracy on {test.source}: {1 - n_wrong / len(test):.2%}, {wrong}")
     print(f"look at {folder}/curves.png and {folder}/confusion.png; metrics.csv and model.pt are there too")
     init = "default" if settings.init == "default" else "xavier"

@@ -12,6 +12,8 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
+from runs import Parser, UserError, run_command, seed_number
+
 import torch
 
 import diagnose
@@ -20,7 +22,6 @@ import train
 from data import load, random_order, wrong_labels
 from effect import mean_sd
 from files import read_csv, write_csv
-from runs import Parser, UserError, run_command, seed_number
 from settings import Settings, complete
 
 N_WRONG = 100

@@ -6,11 +6,12 @@ import sys
 from itertools import count
 from pathlib import Path
 
+from runs import UserError
+
 import pytest
 from conftest import small_settings
 
 import bench
-from runs import UserError
 
 
 @pytest.mark.parametrize(

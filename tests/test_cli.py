@@ -10,6 +10,8 @@ import sys
 import time
 from pathlib import Path
 
+from runs import run_command
+
 import pytest
 import torch
 from conftest import write_folder
@@ -23,7 +25,6 @@ import search
 import train
 from decisions import read_decisions
 from files import locked
-from runs import run_command
 
 PROJECT = Path(__file__).parent.parent
 NETWORK = "--n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8 --n-blocks 2"

@@ -3,6 +3,8 @@
 import shutil
 import statistics
 
+from runs import UserError
+
 import pytest
 from conftest import write_folder
 from PIL import Image
@@ -11,7 +13,6 @@ import compare
 import train
 from checkpoint import checksum
 from files import read_csv, read_json, write_csv, write_json
-from runs import UserError
 
 SMALL = "--n-blocks 1 --n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8 --threads 2"
 

@@ -9,6 +9,8 @@ import tempfile
 import threading
 from pathlib import Path
 
+from runs import UserError
+
 import numpy as np
 import pytest
 import torch
@@ -19,7 +21,6 @@ from PIL import Image
 from torchvision.datasets import MNIST
 
 import data
-from runs import UserError
 
 # ---------------------------------------------------------------- folders
 

@@ -5,6 +5,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from runs import UserError
+
 import pytest
 import torch
 from conftest import stripes
@@ -12,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from decisions import read_decisions, write_ranking
-from runs import UserError
 
 DATA = stripes(9)
 PROBABILITIES = torch.full((9, 3), 0.25) + 0.25 * torch.eye(3)[[1, 2, 0] * 3]  # never the label

@@ -4,6 +4,8 @@ import math
 from collections import Counter
 from dataclasses import replace
 
+from runs import UserError
+
 import pytest
 import torch
 from conftest import stripes, write_folder
@@ -17,7 +19,6 @@ import train
 from diagnose import confusion_matrix, top_losses
 from digits import digits
 from imperfect import find_imperfect, known_truth, true_labels
-from runs import UserError
 from settings import Settings, complete
 
 pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1)

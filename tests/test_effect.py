@@ -3,6 +3,8 @@
 import random
 from pathlib import Path
 
+from runs import UserError
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,7 +13,6 @@ from PIL import Image
 import effect
 from effect import MEASURES, T_95, difference, mean_sd, print_effect, sum_up
 from files import read_csv, write_csv
-from runs import UserError
 
 numbers = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
 

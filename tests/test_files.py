@@ -4,13 +4,14 @@ import csv
 import json
 import os
 
+from runs import UserError
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 import checkpoint
 import files
-from runs import UserError
 
 
 def test_a_file_is_replaced_only_when_its_new_content_is_whole(tmp_path):

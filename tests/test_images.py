@@ -3,6 +3,8 @@
 import tempfile
 from pathlib import Path
 
+from runs import UserError
+
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,6 @@ from PIL import Image
 import data
 import images
 from files import locked
-from runs import UserError
 
 # ---------------------------------------------------------------- reading
 

@@ -3,6 +3,8 @@
 import shutil
 from pathlib import Path
 
+from runs import UserError
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,6 @@ import models
 import train
 from checkpoint import read_config
 from files import read_csv
-from runs import UserError
 
 
 @pytest.mark.parametrize("inplace", [False, True])

@@ -3,10 +3,11 @@
 import sys
 from types import SimpleNamespace
 
+from runs import UserError, run_command
+
 import pytest
 
 import ranks
-from runs import UserError, run_command
 
 
 @pytest.fixture

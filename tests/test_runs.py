@@ -2,12 +2,12 @@
 
 import os
 
+import runs
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-
-import runs
 
 
 @given(st.integers(0, 10**6))

@@ -4,6 +4,8 @@ import functools
 import itertools
 import math
 
+from runs import UserError
+
 import pytest
 import torch
 from conftest import small_settings, stripes
@@ -14,7 +16,6 @@ import models
 import search
 import train
 import trials
-from runs import UserError
 from trials import THE_SHEETS, Architecture, Trial, Trials
 
 # ---------------------------------------------------------------- the space

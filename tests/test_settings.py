@@ -3,11 +3,12 @@
 import re
 from dataclasses import fields
 
+from runs import UserError
+
 import pytest
 import torch
 from conftest import small_settings
 
-from runs import UserError
 from settings import Settings, command_line, flag_name, has_fast_bf16, parse
 
 

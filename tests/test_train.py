@@ -5,15 +5,16 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import runs
+from runs import UserError
+
 import pytest
 import torch
 from conftest import same_weights, small_model, small_settings, stripes, write_folder
 
 import data
 import models
-import runs
 import train
-from runs import UserError
 
 TRAIN, TEST = stripes(40), stripes(20, seed=1)
 
@@ -178,18 +179,59 @@ def test_bf16_is_used_and_close_to_fp32():
     assert torch.allclose(exact, rounded, atol=0.05 * exact.abs().max().item())
 
 
+@pytest.mark.parametrize("model", ["encoder", "resnet", "vgg16"])
+def test_in_bf16_the_last_layer_and_the_loss_are_in_fp32(model):
+    images = stripes(4, size=32)
+    run_settings = small_settings(model=model, init="xavier", precision="bf16", image_size=32)
+    network = small_model(run_settings, images).eval()
+    name, layer = models.last_layer(network)
+    seen = []
+    layer.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
+    logits = train.predict(network, images, run_settings)
+    assert seen[0].dtype == torch.bfloat16  # the layers below it are not
+    exact = seen[0].double() @ layer.weight.double().T + layer.bias.double()
+    assert torch.allclose(logits.double(), exact, rtol=1e-5, atol=1e-6)
+    assert not torch.equal(logits, logits.bfloat16().float())
+
+
 def test_convolutions_are_kept_in_channels_last_order():
     model = small_model(small_settings(), TRAIN)
     assert model.blocks[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_images_that_the_device_has_no_room_for_stay_where_they_are(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.86 GB, max allowed: 9.07 GB)."),
+    ],
+)
+def test_images_that_the_device_has_no_room_for_stay_where_they_are(monkeypatch, error):
     def no_room(self, device):
-        raise torch.OutOfMemoryError
+        raise error
 
     whole, _ = trained(small_settings())
     monkeypatch.setattr(data.ImageData, "to", no_room)
     assert same_weights(whole, trained(small_settings())[0])
+
+
+def test_another_error_on_the_way_to_the_device_is_no_lack_of_room(monkeypatch):
+    def broken(self, device):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(data.ImageData, "to", broken)
+    with pytest.raises(RuntimeError, match="device-side"):
+        trained(small_settings())
+
+
+@pytest.mark.parametrize("n_steps", range(1, 9))
+@pytest.mark.parametrize("model", ["encoder", "resnet"])
+def test_the_shortest_training_moves_every_layer(model, n_steps):
+    run_settings = small_settings(model=model, init="xavier", epochs=1, batch_size=math.ceil(40 / n_steps))
+    start, (network, _) = small_model(run_settings, TRAIN), trained(run_settings)
+    for name, weight in start.named_parameters():
+        moved = (network.state_dict()[name] - weight).abs().max()
+        assert run_settings.lr / 10 < moved < 10 * run_settings.lr, name
 
 
 def test_the_row_of_an_epoch_is_what_an_independent_count_finds():

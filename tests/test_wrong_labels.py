@@ -3,6 +3,8 @@
 import csv
 from pathlib import Path
 
+from runs import UserError
+
 import pytest
 import torch
 from conftest import stripes
@@ -10,7 +12,6 @@ from PIL import Image
 
 import diagnose
 import wrong_labels
-from runs import UserError
 from settings import Settings
 
 

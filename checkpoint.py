@@ -1,7 +1,6 @@
 """A run's folder: its settings in config.json, where it stands in state.pt, and how it goes on from there."""
 
 import hashlib
-import io
 import itertools
 import json
 import platform
@@ -15,9 +14,9 @@ from runs import UserError, is_out_of_memory, one_line
 import torch
 import torchvision
 
-from files import check_new, is_free, locked, read_csv, write_json, write_tensors
+from files import check_new, is_free, locked, read_csv, read_tensors, write_json, write_tensors
 from images import TEST_NAMES, TRAIN_NAMES
-from ranks import everyones, lost_connection, ranks
+from ranks import from_first, lost_connection, ranks
 from settings import Settings, hardware_name
 
 # ---------------------------------------------------------------- the folder
@@ -111,16 +110,18 @@ def damaged(folder):
 
 
 def resumable(folder, last_file, option_names=None):
-    """Return (settings, config) of the unfinished run in `folder`; a finished one has the `last_file`.
+    """Return (settings, config) of the run in `folder`; of a finished one say so, and return None.
 
-    `option_names` are those of the command that resumes it, None for train.py.
+    A finished one has the `last_file`. `option_names` are those of the command that resumes it, None for
+    train.py.
     """
     settings, config = read_config(folder)
     options = config["options"]
     if (options and options.keys()) != (option_names and set(option_names)):
         raise damaged(folder)
     if (folder / last_file).exists():
-        raise UserError(f"--resume {folder}: that run is finished already")
+        print(f"{folder} is finished already; {last_file} and its other results are there")
+        return None
     return settings, config
 
 
@@ -160,8 +161,7 @@ def start_or_resume(name, now, out=None, resume=None, config=None):
         check_inputs(f"--resume {resume}", config, now)
         note_other_platform(config, now)
         return Path(resume)
-    folder = None if ranks()[0] else begin(name, now, out)
-    return everyones(folder)[0]
+    return from_first(lambda: begin(name, now, out))
 
 
 def check_inputs(what, config, now):
@@ -195,18 +195,15 @@ def begin(name, now, out):
 def same_run_folder(name, now, out=None):
     """Return the folder of the run that `describe` described as `now`: `out`, or one of runs/`name`….
 
-    Where there is none it is a new one. It is the same for all processes under torchrun.
+    Where there is none it is a new one.
     """
-    folder = None
-    if not ranks()[0]:
-        for place in [Path(out)] if out else sorted(Path("runs").glob(f"{name}*")):
-            with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-                config = json.loads((place / "config.json").read_text(encoding="utf-8"))
-                if (config["checksum"], config["data"]) == (now["checksum"], now["data"]):
-                    note_other_platform(config, now)
-                    folder = place
-        folder = folder or begin(name, now, out)
-    return everyones(folder)[0]
+    for folder in [Path(out)] if out else sorted(Path("runs").glob(f"{name}*"), reverse=True):
+        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            if (config["checksum"], config["data"]) == (now["checksum"], now["data"]):
+                note_other_platform(config, now)
+                return folder
+    return begin(name, now, out)
 
 
 def to_type(words, n_processes):
@@ -265,18 +262,13 @@ def load_state(folder, parts, device):
     """Put `parts` into the state of `folder`/state.pt and return where the run was; without it, the start."""
     if not folder or not (folder / "state.pt").exists():
         return start_of_epoch([], device)
-    content = (folder / "state.pt").read_bytes()
     try:
-        state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-        if not isinstance(state, dict):
-            raise ValueError("not a run's state")
+        state = dict(read_tensors(folder / "state.pt", device))
         for name, part in parts.items():
             part.load_state_dict(state[name])
         at = {key: state["at"][key] for key in start_of_epoch([], device)}
-    except Exception as error:  # torch.load has many kinds for a file that is not whole
+    except Exception as error:  # load_state_dict has many kinds for another content
         if is_out_of_memory(error):
             raise
-        raise UserError(
-            f"{folder}/state.pt is damaged ({type(error).__name__}): move it away, and --resume starts anew"
-        ) from None
+        raise UserError(f"{folder}/state.pt is damaged: move it away, and --resume starts anew") from None
     return at

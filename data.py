@@ -66,10 +66,12 @@ class ImageData:
 
 
 def find(source="auto"):
-    """Return `source` with "auto" replaced by the first of these that is there, to be given to `load`.
+    """Return `source`, downloaded if need be, to be given to `load`; for "auto" the first of these:
 
     data/mnist_png, the sheet's folder; data/MNIST or a download of it; the built-in digits.
     """
+    if source == "mnist":
+        download_mnist()
     if source != "auto":
         return source
     if (DATA / "mnist_png").is_dir():

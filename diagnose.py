@@ -234,7 +234,10 @@ def main(arguments=None):
         raise UserError("this is one process; of the commands here only train.py makes use of torchrun")
     config, resume = None, options["resume"]
     if resume:
-        settings, config = resumable(Path(resume), "effect.csv", options)
+        resumed = resumable(Path(resume), "effect.csv", options)
+        if not resumed:
+            return
+        settings, config = resumed
         options = config["options"]
     else:
         check_flags(settings, options)

@@ -5,11 +5,13 @@ import fcntl
 import io
 import json
 import os
+import pickle
 import re
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
-from runs import UserError, one_line
+from runs import UserError, is_out_of_memory, one_line
 
 import torch
 
@@ -93,6 +95,22 @@ def write_tensors(path, tensors):
     torch.save(tensors, buffer)
     with written(path) as file:
         file.write(buffer.getbuffer())
+
+
+def read_tensors(path, device="cpu"):
+    """Return what `write_tensors` wrote, on `device`; raise UserError where the file holds anything else."""
+    try:
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about a pickle that is not its own
+            return torch.load(file, map_location=device, weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except Exception as error:  # torch.load has many kinds for a file that is not whole
+        if is_out_of_memory(error):
+            raise
+        # Not torch's own text, which advises to load such a file all the same.
+        reason = "it holds more" if isinstance(error, pickle.UnpicklingError) else one_line(error)
+        raise UserError(f"{path}: cannot be read as PyTorch weights, which are tensors ({reason})") from None
 
 
 def check_new(out):

@@ -19,7 +19,7 @@ import train
 from canvas import whole_ticks
 from checkpoint import check_inputs, describe, read_run
 from data import batch_to_float, chosen, load
-from models import read_weights
+from files import read_tensors
 from settings import complete
 
 N_IMAGES = 32
@@ -65,7 +65,7 @@ def look_at(folder):
     found = {f"{folder}, at the start, on {data.source}": layer_stds(model, images, some.labels)}
     if run["finished"]:
         try:
-            model.load_state_dict(read_weights(folder / "model.pt"))
+            model.load_state_dict(read_tensors(folder / "model.pt"))
         except (RuntimeError, TypeError, AttributeError):
             raise UserError(f"{folder}/model.pt: is not what {folder}/config.json describes") from None
         found[f"{folder}, trained, on {data.source}"] = layer_stds(model, images, some.labels)

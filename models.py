@@ -17,6 +17,8 @@ from torch import nn
 from torchvision.models import VGG16_Weights
 from torchvision.transforms import v2
 
+from files import read_tensors
+
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081  # of MNIST's training pixels
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -213,7 +215,7 @@ def load_imagenet(model, weights_file=None):
                 f"{file} or name a copy with --weights FILE"
             ) from None
     else:
-        weights = read_weights(file)
+        weights = read_tensors(file)
     load_all_but_last(model[-1], weights, f"{file}: these are not the weights of torchvision's vgg16")
 
 
@@ -224,15 +226,7 @@ def load_run(model, weights_file):
     one.
     """
     mismatch = f"{weights_file}: is no model.pt of this network with this architecture and image size"
-    load_all_but_last(model, read_weights(Path(weights_file)), mismatch)
-
-
-def read_weights(file):
-    """Return the state dict in `file`; raise UserError where it cannot be read."""
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # of the disk, or a file that is not whole; each has its own kinds
-        raise UserError(f"{file}: cannot be read as PyTorch weights ({one_line(error)})") from None
+    load_all_but_last(model, read_tensors(weights_file), mismatch)
 
 
 def load_all_but_last(model, weights, mismatch):

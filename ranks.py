@@ -72,17 +72,18 @@ def lost_connection(error):
     return bool(re.search("closed by peer|reset by peer|Broken pipe|refused", str(error)))
 
 
-@contextmanager
-def first_rank_first():
-    """Let the first process of all run the block before the others do, as it makes files that they read."""
-    rank, n_ranks = ranks()
-    if rank:
-        dist.barrier()
-    try:
-        yield
-    finally:  # where the block failed, the others find out for themselves
-        if n_ranks > 1 and not rank:
-            dist.barrier()
+def from_first(function):
+    """Return what `function()` returns in the first process, which alone calls it; all raise its error."""
+    result = None
+    if not ranks()[0]:
+        try:
+            result = function()
+        except (UserError, OSError) as error:
+            result = error
+    result = everyones(result)[0]
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def averaging(model):

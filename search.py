@@ -22,7 +22,7 @@ from checkpoint import describe, resumable_by, same_run_folder
 from data import find, load, random_order
 from files import locked, read_json, write_json
 from models import halve
-from ranks import alone, everyones, first_rank_first, join_ranks, ranks
+from ranks import alone, everyones, from_first, join_ranks, ranks
 from settings import Settings, add_flags, command_line, complete, flag_name, typed
 from trials import THE_SHEETS, Architecture, Trial, Trials, mega_flops, network, seconds_an_image
 
@@ -259,9 +259,8 @@ def main(arguments=None):
     settings = complete(given)
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.deterministic = True
-    with first_rank_first():
-        given = replace(given, data=find(given.data))
-        train_data, test_data = load(given.data, given.limit, given.image_size)
+    given = replace(given, data=from_first(lambda: find(given.data)))
+    train_data, test_data = load(given.data, given.limit, given.image_size)
     n_channels, *image_size = train_data.images.shape[1:]
     image_shape = (n_channels, *(2 * [given.image_size] if given.image_size else image_size))
     candidates, n_illegal = architectures(space, image_shape[1:])
@@ -282,7 +281,7 @@ def main(arguments=None):
     candidates.sort(key=lambda candidate: sizes[candidate][0])  # of equally good ones the cheaper goes on
     model = network(THE_SHEETS, settings, train_data.classes, image_shape)
     now = describe(replace(settings, threads=None), model, train_data, test_data, {"space": space, **options})
-    folder = same_run_folder("search", now, out)
+    folder = from_first(lambda: same_run_folder("search", now, out))
     words = ["search.py", *(sys.argv[1:] if arguments is None else arguments)]
     with resumable_by(words, folder), nullcontext() if ranks()[0] else locked(folder):
         file = None if ranks()[0] else folder / "results.csv"

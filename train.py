@@ -36,7 +36,7 @@ from checkpoint import (
 )
 from data import affine_maps, batch_to_float, find, load, mix, random_order
 from files import locked, write_csv, write_tensors
-from ranks import averaging, first_rank_first, join_ranks, ranks, total
+from ranks import averaging, from_first, join_ranks, ranks, total
 from settings import ARCHITECTURE, VGG16_SIZE, command_line, complete, parse
 
 # ---------------------------------------------------------------- model and training
@@ -248,11 +248,14 @@ def finish(folder, model, test, history, settings):
 
 
 def main(arguments=None):
-    """Train as the command line says; return the history, one row per epoch."""
+    """Train as the command line says; return the history, one row per epoch, None of a finished run."""
     settings, options = parse(__doc__, arguments)
     config, resume = None, options["resume"]
     if resume:
-        settings, config = resumable(Path(resume), "model.pt")
+        resumed = resumable(Path(resume), "model.pt")
+        if not resumed:
+            return None
+        settings, config = resumed
     join_ranks(settings.device)
     rank, n_ranks = ranks()
     settings = complete(settings)
@@ -261,9 +264,8 @@ def main(arguments=None):
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.deterministic = True  # the same command gives the same weights
 
-    with first_rank_first():  # it downloads
-        settings = replace(settings, data=find(settings.data))
-        train, test = load(settings.data, settings.limit, settings.image_size)
+    settings = replace(settings, data=from_first(lambda: find(settings.data)))  # which may download it
+    train, test = load(settings.data, settings.limit, settings.image_size)
     channels, height, width = train.images.shape[1:]
     images = f"{len(train):,} training and {len(test):,} test images, {width} pixels wide and {height} high"
     print(f"{train.source}: {images}, in {len(train.classes)} classes")

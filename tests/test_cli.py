@@ -472,10 +472,12 @@ def test_refusals_before_the_training_leave_no_folder(refused):
     assert not Path("runs").exists()
 
 
-def test_a_finished_run_is_neither_resumed_nor_overwritten(refused):
+def test_a_finished_run_is_neither_trained_again_nor_overwritten(refused, capsys):
     train.main(f"--data images --epochs 1 --out run {SMALL}".split())
     before = {file.name: file.read_bytes() for file in Path("run").iterdir()}
-    assert "that run is finished already" in refused("--resume run")
+    capsys.readouterr()
+    run_command(lambda: train.main(["--resume", "run"]))  # would end this process with another status than 0
+    assert capsys.readouterr().out == "run is finished already; model.pt and its other results are there\n"
     assert "something is there" in refused("--data images --out run")
     assert {file.name: file.read_bytes() for file in Path("run").iterdir()} == before
 
@@ -574,7 +576,9 @@ def test_a_run_of_one_command_is_not_resumed_by_another(refused):
     os.remove("run/model.pt")
     assert "of another command" in refused("--resume run", diagnose)
     diagnose.main(f"--data images --epochs 1 --remove 3 --seeds 1 --out other {SMALL}".split())
-    assert "that run is finished already" in refused("--resume other", diagnose)
+    before = contents(Path("other"))
+    diagnose.main(["--resume", "other"])  # is finished
+    assert contents(Path("other")) == before
     assert "of another command" in refused("--resume other")
 
 

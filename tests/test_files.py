@@ -3,10 +3,12 @@
 import csv
 import json
 import os
+import pickle
 
 from runs import UserError
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -96,6 +98,23 @@ def test_a_table_that_is_none_is_named_and_left_alone(tmp_path, damage):
     with pytest.raises(UserError, match=r"results\.csv: "):
         files.read_csv(file)
     assert file.read_bytes() == damage
+
+
+class Hostile:
+    def __reduce__(self):
+        return os.system, ("touch hacked",)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_file_that_would_run_a_program_is_refused_in_our_words_alone(tmp_path, recwarn, capfd, protocol):
+    torch.save({"weight": Hostile()}, tmp_path / "a.pt", pickle_protocol=protocol)
+    (tmp_path / "b.pt").write_bytes(pickle.dumps({"weight": Hostile()}, protocol))
+    for name in ("a.pt", "b.pt"):
+        with pytest.raises(UserError) as error:
+            files.read_tensors(tmp_path / name)
+        assert str(error.value).endswith("as PyTorch weights, which are tensors (it holds more)")
+    assert not recwarn.list
+    assert capfd.readouterr() == ("", "")
 
 
 def test_json_that_is_damaged_is_named(tmp_path):

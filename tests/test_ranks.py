@@ -31,23 +31,32 @@ def as_rank(monkeypatch):
     return pretend
 
 
-@pytest.mark.parametrize(("rank", "order"), [(0, ["block", "barrier"]), (2, ["barrier", "block"])])
-def test_the_first_process_goes_first_even_where_it_fails(as_rank, rank, order):
-    calls = as_rank(rank)
+def test_what_the_first_process_finds_holds_for_all_and_so_does_its_error(as_rank, monkeypatch):
+    sent = []
 
-    def fail_in_turn():
-        with ranks.first_rank_first():
-            calls.append("block")
-            raise UserError("no such folder")
+    def gather(contents, content):  # as if the first process had come here first
+        sent.append(content)
+        contents[:] = [sent[0], content, content]
 
-    with pytest.raises(UserError):
-        fail_in_turn()
-    assert calls == order  # the others wait no longer, and find the fault themselves
+    for function, error in ((lambda: "digits", None), (lambda: {}["x"], KeyError), (fail, UserError)):
+        sent.clear()
+        for rank in (0, 2) if error is not KeyError else (0,):
+            as_rank(rank)
+            monkeypatch.setattr(ranks.dist, "all_gather_object", gather, raising=False)
+            ours = function if rank == 0 else None  # the others need not call it
+            if error:
+                with pytest.raises(error):
+                    ranks.from_first(ours)
+            else:
+                assert ranks.from_first(ours) == "digits"
+
+
+def fail():
+    raise UserError("no such folder")
 
 
 def test_alone_nothing_waits():
-    with ranks.first_rank_first():
-        pass
+    assert ranks.from_first(lambda: 5) == 5
     assert ranks.ranks() == (0, 1)
 
 

@@ -1,6 +1,10 @@
 """Files that are never half written, run folders that are never used twice, and what a person sees."""
 
 import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import runs
 
@@ -51,6 +55,60 @@ def test_a_mistake_of_ours_keeps_its_traceback():
 
     with pytest.raises(RuntimeError):
         runs.run_command(main)
+
+
+COMMANDS = [
+    path.stem
+    for path in Path(runs.__file__).parent.glob("*.py")
+    if 'if __name__ == "__main__":' in path.read_text(encoding="utf-8")
+]
+BEFORE_TORCH = """
+import os, sys, importlib
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(os.environ["GOMP_SPINCOUNT"], os.environ["KMP_BLOCKTIME"])
+            sys.exit()
+
+sys.meta_path.insert(0, Finder())
+importlib.import_module(sys.argv[1])
+"""
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_openmp_hears_that_its_threads_are_to_sleep_before_torch_is_there(command):
+    assert len(COMMANDS) > 5
+    environment = {key: value for key, value in os.environ.items() if key != "GOMP_SPINCOUNT"}
+    done = subprocess.run(
+        [sys.executable, "-c", BEFORE_TORCH, command],
+        cwd=Path(runs.__file__).parent,
+        env=environment | {"KMP_BLOCKTIME": "7"},  # what a user has set stands
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "1000 7\n"
+
+
+PAGE_FAULTS = """
+import resource, runs, torch
+
+runs.keep_freed_memory()
+for n_done in range(20):
+    if n_done == 10:  # what it will ever have, it has by now
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(40 << 20, dtype=torch.uint8)  # 10,240 pages
+    torch.ones(100 << 20, dtype=torch.uint8)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc has this to be told")
+def test_memory_that_is_freed_is_there_again_without_the_kernel():
+    done = subprocess.run(
+        [sys.executable, "-c", PAGE_FAULTS], cwd=Path(runs.__file__).parent, capture_output=True, text=True
+    )
+    assert int(done.stdout) < 1000
 
 
 class Clock:

@@ -317,6 +317,27 @@ def test_a_brief_trial_sees_few_images_and_the_final_all_of_them(monkeypatch):
         assert label == f"{THE_SHEETS}, label"
 
 
+@pytest.mark.parametrize("judged_on", ["validation", "test"])
+@pytest.mark.parametrize("passes", [0.5, 0.75, 1.5])
+def test_a_broken_pass_over_sorted_images_has_all_classes_and_a_whole_one_their_order(
+    monkeypatch, judged_on, passes
+):
+    data, learnt = stripes(120), []
+    data = data.subset(data.labels.argsort(stable=True))  # as a folder is
+    monkeypatch.setattr(train, "fit", lambda model, data, *rest, **label: learnt.append(data) or 5 * [ROW])
+    bench = Trials(None, data, stripes(30, seed=1), small_settings(), {THE_SHEETS: (1.0, 1)})
+    for length in (passes, 3.0):
+        bench.train(Trial(judged_on, THE_SHEETS, length, 0), "label")
+    part, whole = learnt
+    assert whole.ids == bench.data[judged_on][0].ids
+    assert len(set(part.ids)) == len(part) == len(whole) * passes / round(passes + 0.01)
+    counts = torch.bincount(part.labels, minlength=3)
+    assert counts.min() > len(part) / 5  # the first half of them had 50, 10 and none
+
+
+ROW = {"test_accuracy": 0.5, "test_loss": 0.5}
+
+
 def test_between_short_trials_there_is_progress_too(tmp_path, monkeypatch, capsys):
     Machine(monkeypatch)
     monkeypatch.setattr(trials.Progress, "due", lambda self: True)

@@ -184,7 +184,7 @@ def test_in_bf16_the_last_layer_and_the_loss_are_in_fp32(model):
     images = stripes(4, size=32)
     run_settings = small_settings(model=model, init="xavier", precision="bf16", image_size=32)
     network = small_model(run_settings, images).eval()
-    name, layer = models.last_layer(network)
+    layer = models.last_layer(network)[1]
     seen = []
     layer.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
     logits = train.predict(network, images, run_settings)
@@ -337,3 +337,24 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, ba
     with pytest.raises(UserError, match="training diverged"):
         trained(small_settings(lr=1e38, epochs=1, batch_size=batch_size), tmp_path)
     assert not (tmp_path / "state.pt").exists()
+
+
+class OnAGpu:
+    """Stands for a GPU's tensor: all that may be done with it here is to fetch it."""
+
+    def __init__(self, tensor):
+        self.tensor = tensor
+
+    def cpu(self):
+        return self.tensor
+
+
+def test_the_weights_that_a_gpu_learnt_are_written_from_the_cpu(tmp_path, monkeypatch):
+    run_settings = small_settings()
+    model, history = trained(run_settings)
+    weights = model.state_dict()
+    monkeypatch.setattr(model, "state_dict", lambda: {name: OnAGpu(each) for name, each in weights.items()})
+    train.finish(tmp_path, model, TEST, history, run_settings)
+    written = torch.load(tmp_path / "model.pt", weights_only=True)
+    assert written.keys() == weights.keys()
+    assert all(torch.equal(written[name], weights[name]) for name in weights)

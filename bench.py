@@ -49,13 +49,23 @@ def random_digits(n_images):
 # ---------------------------------------------------------------- what is measured
 
 
-def ours(n_images=6000, image_size=None):
-    """Return images per second of `train.fit` in its second epoch."""
-    settings = complete(Settings(init="xavier", epochs=2, image_size=image_size))
+def ours(n_images=6000, **changes):
+    """Return images per second of `train.fit` in its second epoch; `changes` are of its settings."""
+    settings = complete(Settings(init="xavier", epochs=2, **changes))
     data, model = random_digits(n_images), train.build(settings, 10, (1, 28, 28))
     with redirect_stdout(StringIO()):  # its table
-        rows = train.fit(model, data, data.subset(torch.arange(128)), settings)
+        rows = train.fit(model, data, data.subset(torch.arange(min(128, n_images))), settings)
     return n_images / rows[1]["seconds"]
+
+
+def ours_fp32():
+    """Return images per second of our loop in fp32."""
+    return ours(3000, precision="fp32")
+
+
+def vgg16():
+    """Return images per second of our loop with vgg16 at 32×32 pixels."""
+    return ours(384, model="vgg16", image_size=32)
 
 
 class PlainDataset(Dataset):
@@ -147,7 +157,7 @@ def data_sizes():
 
 def image_sizes():
     """Return images per second for images resized to 14×14 pixels, 28×28 and 56×56."""
-    return {f"{size}×{size} pixels": ours(3000 // (size // 14), size) for size in (14, 28, 56)}
+    return {f"{size}×{size} pixels": ours(3000 // (size // 14), image_size=size) for size in (14, 28, 56)}
 
 
 # ---------------------------------------------------------------- the table
@@ -169,7 +179,7 @@ def measure():
     compared = ["ours", "plain", "plain_bf16", "limit"]
     if complete(Settings()).precision == "fp32":
         compared.remove("plain_bf16")
-    todo = [*compared, "reading", "data_sizes", "image_sizes"] * N_ROUNDS + ["memory"]
+    todo = [*compared, "ours_fp32", "vgg16", "reading", "data_sizes", "image_sizes"] * N_ROUNDS + ["memory"]
     for number, part in enumerate(todo, 1):
         progress.show(f"measuring {part.replace('_', ' ')} ({number} of {len(todo)})")
         result = measured(part)
@@ -230,7 +240,8 @@ def main():
 
 
 PARTS = {
-    part.__name__: part for part in (ours, plain, plain_bf16, limit, reading, memory, data_sizes, image_sizes)
+    part.__name__: part
+    for part in (ours, ours_fp32, vgg16, plain, plain_bf16, limit, reading, memory, data_sizes, image_sizes)
 }
 
 if __name__ == "__main__":

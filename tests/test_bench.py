@@ -19,6 +19,8 @@ import bench
     [
         lambda: bench.ours(300),
         lambda: bench.ours(200, image_size=14),
+        lambda: bench.ours(70, precision="fp32"),
+        lambda: bench.ours(2, model="vgg16", image_size=32),
         lambda: bench.plain(n_images=100),
         lambda: bench.plain("bf16", n_images=100),
         lambda: bench.reading(30),
@@ -50,7 +52,13 @@ def test_the_limit_is_the_matrix_products_rate_over_the_work_of_an_image(monkeyp
 def test_the_table_compares_medians_and_the_files_hold_them(tmp_path, monkeypatch, capsys):
     limit = {"limit": 100, "matrix product": 0.5}
     values = {"ours": [10, 30, 20], "plain": [4, 5, 6], "plain_bf16": [8, 8, 8], "limit": [limit] * 3}
-    values |= {"reading": [60000] * 3, "data_sizes": [{"a": 1, "b": 2}] * 3, "image_sizes": [{"c": 3}] * 3}
+    values |= {
+        "ours_fp32": [7] * 3,
+        "vgg16": [8] * 3,
+        "reading": [60000] * 3,
+        "data_sizes": [{"a": 1, "b": 2}] * 3,
+        "image_sizes": [{"c": 3}] * 3,
+    }
     values |= {"memory": [500]}
     monkeypatch.setattr(bench, "measured", lambda part: values[part].pop(0))
     monkeypatch.setattr(bench, "complete", lambda settings: small_settings(precision="bf16"))
@@ -67,7 +75,9 @@ def test_the_table_compares_medians_and_the_files_hold_them(tmp_path, monkeypatc
     assert {row["threads"] for row in rows} == {"2"}
     units = {row["measure"]: row["unit"] for row in rows}
     assert units == {
-        **dict.fromkeys(["ours", "plain", "plain_bf16", "limit", "a", "b", "c"], "images/s"),
+        **dict.fromkeys(
+            ["ours", "plain", "plain_bf16", "limit", "ours_fp32", "vgg16", "a", "b", "c"], "images/s"
+        ),
         **dict.fromkeys(["ours / plain", "ours / plain_bf16", "ours / limit"], "×"),
         "matrix product": "TFLOP/s",
         "reading": "PNGs/s",

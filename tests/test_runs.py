@@ -91,14 +91,19 @@ def test_openmp_hears_that_its_threads_are_to_sleep_before_torch_is_there(comman
 
 
 PAGE_FAULTS = """
-import resource, runs, torch
+import ctypes, resource, runs
 
 runs.keep_freed_memory()
-for n_done in range(20):
-    if n_done == 10:  # what it will ever have, it has by now
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.memset.argtypes, libc.free.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], [ctypes.c_void_p]
+for n_done in range(4):
+    if n_done == 2:  # what it will ever have, it has by now
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(40 << 20, dtype=torch.uint8)  # 10,240 pages
-    torch.ones(100 << 20, dtype=torch.uint8)
+    for size in (30 << 20, 300 << 20):  # 84,480 pages
+        block = libc.malloc(size)
+        libc.memset(block, 1, size)
+        libc.free(block)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 

@@ -69,6 +69,8 @@ def describe(settings, model, train, test, options=None):
             "classes": list(train.classes),
             "fingerprint": [train.fingerprint(), test.fingerprint()],
         },
+        # Not in data, which --resume compares: the runs before this key go on too.
+        "content_fingerprint": [train.content_fingerprint(), test.content_fingerprint()],
         "weights": fingerprint(settings.weights) if settings.weights else None,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "platform": {
@@ -88,7 +90,8 @@ def read_config(folder):
         settings, data, where = Settings(**config["settings"]), config["data"], config["platform"]
         numbers = (config["n_parameters"], data["n_train"], data["n_test"], where["n_processes"])
         train_print, test_print = data["fingerprint"]
-        texts = (data["source"], train_print, test_print, where["hardware"])
+        train_content, test_content = config.get("content_fingerprint", data["fingerprint"])
+        texts = (data["source"], where["hardware"], train_print, test_print, train_content, test_content)
         whole = all(isinstance(n, int) and 0 < n < 2**40 for n in numbers)
         whole = whole and all(isinstance(text, str) for text in texts)
         if not whole or config["checksum"] != checksum(config["settings"], config["options"]):

@@ -47,6 +47,19 @@ def go_on(run):
     return to_type(["train.py", "--resume", run["folder"]], run["config"]["platform"]["n_processes"])
 
 
+def name_contents(runs):
+    """Give each of `runs` its contents: [training, test] fingerprints, the same for images in any order.
+
+    Runs from before there was such a fingerprint have that of another run with the same images in the same
+    order, or else the one that depends on the order.
+    """
+    known = {}  # by the one that depends on the order
+    for config in (run["config"] for run in runs):
+        known |= zip(config["data"]["fingerprint"], config.get("content_fingerprint", ()), strict=False)
+    for run in runs:
+        run["contents"] = [known.get(each, each) for each in run["config"]["data"]["fingerprint"]]
+
+
 def same_but_seed(runs):
     """Return lists of `runs` that differ in nothing but their seed, in the order in which they begin.
 
@@ -58,10 +71,10 @@ def same_but_seed(runs):
         if not run["history"]:
             print(f"Note: {run['folder']} is left out: none of its epochs is over; {go_on(run)}")
             continue
-        data, machine = config["data"]["fingerprint"], config["platform"]
+        machine = config["platform"]
         # Where the data and the weights lie counts for less than what they are.
         same = replace(settings, seed=0, data="", limit=None, weights=None)
-        key = (same, config.get("weights"), *data, machine["hardware"], machine["n_processes"])
+        key = (same, config.get("weights"), *run["contents"], machine["hardware"], machine["n_processes"])
         group = groups.setdefault((*key, len(run["history"]), run["finished"]), [])
         twins = [other["folder"] for other in group if other["settings"].seed == settings.seed]
         if twins:
@@ -125,7 +138,7 @@ def with_names(groups):
         values = [(name, getattr(settings, name)) for name in names]
         values = [(name, value) for name, value in values if name in varied or value is True]
         words = [name if value is True else f"{name} {value}" for name, value in values if value]
-        if len({other[0]["config"]["data"]["fingerprint"][0] for other in groups}) > 1:
+        if len({other[0]["contents"][0] for other in groups}) > 1:
             words.append(f"trained on {row['n_train']:,} of {row['data']}")
         if len({other["hardware"] for other in rows}) > 1:
             words.append(row["hardware"])
@@ -202,12 +215,13 @@ def main(arguments=None):
     runs = [read_run(folder) for folder in given.runs] or training_runs()
     if not runs:
         raise UserError("no training run is in runs/; python train.py makes one")
+    name_contents(runs)
     groups = same_but_seed(runs)
     if not groups:
         raise UserError("none of these runs has an epoch that is over")
     sections = {}  # by the images that were tested
     for group in groups:
-        sections.setdefault(group[0]["config"]["data"]["fingerprint"][1], []).append(group)
+        sections.setdefault(group[0]["contents"][1], []).append(group)
     table, pictures = [], []
     for members in sections.values():
         rows = with_names(members)

@@ -58,10 +58,18 @@ class ImageData:
         return replace(self, images=self.images[indices], labels=self.labels[indices], ids=ids)
 
     def fingerprint(self):
-        """Return 16 hexadecimal digits that differ where pixels, labels or class names do."""
+        """Return 16 hexadecimal digits that differ where pixels, labels, class names or the order do."""
         digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
         digest.update(self.images.contiguous().numpy())
         digest.update(self.labels.numpy())
+        return digest.hexdigest()[:16]
+
+    def content_fingerprint(self):
+        """Return 16 hexadecimal digits like `fingerprint`'s, but the same for the samples in any order."""
+        samples = zip(self.images.contiguous().numpy(), self.labels.tolist(), strict=True)
+        digests = [hashlib.sha256(image).digest() + label.to_bytes(8, "big") for image, label in samples]
+        digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
+        digest.update(b"".join(sorted(digests)))
         return digest.hexdigest()[:16]
 
 

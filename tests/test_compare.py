@@ -6,6 +6,7 @@ import statistics
 from runs import UserError
 
 import pytest
+import torch
 from conftest import write_folder
 from PIL import Image
 
@@ -19,16 +20,19 @@ SMALL = "--n-blocks 1 --n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with four finished runs of one network on two data sets."""
+    """A folder with finished runs of one network: on images, the same in another order, and others."""
     root = tmp_path_factory.mktemp("compare")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         write_folder(root / "images")
         write_folder(root / "others", n_test=9)
+        for file in sorted(write_folder(root / "shuffled").rglob("*.png")):
+            file.rename(file.with_stem(f"{1000 - int(file.stem)}"))
         for name, flags in {
             "a-0": "--data images --epochs 3",
             "a-1": "--data images --epochs 3 --seed 1",
-            "b": "--data images --epochs 2 --augment",
+            "a-2": "--data shuffled --epochs 3 --seed 2",
+            "b": "--data shuffled --epochs 2 --augment",
             "c": "--data others --epochs 3",
         }.items():
             train.main(f"{SMALL} {flags} --out runs/{name}".split())
@@ -48,18 +52,20 @@ def seconds(run):
     return [float(row["seconds"]) for row in read_csv(f"runs/{run}/metrics.csv")]
 
 
-def test_seeds_are_one_line_and_other_data_stand_apart(folder, monkeypatch, capsys):
+def test_seeds_are_one_line_whatever_the_images_order_and_other_data_stand_apart(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     a, b, c = table()
-    assert [row["n_seeds"] for row in (a, b, c)] == ["2", "1", "1"]
-    assert (a["seeds"], a["epochs"], b["epochs"]) == ("0 1", "3", "2")
-    final = [accuracies(run)[-1] for run in ("a-0", "a-1")]
+    assert [row["n_seeds"] for row in (a, b, c)] == ["3", "1", "1"]
+    assert (a["seeds"], a["epochs"], b["epochs"]) == ("0 1 2", "3", "2")
+    runs = ("a-0", "a-1", "a-2")
+    final = [accuracies(run)[-1] for run in runs]
     assert float(a["final_accuracy"]) == pytest.approx(statistics.mean(final), abs=1e-3)
     assert float(a["final_sd"]) == pytest.approx(statistics.stdev(final), abs=1e-3)
-    best = [max(accuracies(run)) for run in ("a-0", "a-1")]
+    best = [max(accuracies(run)) for run in runs]
     assert float(a["best_accuracy"]) == pytest.approx(statistics.mean(best), abs=1e-3)
-    assert float(a["seconds"]) == pytest.approx(sum(seconds("a-0") + seconds("a-1")) / 2, abs=0.1)
+    assert float(a["seconds"]) == pytest.approx(sum(sum(seconds(run)) for run in runs) / 3, abs=0.1)
     assert "augment" in b["named"]
+    assert "trained on" not in b["named"]
     assert "augment" not in a["named"]
     output = capsys.readouterr().out
     assert output.count("tested on") == 2
@@ -124,6 +130,30 @@ def test_the_same_images_from_another_place_are_the_same_experiment(folder, tmp_
     assert [row["n_seeds"] for row in table()] == ["1", "1"]
 
 
+def test_runs_from_before_the_content_fingerprint_are_grouped_and_go_on(folder, tmp_path, monkeypatch):
+    def make_old(run):
+        config = read_json(run / "config.json")
+        del config["content_fingerprint"]
+        write_json(run / "config.json", config)
+
+    first, second, shuffled = (copied(folder, tmp_path, monkeypatch, run) for run in ("a-0", "a-1", "a-2"))
+    make_old(second)  # which has the first one's images in the first one's order
+    assert [row["seeds"] for row in table()] == ["0 1 2"]
+    make_old(first)
+    assert [row["seeds"] for row in table()] == ["0 1", "2"]
+    make_old(shuffled)
+    assert [row["seeds"] for row in table()] == ["0 1", "2"]
+    write_folder(tmp_path / "images")
+    (second / "model.pt").unlink()
+    train.main(["--resume", "runs/a-1"])
+    weights = [torch.load(root / "runs/a-1/model.pt", weights_only=True) for root in (tmp_path, folder)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
+    for damaged in (5, [], ["0" * 16, 5]):
+        write_json(first / "config.json", read_json(first / "config.json") | {"content_fingerprint": damaged})
+        with pytest.raises(UserError, match=r"config\.json is damaged"):
+            table("runs/a-0")
+
+
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
@@ -175,7 +205,8 @@ def test_other_training_data_or_hardware_are_named(folder, tmp_path, monkeypatch
     copied(folder, tmp_path, monkeypatch)
     copy = copied(folder, tmp_path, monkeypatch, "a-1")
     config = read_json(copy / "config.json")
-    config["data"] |= {"source": "mislabelled", "fingerprint": ["0" * 16, config["data"]["fingerprint"][1]]}
+    config["data"]["source"] = "mislabelled"
+    config["data"]["fingerprint"][0] = config["content_fingerprint"][0] = "0" * 16
     config["platform"]["hardware"] = "a GPU"
     write_json(copy / "config.json", config)
     names = [row["named"] for row in table()]

@@ -96,7 +96,7 @@ def test_limit_keeps_the_same_random_images_in_both_halves(folder):
     assert len(data.load(str(folder), limit=1000)[1]) == len(test)
 
 
-def test_the_fingerprint_tells_any_change_of_pixels_labels_or_classes():
+def test_fingerprints_tell_any_change_of_pixels_labels_or_classes_and_one_of_them_of_the_order():
     clean = stripes(12)
     images, labels = clean.images.clone(), clean.labels.clone()
     images[3, 0, 2, 2] += 1
@@ -107,8 +107,13 @@ def test_the_fingerprint_tells_any_change_of_pixels_labels_or_classes():
         clean.subset(torch.arange(11)),
     ]
     changed.append(data.replace(clean, classes=("a", "b", "c")))
-    assert len({part.fingerprint() for part in [clean, *changed]}) == 5
-    assert clean.fingerprint() == stripes(12).fingerprint()
+    changed.append(data.replace(clean, labels=clean.labels[data.random_order(12, 0)]))  # of the same counts
+    for fingerprint in (data.ImageData.fingerprint, data.ImageData.content_fingerprint):
+        assert len(set(map(fingerprint, [clean, *changed]))) == 6
+        assert fingerprint(clean) == fingerprint(stripes(12))
+    shuffled = clean.subset(data.random_order(12, 0))
+    assert shuffled.fingerprint() != clean.fingerprint()
+    assert shuffled.content_fingerprint() == clean.content_fingerprint()
 
 
 # ---------------------------------------------------------------- MNIST

@@ -1,7 +1,6 @@
 """top_losses.csv: which images to remove, keep or relabel; written by diagnose.py, edited, carried out."""
 
 import csv
-import io
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,30 +23,39 @@ def write_ranking(path, data, order, scores, losses, probabilities, kept, labels
     """
     relabelled = labels != data.labels
     predicted = torch.where(relabelled, labels, probabilities.argmax(dim=1))
-    rows = []
-    for rank, index in enumerate(order.tolist(), 1):
-        row = {"rank": rank, "id": data.ids[index]}
-        row["action"] = "remove" if not kept[index] else "relabel" if relabelled[index] else "keep"
-        row["given"] = data.classes[data.labels[index]]
-        row["predicted"] = data.classes[predicted[index]]
-        row |= {"score": f"{scores[index]:.4f}", "loss": f"{losses[index]:.4f}"}
-        for name, probability in zip(data.classes, probabilities[index].tolist(), strict=True):
-            row[f"p({name})"] = f"{probability:.4f}"
-        rows.append(row)
-    write_csv(path, rows)
+
+    def rows():  # one at a time: a million with a hundred classes have no room in memory
+        for rank, index in enumerate(order.tolist(), 1):
+            row = {"rank": rank, "id": data.ids[index]}
+            row["action"] = "remove" if not kept[index] else "relabel" if relabelled[index] else "keep"
+            row["given"] = data.classes[data.labels[index]]
+            row["predicted"] = data.classes[predicted[index]]
+            row |= {"score": f"{scores[index]:.4f}", "loss": f"{losses[index]:.4f}"}
+            for name, probability in zip(data.classes, probabilities[index].tolist(), strict=True):
+                row[f"p({name})"] = f"{probability:.4f}"
+            yield row
+
+    write_csv(path, rows())
 
 
 def read_table(path):
-    """Return a DictReader of a top_losses.csv, whatever delimiter a spreadsheet chose for its country."""
+    """Yield each row of a top_losses.csv, a dict, and where it is: the file and the line.
+
+    Takes whatever delimiter a spreadsheet chose for its country. Raises UserError where it is no such table.
+    """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig", errors="surrogateescape")
+        for delimiter in ",;\t":
+            with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+                table, names = csv.DictReader(file, delimiter=delimiter, strict=True), set()
+                with suppress(csv.Error):
+                    names.update(table.fieldnames or ())
+                if {"id", "action", "predicted"} <= names:
+                    yield from ((row, f"{path}, line {table.line_num}") for row in table)
+                    return
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    for delimiter in ",;\t":
-        table = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        with suppress(csv.Error):
-            if {"id", "action", "predicted"} <= set(table.fieldnames or ()):
-                return table
+    except csv.Error as error:
+        raise UserError(f"{path}, line {table.line_num}: is no line of a table ({error})") from None
     raise UserError(f"{path}: needs the columns id, action and predicted, as in top_losses.csv")
 
 
@@ -61,27 +69,23 @@ def read_decisions(path, data):
     """
     index_of = {name: index for index, name in enumerate(data.ids)}
     labels, kept, done = data.labels.clone(), torch.ones(len(data), dtype=torch.bool), set()
-    table = read_table(path)
-    try:
-        for row in table:
-            where, action = f"{path}, line {table.line_num}", (row["action"] or "").strip().lower()
-            index = index_of.get(row["id"])
-            if index is None or index in done:
-                problem = "twice in this file" if index in done else "not among the training images"
-                raise UserError(f"{where}: {row['id'] or 'a row without id'} is {problem}")
-            if action not in ACTIONS:
-                raise UserError(f"{where}: the action is {action!r}; it must be one of {', '.join(ACTIONS)}")
-            if action == "relabel" and row["predicted"] not in data.classes:
-                raise UserError(f"{where}: there is no class {row['predicted']!r} to relabel to")
-            done.add(index)
-            kept[index] = action != "remove"
-            if action == "relabel":
-                labels[index] = data.classes.index(row["predicted"])
-                if labels[index] == data.labels[index]:
-                    old = f"{row['id']} is labelled {row['predicted']} already"
-                    raise UserError(f"{where}: {old}; put the right class into the column predicted")
-    except csv.Error as error:
-        raise UserError(f"{path}, line {table.line_num}: is no line of a table ({error})") from None
+    for row, where in read_table(path):
+        action = (row["action"] or "").strip().lower()
+        index = index_of.get(row["id"])
+        if index is None or index in done:
+            problem = "twice in this file" if index in done else "not among the training images"
+            raise UserError(f"{where}: {row['id'] or 'a row without id'} is {problem}")
+        if action not in ACTIONS:
+            raise UserError(f"{where}: the action is {action!r}; it must be one of {', '.join(ACTIONS)}")
+        if action == "relabel" and row["predicted"] not in data.classes:
+            raise UserError(f"{where}: there is no class {row['predicted']!r} to relabel to")
+        done.add(index)
+        kept[index] = action != "remove"
+        if action == "relabel":
+            labels[index] = data.classes.index(row["predicted"])
+            if labels[index] == data.labels[index]:
+                old = f"{row['id']} is labelled {row['predicted']} already"
+                raise UserError(f"{where}: {old}; put the right class into the column predicted")
     check_none_emptied(data, kept, labels, path)
     return kept, labels
 

@@ -9,6 +9,7 @@ import pickle
 import re
 import warnings
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 from runs import UserError, is_out_of_memory, one_line
@@ -51,11 +52,13 @@ def read_json(path):
 
 
 def write_csv(path, rows):
-    """Write `rows`, dicts with the same keys, under a header line."""
+    """Write `rows`, an iterable of one or more dicts with the same keys, under a header line."""
+    rows = iter(rows)
+    first = next(rows)
     with written(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        table = csv.DictWriter(file, fieldnames=rows[0])
+        table = csv.DictWriter(file, fieldnames=first)
         table.writeheader()
-        table.writerows(rows)
+        table.writerows(chain([first], rows))
 
 
 def append_csv(path, row):

@@ -2,6 +2,7 @@
 
 import csv
 import tempfile
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,6 +113,21 @@ def test_a_file_name_that_is_no_text_is_kept(tmp_path):
     path = tmp_path / "top_losses.csv"
     write_ranking(path, odd, order, torch.zeros(9), torch.zeros(9), PROBABILITIES, kept, odd.labels)
     assert read_decisions(path, odd)[0].tolist() == kept.tolist()
+
+
+def test_of_a_large_file_a_line_is_in_memory_at_a_time(tmp_path):
+    n_images, n_classes = 300, 300
+    large = replace(stripes(n_images), classes=tuple(f"class {label}" for label in range(n_classes)))
+    arguments = torch.arange(n_images), torch.zeros(n_images), torch.zeros(n_images)
+    probabilities, kept = torch.eye(n_images)[:, :n_classes], torch.arange(n_images) > 9
+    path = tmp_path / "top_losses.csv"
+    tracemalloc.start()
+    try:
+        write_ranking(path, large, *arguments, probabilities, kept, large.labels)
+        assert read_decisions(path, large)[0].tolist() == kept.tolist()
+        assert tracemalloc.get_traced_memory()[1] < path.stat().st_size  # as many bytes as the file has
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("content", [b"", b"id,rank\n", b"\xff\xfe\x00", None])

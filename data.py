@@ -24,7 +24,7 @@ from torchvision.transforms import v2
 
 from digits import digits
 from files import check_new
-from images import TEST_NAMES, TRAIN_NAMES, copy_images, list_images, read_images, split_folder, write_images
+from images import TRAIN_NAMES, copy_images, list_folder, list_images, read_images, split_folder, write_images
 
 DATA = Path("data")  # where `--data auto` looks, and where downloads go
 TEN_DIGITS = tuple("0123456789")
@@ -179,11 +179,8 @@ def download_mnist():
 
 def load_folder(root, limit=None, image_size=None):
     """Return (train, test) of the image folders `root`/train/CLASS/… and `root`/test/CLASS/…"""
-    listings = [
-        list_images(split_folder(root, *TRAIN_NAMES)),
-        list_images(split_folder(root, *TEST_NAMES)),
-    ]
-    (_, _, classes), (_, _, test_classes) = listings
+    listings = list_folder(root)
+    classes, test_classes = (listing[2] for listing in listings)
     if classes != test_classes:
         lone = min(set(classes) ^ set(test_classes))
         place = "training" if lone in classes else "test"
@@ -191,7 +188,7 @@ def load_folder(root, limit=None, image_size=None):
             f"{root}: only the {place} set has the class {lone}; both need the same class folders"
         )
     halves = []
-    for files, labels, _ in listings:
+    for files, labels, *_ in listings:
         kept = chosen(len(files), limit)
         halves.append(([files[index] for index in kept], torch.tensor(labels)[kept]))
     (train_files, train_labels), (test_files, test_labels) = halves
@@ -297,7 +294,7 @@ def mislabel(source, out, count=100, seed=0, classes=None):
     `classes` are names; with them, only their images are changed, into one another.
     """
     root = Path(source)
-    files, labels, names = list_images(split_folder(root, *TRAIN_NAMES))
+    files, labels, names, _ = list_images(split_folder(root, *TRAIN_NAMES))
     for name in classes or []:
         if name not in names:
             raise UserError(f"{source} has no class {name}; it has {', '.join(names)}")

@@ -3,20 +3,28 @@
 The layout is FOLDER/train/CLASS/… and FOLDER/test/CLASS/…; nothing here changes a file that is there already.
 """
 
+import math
+import os
 import shutil
-from contextlib import contextmanager
+import warnings
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from runs import Progress, UserError, one_line
 
+import numpy as np
 import torch
-from torchvision.datasets import ImageFolder
+from PIL import Image, ImageOps
+from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.io import ImageReadMode, decode_image, encode_png
 from torchvision.transforms import v2
 
 from files import check_new, locked
 
 TRAIN_NAMES, TEST_NAMES = ("train", "training"), ("test", "testing", "val")
+EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow reads more, some by other programs
+JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"  # how these files begin
 
 # ---------------------------------------------------------------- reading
 
@@ -33,62 +41,188 @@ def split_folder(root, *names):
 
 
 def list_images(folder):
-    """Return (files, labels, classes) of a folder that has a folder of images per class."""
-    try:
-        listing = ImageFolder(folder)
-    except FileNotFoundError as error:  # no class folders, or empty ones; torchvision's text names them
+    """Return (files, labels, classes, others) of a folder that has a folder of images per class.
+
+    Their order is that of torchvision's ImageFolder: by class, then by folder, then by name. `others` are the
+    files that are no images, by their extension. Files and folders whose names begin with a dot are hidden.
+    """
+    classes = sorted(
+        entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")
+    )
+    files, labels, others = [], [], []
+    for label, name in enumerate(classes):
+        found = []
+        for place, folders, names in os.walk(os.path.join(folder, name), followlinks=True):
+            folders[:] = [inner for inner in folders if not inner.startswith(".")]  # the others are entered
+            found += [os.path.join(place, file) for file in names if not file.startswith(".")]
+        for file in sorted(found, key=os.path.split):
+            if file.lower().endswith(EXTENSIONS):
+                files.append(file)
+                labels.append(label)
+            else:
+                others.append(file)
+    empty = [classes[label] for label in sorted(set(range(len(classes))) - set(labels))]
+    if empty:
         raise UserError(
-            f"{folder}: {one_line(error)}; put images there, or remove the class folder"
-        ) from None
-    if len(listing.classes) < 2:
-        raise UserError(f"{folder}: has one class only, {listing.classes[0]}; two or more are needed")
-    files, labels = zip(*listing.samples, strict=True)
-    return files, labels, tuple(listing.classes)
+            f"{folder}: no images ({', '.join(EXTENSIONS)}) in the class folders {', '.join(empty)}; "
+            "put images there, or remove the folders"
+        )
+    if len(classes) < 2:
+        has = f"one class only, {classes[0]}" if classes else "no class folders"
+        raise UserError(f"{folder}: has {has}; two or more are needed")
+    return files, labels, tuple(classes), others
+
+
+def list_folder(root):
+    """Return what `list_images` does, of the training and of the test images of `root`.
+
+    Prints how many files are no images, if any, and the first three names.
+    """
+    train, test = (list_images(split_folder(root, *names)) for names in (TRAIN_NAMES, TEST_NAMES))
+    others = train[3] + test[3]
+    if others:
+        names = ", ".join(Path(file).relative_to(root).as_posix() for file in others[:3])
+        more = ", …" if len(others) > 3 else ""
+        print(f"Note: files in {root} that are no images are left out, {len(others):,} in all: {names}{more}")
+    return train, test
 
 
 def read_images(files, image_size=None):
     """Return the images of `files`, uint8 (N, channels, height, width): grey if all of them are, else RGB.
 
     With `image_size`, images of mixed sizes are resized to its square, and larger ones at once to save
-    memory. Raises UserError where a file is no whole image, or sizes are mixed without `image_size`.
+    memory. Raises UserError where a file is no whole image, sizes are mixed without `image_size`, or memory
+    is too small for all of them.
     """
-    progress, images = Progress(), []
-    for file in files:  # one after the other: for small files threads cost more than they gain
-        images.append(read_image(file, image_size))
+    progress = Progress()
+    for index, file in enumerate(files):  # one by one: for small files threads cost more than they gain
+        image = read_image(file, image_size)
+        if index == 0:
+            images = new_images(len(files), *image.shape)
+        size = image.shape[1:]
+        if size != images.shape[2:]:
+            if image_size is None:
+                height, width = images.shape[2:]
+                raise UserError(
+                    f"images of mixed sizes: {files[0]} has {height}×{width} pixels, {file} "
+                    f"{size[0]}×{size[1]}; --image-size N makes them all N×N"
+                )
+            size = (image_size, image_size)
+            image = resize(image, size)
+        shape = (max(len(image), images.shape[1]), *size)
+        if shape != images.shape[1:]:  # the first in colour, or of another size
+            images = converted(images, index, shape)
+        images[index] = image
         if progress.due():
-            progress.show(f"reading images: {len(images):,} of {len(files):,}")
+            progress.show(f"reading images: {index + 1:,} of {len(files):,}")
     progress.clear()
-    if any(image.shape[0] != 1 for image in images):
-        images = [image.expand(3, -1, -1) for image in images]
-    sizes = {image.shape[1:]: file for image, file in zip(images, files, strict=True)}
-    if len(sizes) > 1 and image_size is None:
-        (size, file), (other_size, other_file) = list(sizes.items())[:2]
+    return images
+
+
+def new_images(n, channels, height, width):
+    """Return room for `n` images, uint8; raise UserError where memory is too small for them."""
+    needed, free = n * channels * height * width, free_memory()
+    if needed > free:
         raise UserError(
-            f"images of mixed sizes: {file} has {size[0]}×{size[1]} pixels, {other_file} "
-            f"{other_size[0]}×{other_size[1]}; --image-size N makes them all N×N"
+            f"{n:,} images of {height}×{width} pixels take {needed / 1e9:,.1f} GB of memory, and "
+            f"{free / 1e9:,.1f} GB are free; try a smaller --image-size or --limit"
         )
-    if len(sizes) > 1:
-        images = [v2.functional.resize(image, [image_size, image_size], antialias=True) for image in images]
-    return torch.stack(images)
+    return torch.empty(n, channels, height, width, dtype=torch.uint8)
+
+
+def converted(images, n_read, shape):
+    """Return room for as many images of another `shape`, with the first `n_read` of `images` in it."""
+    room = new_images(len(images), *shape)
+    for old, new in zip(images[:n_read], room):  # noqa: B905 (the rest is not read yet)
+        new.copy_(resize(old, shape[1:]))  # grey becomes three equal channels
+    return room
+
+
+def free_memory():
+    """Return how many bytes the machine has left for this process, or inf where that is not known."""
+    with suppress(OSError), open("/proc/meminfo") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return math.inf
+
+
+def resize(image, size):
+    """Return images, uint8 (…, height, width), in another `size`, (height, width)."""
+    return v2.functional.resize(image, list(size), antialias=True)
 
 
 def read_image(file, image_size=None):
-    """Return one image file as uint8 (1 or 3, height, width), turned as its EXIF data says."""
+    """Return one image file as uint8 (1 or 3, height, width), turned as its EXIF data says.
+
+    Of an animation it is the first frame. What is transparent becomes white, or black where on white nothing
+    can be seen.
+    """
     try:
-        # Always as RGB: what torchvision makes of a palette's PNG in its other modes is not the picture.
-        image = decode_image(file, ImageReadMode.RGB, apply_exif_orientation=True)
-        if image.ndim != 3:
-            raise ValueError("it is an animation")
+        image = decode(file)
         image = v2.functional.to_dtype(image, torch.uint8, scale=True)  # PNGs may have 16 bits
     except Exception as error:
         raise UserError(
             f"{file}: cannot be read as an image ({one_line(error)}): replace or remove it"
         ) from None
+    if len(image) == 4:
+        image = opaque(image)
     if torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]):
         image = image[:1]  # grey
     if image_size and min(image.shape[1:]) > image_size:
-        image = v2.functional.resize(image, [image_size, image_size], antialias=True)
+        image = resize(image, (image_size, image_size))
     return image
+
+
+def opaque(image):
+    """Return a picture with alpha, uint8 (4, height, width), as (3, height, width) without it.
+
+    It is laid on white, or on black where on white it is of one colour.
+    """
+    colour, alpha = image[:3].int(), image[3:].int()
+    for background in (255, 0):
+        picture = ((colour * alpha + background * (255 - alpha) + 127) // 255).to(torch.uint8)
+        if (picture != picture[:, :1, :1]).any():
+            break
+    return picture
+
+
+def decode(file):
+    """Return the picture in a file, (3, height, width) or with alpha (4, …): uint8, or uint16 of a PNG.
+
+    The size is looked up in the header first, as a small file can hold a picture that no memory can: Pillow
+    raises DecompressionBombError above 179 million pixels.
+    """
+    with open(file, "rb") as opened:
+        content = bytearray(opened.read())
+    # A PNG's header, read here since Pillow takes longer, which counts with many small files: width and
+    # height after 16 bytes, then depth and kind. Kinds 4 and 6 have alpha, the others where there is a tRNS.
+    n_pixels = int.from_bytes(content[16:20], "big") * int.from_bytes(content[20:24], "big")
+    has_alpha = content[25:26] in (b"\4", b"\6") or b"tRNS" in content[: content.find(b"IDAT")]
+    if content.startswith(PNG) and n_pixels <= 2 * Image.MAX_IMAGE_PIXELS and not has_alpha:
+        return decode_by_torchvision(content)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's, as of more than half the pixels that it takes
+        with Image.open(file, formats=FORMATS) as picture:
+            return decode_by_torchvision(content) if content.startswith(JPEG) else decode_by_pillow(picture)
+
+
+def decode_by_torchvision(content):
+    """Return the picture in a JPEG or a PNG without alpha, given as a bytearray."""
+    # Always as RGB: what torchvision makes of a palette's PNG in its other modes is not the picture.
+    content = torch.frombuffer(content, dtype=torch.uint8)
+    return decode_image(content, ImageReadMode.RGB, apply_exif_orientation=True)
+
+
+def decode_by_pillow(picture):
+    """Return the first frame of a picture that Pillow has opened."""
+    if picture.mode in ("I", "F"):
+        raise ValueError("it has 32 bits a channel")  # and no brightness that all programs take for white
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I;16"):  # which Pillow would clip to 255
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
 
 
 # ---------------------------------------------------------------- writing
@@ -152,8 +286,8 @@ def copy_images(root, out, new_classes):
     taken in its new class: that gets a number.
     """
     check_copy(root, out)
-    train, test = (split_folder(root, *names) for names in (TRAIN_NAMES, TEST_NAMES))
-    files = [Path(file).relative_to(root) for folder in (train, test) for file in list_images(folder)[0]]
+    train = split_folder(root, *TRAIN_NAMES).relative_to(root)
+    files = [Path(file).relative_to(root) for listing in list_folder(root) for file in listing[0]]
     taken = {file.as_posix() for file in files}
     progress = Progress()
     with whole_folder(out) as folder:
@@ -163,7 +297,7 @@ def copy_images(root, out, new_classes):
                 new_class = new_classes[file.as_posix()]
                 if new_class is None:
                     continue
-                target = free_name(train.relative_to(root) / new_class / file.name, taken)
+                target = free_name(train / new_class / file.name, taken)
             (folder / target).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / file, folder / target)
             if progress.due():

@@ -1,6 +1,9 @@
 """Image files: what is read is what was written, a copy is whole or not there, no file is ever changed."""
 
+import itertools
+import os
 import tempfile
+import warnings
 from pathlib import Path
 
 from runs import UserError
@@ -8,11 +11,13 @@ from runs import UserError
 import numpy as np
 import pytest
 import torch
+import torchvision.datasets
 from conftest import stripes, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+from torchvision.transforms import v2
 
 import data
 import images
@@ -53,11 +58,11 @@ def test_grey_and_colour_together_become_rgb(tmp_path, random_image):
 def test_unusual_files_are_read_as_pillow_reads_them(tmp_path, random_image):
     colour = Image.fromarray(random_image(6, 9, 3))
     alpha = colour.copy()
-    alpha.putalpha(200)
+    alpha.putalpha(255)
     deep = np.arange(54, dtype=np.uint16).reshape(6, 9) * 1200
     for name, picture, expected in (
         ("palette", colour.quantize(8), None),
-        ("alpha", alpha, colour),
+        ("opaque", alpha, colour),
         ("grey-alpha", colour.convert("LA"), colour.convert("L").convert("RGB")),
         ("bilevel", colour.convert("1"), colour.convert("1").convert("L")),
         ("deep", Image.fromarray(deep), Image.fromarray((deep // 257).astype(np.uint8))),
@@ -95,11 +100,196 @@ def test_an_image_that_cannot_be_read_is_named(folder, content, kind, random_ima
         data.load(str(folder))
 
 
-def test_an_animation_is_refused(tmp_path):
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_the_first_frame_of_an_animation_is_read(tmp_path, kind):
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
-    frames[0].save(tmp_path / "a.png", "GIF", save_all=True, append_images=frames[1:])
-    with pytest.raises(UserError, match="it is an animation"):
-        images.read_images([str(tmp_path / "a.png")])
+    frames[0].save(tmp_path / "a.png", kind, save_all=True, append_images=frames[1:], lossless=True)
+    assert images.read_image(tmp_path / "a.png")[:, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_every_kind_of_file_is_read_as_a_viewer_shows_it(tmp_path, random_image):
+    colour = Image.fromarray(random_image(6, 9, 3))
+    deep = np.arange(54, dtype=np.uint16).reshape(6, 9) * 1200
+    palette = colour.quantize(8)
+    for name, picture, expected in (
+        ("palette.gif", palette, palette),
+        ("colour.BMP", colour, colour),
+        ("colour.tif", colour, colour),
+        ("palette.tiff", palette, palette),
+        ("bilevel.Tif", colour.convert("1"), colour.convert("1")),
+        ("deep.tif", Image.fromarray(deep), Image.fromarray((deep // 256).astype(np.uint8))),
+        ("colour.ppm", colour, colour),
+    ):
+        for split in ("train", "test"):
+            for label in ("cat", "dog"):
+                (tmp_path / name / split / label).mkdir(parents=True)
+                picture.save(tmp_path / name / split / label / name)
+        read = images.read_images(data.list_images(tmp_path / name / "train")[0])
+        expected = np.asarray(expected.convert("RGB")).transpose(2, 0, 1)
+        assert np.array_equal(read.expand(-1, 3, -1, -1).numpy(), np.stack([expected, expected])), name
+
+
+def test_a_picture_of_32_bits_is_named(tmp_path):
+    Image.fromarray(np.full((3, 3), 0.5, dtype=np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(UserError, match=r"a\.tif: cannot be read as an image \(it has 32 bits a channel\)"):
+        images.read_image(tmp_path / "a.tif")
+
+
+# ---------------------------------------------------------------- transparent images
+
+
+@given(arrays(np.uint8, (3, 4, 4)), st.sampled_from(["RGBA.png", "RGBA.webp", "LA.png", "P.png"]))
+def test_what_is_transparent_becomes_white(pixels, kind):
+    pixels[0, 0], pixels[2, 3] = (9, 9, 9, 255), (200, 0, 0, 255)  # two colours, so that white it is
+    if kind == "LA.png":
+        pixels[..., 1] = pixels[..., 2] = pixels[..., 0]
+    with tempfile.TemporaryDirectory() as folder:
+        file = str(Path(folder, kind))
+        if kind == "P.png":  # twelve pixels, each of a colour of its own with an alpha of its own
+            picture = Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4))
+            picture.putpalette(pixels[..., :3].tobytes())
+            picture.save(file, transparency=pixels[..., 3].tobytes())
+        else:
+            Image.fromarray(pixels).convert(Path(kind).stem).save(file, lossless=True, exact=True)
+        read = images.read_image(file).expand(3, -1, -1).permute(1, 2, 0).numpy()
+    colour, alpha = np.split(pixels.astype(float), [3], axis=2)
+    assert np.abs(read - (colour * alpha + 255 * (255 - alpha)) / 255).max() <= 0.5
+
+
+@given(arrays(np.uint8, (3, 4, 3)), st.sampled_from(["RGB", "L"]), st.booleans())
+def test_an_opaque_image_is_the_same_with_alpha_and_without(pixels, mode, one_colour):
+    picture = Image.fromarray(pixels[:1, :1] if one_colour else pixels).convert(mode)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [str(Path(folder, name)) for name in ("without.png", "with.png")]
+        picture.save(files[0])
+        picture.convert(f"{mode}A").save(files[1])
+        assert torch.equal(*(images.read_image(file) for file in files))
+
+
+@pytest.mark.parametrize(("shade", "seen"), [(0, [255, 0]), (90, [255, 90]), (255, [0, 255])])
+@pytest.mark.parametrize("kind", ["png", "gif", "webp", "tif"])
+def test_a_glyph_in_the_alpha_channel_can_be_seen(tmp_path, shade, seen, kind):
+    glyph = np.full((8, 8, 4), shade, dtype=np.uint8)
+    glyph[..., 3] = 0
+    glyph[2:5, 2:5, 3] = 255
+    Image.fromarray(glyph).save(tmp_path / f"a.{kind}", lossless=True)
+    read = images.read_image(tmp_path / f"a.{kind}")
+    assert (read.shape, [read[0, 0, 0], read[0, 3, 3]]) == ((1, 8, 8), seen)
+
+
+# ---------------------------------------------------------------- more than memory holds
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
+def test_an_image_that_is_too_large_is_named_before_it_is_decoded(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png", kind)  # twice as many: the most that Pillow takes
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)  # which is no concern of a user's
+        assert images.read_image(tmp_path / "a.png").shape == (1, 20, 20)
+    Image.new("RGB", (20, 21)).save(tmp_path / "a.png", kind)
+    with pytest.raises(UserError, match=r"a\.png: cannot .* \(Image size \(420 pixels\) exceeds limit"):
+        images.read_image(tmp_path / "a.png")
+
+
+def test_images_that_do_not_fit_in_memory_are_not_read(tmp_path, monkeypatch, random_image):
+    files = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png", "not there.png")]
+    for file, shape in zip(files, ((10, 20), (10, 20), (10, 20, 3)), strict=False):
+        Image.fromarray(random_image(*shape)).save(file)
+    monkeypatch.setattr(images, "free_memory", lambda: 799)
+    with pytest.raises(UserError, match=r"4 images of 10×20 pixels take .* --image-size or --limit"):
+        images.read_images(files)
+    assert len(images.read_images(files[:2])) == 2
+    with pytest.raises(UserError, match="3 images of 10×20 pixels"):
+        images.read_images(files[:3])  # the last is in colour: three times as many bytes
+    assert len(images.read_images(files[:3], image_size=8)) == 3
+
+
+@pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="only Linux tells")
+def test_free_memory_is_some_of_the_machines():
+    assert 2**20 < images.free_memory() < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.parametrize(("last", "most"), [("grey", 1.15), ("colour", 1.4)])
+def test_every_image_is_in_memory_once_while_all_are_read(tmp_path, random_image, last, most):
+    Image.fromarray(random_image(64, 64)).save(tmp_path / "grey.png")
+    Image.fromarray(random_image(64, 64, 3)).save(tmp_path / "colour.png")
+    files = [str(tmp_path / "grey.png")] * 200 + [str(tmp_path / f"{last}.png")]  # at worst it comes last
+    with torch.profiler.profile(profile_memory=True) as profiler:
+        n_bytes = images.read_images(files).nbytes
+    events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    changes = [event.nbytes() for event in events if event.name() == "[memory]"]
+    assert n_bytes < max(itertools.accumulate(changes)) < most * n_bytes
+
+
+small_images = st.tuples(st.integers(1, 4), st.integers(1, 4), st.sampled_from([(), (3,)]))
+
+
+@given(st.lists(small_images | st.just((2, 3, ())), min_size=1, max_size=5), st.none() | st.integers(1, 4))
+def test_read_images_are_those_of_the_files_in_one_tensor(kinds, image_size):
+    """Against a list of all images that is stacked."""
+    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [str(Path(folder, f"{index}.png")) for index in range(len(kinds))]
+        for file, (height, width, channels) in zip(files, kinds, strict=True):
+            Image.fromarray(rng.integers(0, 256, (height, width, *channels), dtype=np.uint8)).save(file)
+        each = [images.read_image(file, image_size) for file in files]
+        sizes = {image.shape[1:] for image in each}
+        if len(sizes) > 1 and image_size is None:
+            with pytest.raises(UserError, match="images of mixed sizes"):
+                images.read_images(files)
+            return
+        if len(sizes) > 1:
+            each = [v2.functional.resize(image, [image_size, image_size], antialias=True) for image in each]
+        channels = max(len(image) for image in each)
+        expected = torch.stack([image.expand(channels, -1, -1) for image in each])
+        assert torch.equal(images.read_images(files, image_size), expected)
+
+
+# ---------------------------------------------------------------- listing
+
+
+paths = st.tuples(
+    st.sampled_from(["a", "a b", "B", "ä"]),
+    st.sampled_from([".", "x", "x y", "x/y", "X", "folder.png"]),
+    st.sampled_from(["1.png", "10.PNG", "2.jpg", "b.tiff", "notes"]),
+)
+
+
+@given(st.lists(paths))
+def test_files_are_listed_as_torchvision_lists_them(more):
+    with tempfile.TemporaryDirectory() as folder:
+        for parts in [*((name, ".", "0.webp") for name in ("a", "a b", "B", "ä")), *more]:
+            Path(folder, *parts).parent.mkdir(parents=True, exist_ok=True)
+            Path(folder, *parts).touch()
+        files, labels, classes = images.list_images(folder)[:3]
+        listing = torchvision.datasets.ImageFolder(folder)
+    assert list(zip(files, labels, strict=True)) == listing.samples
+    assert list(classes) == listing.classes
+
+
+def test_what_is_hidden_is_skipped_and_what_is_no_image_is_named(folder, tmp_path, capsys):
+    expected = contents(folder)
+    before = data.load(str(folder))
+    assert capsys.readouterr().out == ""
+    for name in ("train/.ipynb_checkpoints", "train/row0/.ipynb_checkpoints", "train/row2/.cache/inner"):
+        (folder / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(folder / name / "000-checkpoint.png")
+    for name in ("train/.DS_Store", "train/row0/.DS_Store", "train/row0/._000.png"):
+        (folder / name).touch()
+    for half, again in zip(before, data.load(str(folder)), strict=True):
+        assert (half.ids, half.classes, half.fingerprint()) == (again.ids, again.classes, again.fingerprint())
+    assert capsys.readouterr().out == ""  # nothing of it is a person's
+    for name in ("train/row0/notes.txt", "train/row2/a.heic", "train/row2/inner/b", "test/row4/c.svg"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).touch()
+    assert data.load(str(folder))[0].ids == before[0].ids
+    names = "train/row0/notes.txt, train/row2/a.heic, train/row2/inner/b, …"
+    note = f"Note: files in {folder} that are no images are left out, 4 in all: {names}\n"
+    assert capsys.readouterr().out == note
+    images.copy_images(folder, tmp_path / "out", {})
+    assert capsys.readouterr().out == note
+    assert contents(tmp_path / "out") == expected
 
 
 # ---------------------------------------------------------------- writing

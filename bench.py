@@ -8,7 +8,6 @@ alternate, since a machine's speed drifts, and their medians count. The pixels a
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -146,6 +145,8 @@ def memory(n_images=60000):
         train.fit(model, random_digits(n_images), random_digits(n_images // 6), settings)
     if settings.device.startswith("cuda"):
         return torch.cuda.max_memory_allocated() / 2**20
+    import resource  # not above, as Windows has none
+
     unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, else KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 

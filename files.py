@@ -1,31 +1,38 @@
 """Files that are never half written, tables that grow line by line, folders that one process has."""
 
 import csv
-import fcntl
 import io
 import json
 import os
 import pickle
 import re
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
+from uuid import uuid4
 
 from runs import UserError, is_out_of_memory, one_line
 
 import torch
+
+try:
+    import fcntl
+except ImportError:
+    import msvcrt  # Windows
+
+    fcntl = None
 
 
 @contextmanager
 def written(path, mode="wb", **options):
     """Open a new file for writing; when the block ends well, it becomes `path`, in one step.
 
-    However the program ends, `path` holds its old content or its new, never half of it. Arguments as for
-    `open`.
+    However the program ends, `path` holds its old content or its new, never half of it. Of several writers
+    at once the last wins. Arguments as for `open`.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")  # after a kill -9, the next one replaces it
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")  # a kill -9 leaves it: see `locked`
     try:
         with open(temporary, mode, **options) as file:
             yield file
@@ -127,15 +134,32 @@ def check_new(out):
 
 @contextmanager
 def locked(folder):
-    """Keep `folder` to this process for the block; raise UserError where another has it. A kill frees it."""
-    descriptor = os.open(folder, os.O_RDONLY)
+    """Keep `folder` to this process for the block; raise UserError where another has it. A kill frees it.
+
+    What a kill left half written there, at any depth, is removed.
+    """
+    place = Path(folder).resolve()
+    if not fcntl:  # Windows opens no folders: it locks a byte of a file beside it
+        place = place.with_name(f".{place.name}.lock")
+    descriptor = os.open(place, os.O_RDONLY if fcntl else os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError:
+        if fcntl:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    except (BlockingIOError, PermissionError):  # of flock, of msvcrt
+        os.close(descriptor)
         raise UserError(f"{folder}: another process is at work there") from None
+    try:
+        for left in Path(folder).rglob(".*.part"):
+            with suppress(OSError):  # where nothing may be written, and for a folder
+                left.unlink()
+        yield
     finally:
         os.close(descriptor)
+        if not fcntl:
+            with suppress(OSError):  # the next process has it open already
+                place.unlink()
 
 
 def is_free(folder):

@@ -4,16 +4,23 @@ import csv
 import json
 import os
 import pickle
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from runs import UserError
 
 import pytest
 import torch
+from conftest import write_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
 import checkpoint
 import files
+
+HERE = {"PYTHONPATH": str(Path(files.__file__).parent)}
 
 
 def test_a_file_is_replaced_only_when_its_new_content_is_whole(tmp_path):
@@ -34,6 +41,80 @@ def test_a_file_is_replaced_only_when_its_new_content_is_whole(tmp_path):
         new.write("new")
     assert file.read_text() == "new"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_of_two_writers_at_once_each_writes_a_whole_file(tmp_path):
+    file = tmp_path / "file"
+    with files.written(file, "w") as slow:
+        slow.write("slow")
+        with files.written(file, "w") as fast:
+            fast.write("fast one")
+        assert file.read_text() == "fast one"
+    assert file.read_text() == "slow"
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_many_writers_at_once_never_mix(tmp_path):
+    file = tmp_path / "file"
+    contents = [letter * n for letter, n in zip("abcd", (10, 5000, 70000, 200000), strict=True)]
+
+    def write(content):
+        for _ in range(20):
+            with files.written(file, "w") as new:
+                new.write(content)
+            assert file.read_text() in contents
+
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(write, contents))
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_a_kill_left_half_written_is_gone_for_the_next_one_in_the_folder(tmp_path):
+    (tmp_path / "run" / "clean-0").mkdir(parents=True)
+    kill = "with files.written('run/a'), files.written('run/clean-0/a'): os.kill(os.getpid(), 9)"
+    kill = f"import os, files\n{kill}"
+    subprocess.run([sys.executable, "-c", kill], cwd=tmp_path, env=os.environ | HERE)
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 2
+    files.check_new(tmp_path / "run" / "clean-0")  # nothing else is there
+    with files.locked(tmp_path / "run"):
+        assert not any(path.is_file() for path in tmp_path.rglob("*"))
+
+
+WINDOWS = """
+import sys, types
+import torch, torchvision  # which ask for msvcrt to learn where they are, before it seems to be there
+import fcntl, os
+
+def locking(descriptor, mode, n_bytes):
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise PermissionError(13, "Permission denied") from None
+
+def open_file(path, *rest, opened=os.open, **options):
+    if os.path.isdir(path):
+        raise PermissionError(13, "Permission denied", path)
+    return opened(path, *rest, **options)
+
+os.open = open_file
+msvcrt = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
+sys.modules.update(fcntl=None, resource=None, msvcrt=msvcrt)
+import bench, train
+from files import is_free, locked
+train.main("--data images --out run --epochs 1 --n-blocks 1 --n-fully-1 4 --precision fp32".split())
+with locked("run"):
+    assert not is_free("run")
+assert is_free("run")
+"""
+
+
+def test_without_fcntl_a_run_is_trained_and_locked_as_on_windows(tmp_path):
+    write_folder(tmp_path / "images")
+    line = [sys.executable, "-c", WINDOWS]
+    done = subprocess.run(line, cwd=tmp_path, env=os.environ | HERE, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "run" / "model.pt").exists()
+    assert {file.name for file in tmp_path.iterdir()} == {"images", "run"}  # and no lock
 
 
 def test_json_and_csv_are_read_back(tmp_path):

@@ -31,7 +31,7 @@ from torchvision.transforms import ToTensor
 
 import train
 from data import ImageData, read_images
-from files import write_csv
+from files import check_replaceable, write_csv
 from models import ResNet
 from settings import Settings, complete, hardware_name
 
@@ -163,6 +163,8 @@ def image_sizes():
 
 # ---------------------------------------------------------------- the table
 
+TABLE, COLUMNS = "results/bench.csv", ("measure", "median", "low", "high", "unit")  # and where
+
 
 def measured(part):
     """Return what the function named `part` returns in a process of its own."""
@@ -195,10 +197,8 @@ def measure():
     for name, each in values.items():
         unit = "×" if " / " in name else units.get(name, "images/s")
         digits = 2 if unit in ("×", "TFLOP/s") else 0
-        numbers = {"median": statistics.median(each), "low": min(each), "high": max(each)}
-        rows.append(
-            {"measure": name, **{k: round(v, digits or None) for k, v in numbers.items()}, "unit": unit}
-        )
+        numbers = [round(f(each), digits or None) for f in (statistics.median, min, max)]
+        rows.append(dict(zip(COLUMNS, (name, *numbers, unit), strict=True)))
     return rows
 
 
@@ -227,6 +227,7 @@ def main():
     settings = complete(Settings())
     where = {"hardware": hardware_name(settings.device), "precision": settings.precision}
     where |= {"threads": settings.threads, "torch": torch.__version__, "torchvision": torchvision.__version__}
+    check_replaceable(TABLE, [*COLUMNS, *where])  # before minutes of measuring
     if given.json:
         with redirect_stdout(StringIO()):
             rows = measure()
@@ -237,7 +238,7 @@ def main():
         rows = measure()
         print_table(rows)
     Path("results").mkdir(exist_ok=True)
-    write_csv("results/bench.csv", [row | where for row in rows])
+    write_csv(TABLE, [row | where for row in rows])
 
 
 PARTS = {

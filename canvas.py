@@ -6,8 +6,9 @@ Everything is drawn at twice its size and then halved, which smooths the lines.
 import math
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
-from files import written
+from files import PNG_MARK, written
 
 SCALE = 2
 INK, GREY, GRID = "#222222", "#777777", "#e4e4e4"
@@ -45,8 +46,10 @@ class Canvas:
 
     def save(self, path):
         """Write the picture as a PNG file, whole or not at all."""
+        marked = PngInfo()
+        marked.add_text(*PNG_MARK)
         with written(path) as file:
-            self.image.reduce(SCALE).save(file, "PNG", optimize=True)
+            self.image.reduce(SCALE).save(file, "PNG", optimize=True, pnginfo=marked)
 
 
 def ticks(low, high, n_most=6):

@@ -163,8 +163,6 @@ def main(arguments=None):
     figures.add_output_flags(parser, "runs/effect.png")
     given = parser.parse_args(arguments)
     runs = read_effects(given.files)
-    if given.csv and Path(given.csv).resolve() in (Path(file).resolve() for file in given.files):
-        raise UserError(f"--csv {given.csv}: is read; choose another file")
     table = [summary(run) for run in runs]
     print_diagnoses(table)
     lines = []

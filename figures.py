@@ -1,14 +1,13 @@
 """Every picture: a run's curves, lines to compare, costs, a confusion matrix, a contact sheet of images."""
 
+import argparse
 import math
 from pathlib import Path
-
-from runs import output_file
 
 from PIL import Image, ImageFont
 
 from canvas import BLUE, GREY, INK, ORANGE, SCALE, Canvas, axes, whole_ticks
-from files import write_csv
+from files import check_replaceable, write_csv
 
 
 def panel(canvas, area, series, title, log=False):
@@ -70,6 +69,22 @@ def draw_curves(path, history, title):
 COLOURS = (BLUE, ORANGE, "#009e73", "#c2679d", "#333333", "#c99700", "#56b4e9", "#8c564b")
 
 
+def output_file(suffix):
+    """Return argparse's `type` for a file to write: refuses other suffixes and the files of a run."""
+
+    def path(text):
+        file = Path(text).resolve()  # now, as A/../B is B only once A is there
+        if file.suffix != suffix or (file.exists() and not file.is_file()):
+            raise argparse.ArgumentTypeError(f"{text}: is no name for a new {suffix} file")
+        if (file.parent / "config.json").exists():
+            raise argparse.ArgumentTypeError(f"{text}: is a run's; choose another place")
+        if suffix == ".png":
+            check_replaceable(text)
+        return text
+
+    return path
+
+
 def add_output_flags(parser, picture):
     """Give an ArgumentParser the flags of a command that ends in `write_outputs`."""
     parser.add_argument(
@@ -86,6 +101,8 @@ def add_output_flags(parser, picture):
 
 def write_outputs(given, table, title, rows):
     """Write the table, dicts, where --csv was given, draw `rows` as `draw_lines` does, and say where."""
+    if given.csv:
+        check_replaceable(given.csv, table[0])
     for path in filter(None, (given.csv, given.picture)):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
     if given.csv:

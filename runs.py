@@ -134,20 +134,6 @@ def seed_number(text):
 seed_number.__name__ = "seed"
 
 
-def output_file(suffix):
-    """Return argparse's `type` for a file to write: refuses other suffixes and the files of a run."""
-
-    def path(text):
-        file = Path(text).resolve()  # now, as A/../B is B only once A is there
-        if file.suffix != suffix or (file.exists() and not file.is_file()):
-            raise argparse.ArgumentTypeError(f"{text}: is no name for a new {suffix} file")
-        if (file.parent / "config.json").exists() or file.name == "effect.csv":
-            raise argparse.ArgumentTypeError(f"{text}: is a run's; choose another place")
-        return text
-
-    return path
-
-
 # ---------------------------------------------------------------- what a person sees
 
 

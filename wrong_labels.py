@@ -4,7 +4,7 @@
     python wrong_labels.py --classes 4_9 --seeds 0 1 2 3 4
 
 Each seed is another set of wrong labels. Each way to rank is a line of results/wrong_labels.csv. Labels that
-were not changed and are suspects all the same are drawn in results/wrong_labels_CLASSES.png.
+were not changed and are suspects all the same are drawn in results/wrong_labels_DATA_CLASSES.png.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import figures
 import train
 from data import load, random_order, wrong_labels
 from effect import mean_sd
-from files import read_csv, write_csv
+from files import check_replaceable, read_csv, write_csv
 from settings import Settings, complete
 
 N_WRONG = 100
@@ -84,22 +84,15 @@ def rankings(labels, log_probabilities):
 
 
 TABLE = Path("results", "wrong_labels.csv")
-COLUMNS = ["wrong labels", "networks", "ranked by", "label seeds", "found of 100", "mean", "sd"]
-
-
-def written():
-    """Return the rows of TABLE; raise UserError where that file is another table."""
-    rows = read_csv(TABLE) if TABLE.exists() else []
-    if any(list(row) != COLUMNS for row in rows):
-        raise UserError(f"{TABLE}: is no table of this program; move it away")
-    return rows
+KEY = ("data", "wrong labels", "networks", "ranked by", "label seeds")
+COLUMNS = (*KEY, "found of 100", "mean", "sd")
 
 
 def write_rows(rows):
-    """Add `rows` to TABLE, in place of those of the same way, ranking and sets."""
-    same = [[row[name] for name in COLUMNS[:4]] for row in rows]
-    kept = [row for row in written() if [row[name] for name in COLUMNS[:4]] not in same]
-    write_csv(TABLE, [*kept, *rows])
+    """Add `rows` to TABLE, in place of those of the same data, way, ranking and sets."""
+    same = [[row[name] for name in KEY] for row in rows]
+    others = read_csv(TABLE) if TABLE.exists() else []
+    write_csv(TABLE, [row for row in others if [row[name] for name in KEY] not in same] + rows)
 
 
 def show_others(others, predicted, clean, n_sets, picture):
@@ -126,9 +119,11 @@ def main(arguments=None):
     parser.add_argument("--seeds", nargs="+", type=seed_number, default=[0], help="of the sets (default: 0)")
     parser.add_argument("--data", default="mnist", help="mnist, digits or a folder (default: mnist)")
     given = parser.parse_args(arguments)
-    written()  # its faults before the training
-    Path("results").mkdir(exist_ok=True)
     settings, (clean, _) = Settings(init="xavier"), load(given.data)
+    picture = f"results/wrong_labels_{clean.source}_{given.classes}.png"
+    check_replaceable(TABLE, COLUMNS)  # before the training
+    check_replaceable(picture)
+    Path("results").mkdir(exist_ok=True)
     if given.classes == "4_9" and not {"4", "9"} <= set(clean.classes):
         raise UserError(f"--classes 4_9: {given.data} has no classes 4 and 9")
     torch.set_num_threads(complete(settings).threads)
@@ -155,11 +150,11 @@ def main(arguments=None):
     for (way, name), numbers in found.items():
         mean, sd = mean_sd(numbers)
         seeds, each = (" ".join(map(str, some)) for some in (given.seeds, numbers))
-        cells = (given.classes, way, name, seeds, each, round(mean, 1), round(sd, 1))
+        cells = (clean.source, given.classes, way, name, seeds, each, round(mean, 1), round(sd, 1))
         rows.append(dict(zip(COLUMNS, cells, strict=True)))
         print(f"{way:42} {name:14} {mean:5.1f} ± {sd:.1f}")
     write_rows(rows)
-    show_others(others, predicted, clean, len(given.seeds), f"results/wrong_labels_{given.classes}.png")
+    show_others(others, predicted, clean, len(given.seeds), picture)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import pytest
 from conftest import small_settings
 
 import bench
+from files import read_csv
 
 
 @pytest.mark.parametrize(
@@ -84,6 +85,21 @@ def test_the_table_compares_medians_and_the_files_hold_them(tmp_path, monkeypatc
         "memory": "MiB",
     }
     assert not any(values.values())  # each was measured, so often as it should be
+    monkeypatch.setattr(bench, "measure", lambda: [dict.fromkeys(bench.COLUMNS, 1)])
+    monkeypatch.setattr(bench, "print_table", print)
+    bench.main()  # its own table is replaced
+    assert [row["median"] for row in read_csv("results/bench.csv")] == ["1"]
+
+
+def test_another_table_is_not_written_over_and_the_refusal_comes_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["bench.py"])
+    monkeypatch.setattr(bench, "measure", None)
+    Path("results").mkdir()
+    Path("results/bench.csv").write_text("measure,median\nmine,1\n")
+    with pytest.raises(UserError, match=r"bench\.csv: is there, and not from this program"):
+        bench.main()
+    assert Path("results/bench.csv").read_text() == "measure,median\nmine,1\n"
 
 
 def test_json_is_only_json(tmp_path, monkeypatch, capsys):

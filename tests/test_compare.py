@@ -2,6 +2,7 @@
 
 import shutil
 import statistics
+from pathlib import Path
 
 from runs import UserError
 
@@ -233,6 +234,7 @@ def test_one_damaged_run_does_not_hide_the_others(folder, tmp_path, monkeypatch,
         ["--csv", "runs/a-0/model.pt"],
         ["--picture", "runs/a-0/curves.png"],
         ["--picture", "runs/missing/../a-0/curves.png"],
+        ["--picture", "photo.png"],
     ],
 )
 def test_no_file_of_a_run_is_written_over_and_the_refusal_comes_before_the_work(
@@ -241,9 +243,32 @@ def test_no_file_of_a_run_is_written_over_and_the_refusal_comes_before_the_work(
     monkeypatch.setattr(compare, "read_run", None)
     copy = copied(folder, tmp_path, monkeypatch)
     before = {file.name: file.read_bytes() for file in copy.iterdir()}
-    with pytest.raises(UserError, match=r"is no name for a new|is a run's"):
+    Image.new("RGB", (9, 9), "red").save("photo.png")
+    photo = (tmp_path / "photo.png").read_bytes()
+    with pytest.raises(
+        UserError, match=r"is no name for a new|is a run's|photo\.png: is there, and not from"
+    ):
         compare.main(["runs/a-0", *flags])
+    assert (tmp_path / "photo.png").read_bytes() == photo
     assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.csv", b"name,score\nme,1\n"), ("a.csv", b""), ("a.csv", b"\xff\0\n"), ("a.png", b"a picture?")],
+)
+def test_of_table_and_picture_neither_is_written_where_one_would_hurt_a_file_of_a_persons(
+    folder, tmp_path, monkeypatch, name, content
+):
+    copied(folder, tmp_path, monkeypatch)
+    Path(name).write_bytes(content)
+    with pytest.raises(UserError, match=rf"{name}: is there, and not from this program; choose another name"):
+        compare.main(["runs/a-0", "--csv", "a.csv", "--picture", "a.png"])
+    assert Path(name).read_bytes() == content
+    assert {path.name for path in tmp_path.iterdir()} == {"runs", name}
+    Path(name).unlink()
+    for _ in range(2):  # its own files are replaced
+        compare.main(["runs/a-0", "--csv", "a.csv", "--picture", "a.png"])
 
 
 def test_a_run_that_ended_just_before_its_model_was_written_is_not_among_the_finished(

@@ -1,5 +1,8 @@
 """The pictures: what is drawn where, read back from the files."""
 
+from runs import UserError
+
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +10,7 @@ from PIL import Image, ImageColor
 
 import canvas
 import figures
+import files
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
@@ -43,6 +47,18 @@ def colours(path):
 
 def rgb(colour):
     return tuple(int(colour[i : i + 2], 16) for i in (1, 3, 5))
+
+
+def test_a_picture_bears_the_mark_of_this_program_and_others_do_not(tmp_path):
+    mine, other = tmp_path / "mine.png", tmp_path / "other.png"
+    canvas.Canvas(30, 20).save(mine)
+    with Image.open(mine) as picture:
+        assert picture.info == {"Software": "Image classification, from the exercise sheet to the numbers"}
+        picture.save(other, "PNG")
+    files.check_replaceable(mine)
+    files.check_replaceable(tmp_path / "none.png")
+    with pytest.raises(UserError, match="is there, and not from this program"):
+        files.check_replaceable(other)
 
 
 def test_curves_have_both_lines_for_any_length(tmp_path):

@@ -10,6 +10,8 @@ import shutil
 from collections import OrderedDict
 from functools import cache, partial
 
+from runs import UserError
+
 import pytest
 import torch
 import torchvision
@@ -22,7 +24,6 @@ import models
 import search
 import train
 from files import read_csv, read_json, write_csv
-from runs import UserError
 from trials import Architecture
 
 COMMANDS = {"train": train, "diagnose": diagnose, "search": search}

@@ -1,6 +1,7 @@
 """The comparison of ways to rank: each ranking against its definition, and the table that it leaves."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 from runs import UserError
@@ -121,6 +122,18 @@ def test_every_way_counts_what_its_own_networks_find(two_sets):
         assert len(table()) == 3 * len(wrong_labels.WAYS)  # in place of those of the same sets
 
 
+def test_other_data_have_lines_and_a_picture_of_their_own(two_sets, monkeypatch):
+    nothing = dict.fromkeys(wrong_labels.NETWORKS, ([0, 1, 2, 3], [0, 1, 2, 3]))
+    two_sets(nothing)
+    rows, pictures = table(), {file.name: file.read_bytes() for file in Path("results").glob("*.png")}
+    monkeypatch.setattr(wrong_labels, "load", lambda source: (replace(stripes(60), source="others"), None))
+    two_sets(nothing)
+    assert [row["data"] for row in table()] == ["stripes"] * len(rows) + ["others"] * len(rows)
+    assert table()[: len(rows)] == rows
+    assert all(Path("results", name).read_bytes() == content for name, content in pictures.items())
+    assert len(list(Path("results").glob("*.png"))) == 2
+
+
 def test_the_default_is_what_diagnose_does():
     assert wrong_labels.WAYS[wrong_labels.DEFAULT] == {"augmented": 3}
     epochs, augment, held_out, _ = wrong_labels.NETWORKS["augmented"]
@@ -136,25 +149,27 @@ def test_unchanged_labels_that_are_suspects_are_named_and_drawn(two_sets, capsys
     data = stripes(60)
     names = [data.classes[(data.labels[7] + step) % 3] for step in (0, 1)]
     assert lines[2].endswith(f"in 1 of 2 sets: {' → '.join(names)}  {ids[7]}")
-    assert Image.open(Path("results") / "wrong_labels_random.png").size[1] > 100
+    assert Image.open(Path("results") / "wrong_labels_stripes_random.png").size[1] > 100
     assert {row["found of 100"] for row in table() if row["networks"] == wrong_labels.DEFAULT} == {"1 2"}
 
 
 @pytest.mark.parametrize(
-    ("table", "arguments", "message"),
+    ("file", "arguments", "message"),
     [
-        ("a,b\n1,2\n", [], "is no table of this program"),
+        ("wrong_labels.csv", [], r"wrong_labels\.csv: is there, and not from this program"),
+        ("wrong_labels_stripes_random.png", [], r"stripes_random\.png: is there, and not from this program"),
         (None, ["--classes", "4_9"], "has no classes 4 and 9"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_trained(
-    tmp_path, monkeypatch, table, arguments, message
+    tmp_path, monkeypatch, file, arguments, message
 ):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(wrong_labels, "load", lambda source: (stripes(300), None))
     monkeypatch.setattr(wrong_labels, "log_probabilities", None)
     Path("results").mkdir()
-    if table:
-        Path("results", "wrong_labels.csv").write_text(table)
+    if file:
+        Path("results", file).write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match=message):
         wrong_labels.main(arguments)
+    assert not file or Path("results", file).read_text() == "a,b\n1,2\n"

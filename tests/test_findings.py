@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from files import read_csv
+from files import check_replaceable, read_csv
 
 ROOT = Path(__file__).parent.parent
 NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?"
@@ -76,6 +76,11 @@ def test_pictures_and_files_that_a_page_names_are_there(page):
     for path in re.findall(r"\]\(([^)#:]+)\)|((?:figures|results)/\w+\.(?:png|csv))", text):
         assert (ROOT / "".join(path)).is_file(), path
     assert sum(file.stat().st_size for file in (ROOT / "figures").iterdir()) < 3 * 2**20
+
+
+def test_the_commands_of_these_pages_may_write_over_their_pictures():
+    for picture in (*ROOT.glob("figures/*.png"), *ROOT.glob("results/*.png")):
+        check_replaceable(picture)
 
 
 @pytest.mark.parametrize("page", ["FINDINGS.md", "README.md"])

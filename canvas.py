@@ -5,6 +5,8 @@ Everything is drawn at twice its size and then halved, which smooths the lines.
 
 import math
 
+from runs import printable
+
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
 
@@ -23,9 +25,9 @@ class Canvas:
         self.draw = ImageDraw.Draw(self.image)
 
     def text(self, x, y, text, size=13, anchor="lm", fill=INK):
-        """Write `text`; `anchor` is Pillow's, such as lm: (x, y) is its left end, half-way up."""
+        """Write `text` on one line; `anchor` is Pillow's, such as lm: (x, y) is its left end, half-way up."""
         font = ImageFont.load_default(SCALE * size)
-        self.draw.text((SCALE * x, SCALE * y), str(text), fill, font, anchor)
+        self.draw.text((SCALE * x, SCALE * y), printable(str(text)), fill, font, anchor)
 
     def line(self, points, fill=GREY, width=1):
         """Join `points`, (x, y) pairs."""

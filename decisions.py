@@ -8,7 +8,7 @@ from runs import UserError
 
 import torch
 
-from files import write_csv
+from files import unquoted, write_csv
 from images import copy_images
 
 ACTIONS = ("remove", "keep", "relabel")
@@ -30,9 +30,9 @@ def write_ranking(path, data, order, scores, losses, probabilities, kept, labels
             row["action"] = "remove" if not kept[index] else "relabel" if relabelled[index] else "keep"
             row["given"] = data.classes[data.labels[index]]
             row["predicted"] = data.classes[predicted[index]]
-            row |= {"score": f"{scores[index]:.4f}", "loss": f"{losses[index]:.4f}"}
+            row |= {"score": round(scores[index].item(), 4), "loss": round(losses[index].item(), 4)}
             for name, probability in zip(data.classes, probabilities[index].tolist(), strict=True):
-                row[f"p({name})"] = f"{probability:.4f}"
+                row[f"p({name})"] = round(probability, 4)
             yield row
 
     write_csv(path, rows())
@@ -50,7 +50,7 @@ def read_table(path):
                 with suppress(csv.Error):
                     names.update(table.fieldnames or ())
                 if {"id", "action", "predicted"} <= names:
-                    yield from ((row, f"{path}, line {table.line_num}") for row in table)
+                    yield from ((unquoted(row), f"{path}, line {table.line_num}") for row in table)
                     return
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None

@@ -8,7 +8,7 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
-from runs import UserError, duration, positive, run_command
+from runs import UserError, duration, positive, printable, run_command
 
 import torch
 
@@ -152,9 +152,10 @@ def show_confusion(name, data, probabilities, path):
     figures.draw_confusion(path, matrix, data.classes, f"{data.source}, {name}", f"{wrong}; {axes}")
     print(f"\n{name}: {wrong}")
     if len(data.classes) <= 20:
-        width = max(map(len, [*data.classes, str(matrix.max().item())])) + 1
-        print("".join(f"{name:>{width}}" for name in ("", *data.classes)), " ← predicted")
-        for name, row in zip(data.classes, matrix.tolist(), strict=True):
+        names = [printable(name) for name in data.classes]  # one line each
+        width = max(map(len, [*names, str(matrix.max().item())])) + 1
+        print("".join(f"{name:>{width}}" for name in ("", *names)), " ← predicted")
+        for name, row in zip(names, matrix.tolist(), strict=True):
             print("".join(f"{cell:>{width}}" for cell in (name, *row)))
 
 
@@ -174,9 +175,8 @@ def show_suspects(data, suspects, scores, losses, probabilities, folder):
     print("the score is the loss plus the log of the mistake's share of the surely wrong labels:")
     print("rank  score   loss  label → prediction  image")
     for rank, (index, pair) in enumerate(zip(some[:10].tolist(), names, strict=False), 1):
-        print(
-            f"{rank:4}  {scores[index]:5.2f}  {losses[index]:5.2f}  {' → '.join(pair):18}  {data.ids[index]}"
-        )
+        numbers = f"{rank:4}  {scores[index]:5.2f}  {losses[index]:5.2f}"
+        print(printable(f"{numbers}  {' → '.join(pair):18}  {data.ids[index]}"))
     n_agreed = (predicted == data.labels)[suspects].sum().item()
     if n_agreed:
         print(f"{n_agreed:,} of the suspects have the label that is predicted: fewer are likely to be wrong")

@@ -46,7 +46,8 @@ def written(path, mode="wb", **options):
 
 def write_json(path, content):
     """Write `content` as indented JSON."""
-    with written(path, "w", encoding="utf-8") as file:
+    # What is no text in a file's name, a lone surrogate, is escaped as \udcff: so does JSON.
+    with written(path, "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
@@ -58,6 +59,25 @@ def read_json(path):
         raise UserError(f"{path}: is damaged; move it away") from None
 
 
+FORMULA = tuple("=+-@\t\r'")  # with which a text begins that a spreadsheet computes, and our own ' before it
+
+
+def quoted(row):
+    """Return the dict `row` as it is written: ' before a text that a spreadsheet would compute."""
+    return {
+        name: f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
+        for name, cell in row.items()
+    }
+
+
+def unquoted(row):
+    """Return the dict `row`, read from a table, with the texts that `quoted` was given."""
+    return {
+        name: cell[1:] if isinstance(cell, str) and cell[:1] == "'" and cell[1:].startswith(FORMULA) else cell
+        for name, cell in row.items()
+    }
+
+
 def write_csv(path, rows):
     """Write `rows`, an iterable of one or more dicts with the same keys, under a header line."""
     rows = iter(rows)
@@ -65,16 +85,16 @@ def write_csv(path, rows):
     with written(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         table = csv.DictWriter(file, fieldnames=first)
         table.writeheader()
-        table.writerows(chain([first], rows))
+        table.writerows(map(quoted, chain([first], rows)))
 
 
 def append_csv(path, row):
     """Add the dict `row` to a table, under a header line where there is none yet; it is on the disk then."""
-    with open(path, "a", encoding="utf-8", newline="") as file:
+    with open(path, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:
         table = csv.DictWriter(file, fieldnames=row)
         if file.tell() == 0:
             table.writeheader()
-        table.writerow(row)
+        table.writerow(quoted(row))
         file.flush()
         os.fsync(file.fileno())
 
@@ -90,9 +110,12 @@ def drop_torn_line(path):
 def read_csv(path):
     """Return the rows of a table, dicts of texts. Raises UserError where it is no table."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:  # where a spreadsheet saved it
-            rows = list(csv.DictReader(file, strict=True))
-    except (csv.Error, UnicodeDecodeError) as error:
+        # -sig where a spreadsheet saved it
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            table = csv.DictReader(file, strict=True)
+            "".join(table.fieldnames or ()).encode()  # a file's name may be no text, a column's is
+            rows = [unquoted(row) for row in table]
+    except (csv.Error, UnicodeEncodeError) as error:
         raise UserError(f"{path}: is no table any more ({one_line(error)}); move it away") from None
     if any(None in row or None in row.values() for row in rows):
         raise UserError(f"{path}: has lines of different lengths; mend it, or move it away")

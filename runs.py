@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 # OpenMP's threads spin while they wait for work, and beside anything else that computes they take the cores
@@ -36,6 +36,27 @@ def one_line(error):
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def printable(text):
+    """Return `text` with what would not show as itself, such as a control character, escaped as \\x1b."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )
+
+
+class Escaped:
+    """The text stream `unescaped`, on which names from files send no control characters: see `printable`."""
+
+    def __init__(self, unescaped):
+        self.unescaped = unescaped
+
+    def write(self, text):
+        """Write `text`, all but its line ends printable."""
+        return self.unescaped.write("\n".join(map(printable, text.split("\n"))))
+
+    def __getattr__(self, name):
+        return getattr(self.unescaped, name)
+
+
 def is_out_of_memory(error):
     """Return whether an exception says that memory ran out, of the processor or of the GPU."""
     return isinstance(error, MemoryError) or bool(
@@ -53,9 +74,10 @@ def run_command(main):
     if not speaks:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of this process)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (where the shell closed it)
-    sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may be no text
+    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may have fewer letters than we use
     try:
-        main()
+        with redirect_stdout(Escaped(sys.stdout)):
+            main()
         sys.stdout.flush()
         return
     except UserError as error:
@@ -75,7 +97,7 @@ def run_command(main):
     if sys.stdout.isatty():
         print()  # leaves the progress line
     if speaks:
-        print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+        print(printable(f"{Path(sys.argv[0]).name}: {message}"), file=sys.stderr)
     sys.exit(2)
 
 
@@ -153,14 +175,15 @@ class Progress:
         """Replace the line by `text`."""
         self.last_shown = time.perf_counter()
         if self.terminal:
-            print(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}", end="", flush=True)
+            self.clear(printable(text)[: shutil.get_terminal_size().columns - 1])
         else:
             print(text, flush=True)
 
-    def clear(self):
-        """Remove the line, so that other output can follow."""
+    def clear(self, text=""):
+        """Remove the line, so that `text` or other output can follow."""
         if self.terminal:
-            print("\r\x1b[K", end="", flush=True)
+            stream = getattr(sys.stdout, "unescaped", sys.stdout)
+            print(f"\r\x1b[K{text}", end="", flush=True, file=stream)
 
 
 def duration(seconds):

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -18,13 +19,14 @@ from conftest import write_folder
 from PIL import Image
 
 import checkpoint
+import compare
 import data
 import diagnose
 import models
 import search
 import train
 from decisions import read_decisions
-from files import locked
+from files import locked, read_csv
 
 PROJECT = Path(__file__).parent.parent
 NETWORK = "--n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8 --n-blocks 2"
@@ -320,6 +322,50 @@ def test_a_resumed_diagnosis_does_what_the_edited_ranking_says(tmp_path, monkeyp
     diagnose.main(["--resume", "run"])
     assert ranking.read_text() == edited
     assert len(list((tmp_path / "run").glob("cleaned-*"))) == 4  # two of five removed, two of one
+
+
+# ---------------------------------------------------------------- names from files are data
+
+HOSTILE = (b"=1+1", b"-x", b"\x1b[2J", b"a\nb", b"\xff")
+
+
+def test_hostile_names_reach_no_terminal_and_come_back_from_every_file(tmp_path, monkeypatch, capsys):
+    images = write_folder(tmp_path / "im\x1b[31mages", n_train=40, n_test=10, n_classes=5, size=10)
+    for folder in images.iterdir():
+        for index, name in enumerate(HOSTILE):
+            (folder / f"row{2 * index}").rename(folder / os.fsdecode(name))
+    classes = sorted(map(os.fsdecode, HOSTILE))
+    monkeypatch.chdir(tmp_path)
+
+    run_command(lambda: train.main(f"--data {images.name} --epochs 1 --out run {SMALL}".split()))
+    config = json.loads(Path("run", "config.json").read_text(encoding="utf-8"))
+    assert config["data"]["classes"] == classes
+    os.remove("run/model.pt")
+    run_command(lambda: train.main(["--resume", "run"]))
+    run_command(lambda: compare.main(["run", "--csv", "table.csv"]))
+    assert read_csv("table.csv")[0]["data"] == images.name
+    said = [capsys.readouterr().out]
+
+    flags = f"--data {images.name} --epochs 1 --remove 5 --seeds 1 --out diagnosis {SMALL}"
+    line = [sys.executable, str(PROJECT / "diagnose.py"), *flags.split()]
+    ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(line, env=ascii_only, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+    said.append(done.stdout.decode("ascii"))
+    for text in said:
+        assert all(letter.isprintable() or letter == "\n" for letter in text)
+        assert r"im\x1b[31mages" in text
+    assert all(name in said[1] for name in (r"\udcff", r"\x1b[2J", r"a\nb"))
+    assert len(re.findall(r"^   [1-5] .*\.png$", said[1], re.MULTILINE)) == 5  # the suspects, a line each
+
+    train_data = data.load(images.name)[0]
+    assert train_data.classes == tuple(classes)
+    kept, labels = read_decisions("diagnosis/top_losses.csv", train_data)
+    assert (kept.sum(), torch.equal(labels, train_data.labels)) == (35, True)
+    os.remove("diagnosis/effect.csv")
+    run_command(lambda: diagnose.main(["--resume", "diagnosis"]))
+    for name in ("run/confusion", "run/curves", "diagnosis/top_losses", "diagnosis/confusion_test"):
+        Image.open(f"{name}.png").verify()
 
 
 # ---------------------------------------------------------------- the search

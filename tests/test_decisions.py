@@ -23,7 +23,7 @@ PROBABILITIES = torch.full((9, 3), 0.25) + 0.25 * torch.eye(3)[[1, 2, 0] * 3]  #
 def written(folder, kept, labels):
     path = Path(folder, "top_losses.csv")
     order, losses = torch.arange(8, -1, -1), torch.arange(9.0)
-    write_ranking(path, DATA, order, losses + 0.5, losses, PROBABILITIES, kept, labels)
+    write_ranking(path, DATA, order, losses - 3.5, losses, PROBABILITIES, kept, labels)
     return path
 
 
@@ -53,7 +53,7 @@ def test_decisions_are_read_back(decisions):
     for row in rows:
         index = int(row["id"][-5:])
         assert row["given"] == DATA.classes[DATA.labels[index]]
-        assert (float(row["loss"]), float(row["score"])) == (index, index + 0.5)
+        assert (float(row["loss"]), float(row["score"])) == (index, index - 3.5)
         assert [float(row[f"p({name})"]) for name in DATA.classes] == PROBABILITIES[index].tolist()
         if decisions[index] in ("keep", "remove"):
             assert row["action"] == decisions[index]
@@ -107,12 +107,16 @@ def test_a_stray_quote_swallows_no_line(tmp_path):
             read_decisions(path, DATA)
 
 
-def test_a_file_name_that_is_no_text_is_kept(tmp_path):
-    odd = replace(DATA, ids=("train/\udcff.png", *DATA.ids[1:]))
-    order, kept = torch.arange(9), torch.arange(9) > 0
+@pytest.mark.parametrize("classes", [("=1+1", "\udcff", "-2"), ("'", "a\nb", "\x1b[2J"), ("@", "'@", "''@")])
+def test_names_that_are_no_text_or_a_formula_are_kept(tmp_path, classes):
+    odd = replace(DATA, ids=("train/\udcff.png", "=1", "'=1", *DATA.ids[3:]), classes=classes)
+    order, kept, labels = torch.arange(9), torch.arange(9) > 0, odd.labels.roll(1)
+    labels[0] = odd.labels[0]
     path = tmp_path / "top_losses.csv"
-    write_ranking(path, odd, order, torch.zeros(9), torch.zeros(9), PROBABILITIES, kept, odd.labels)
-    assert read_decisions(path, odd)[0].tolist() == kept.tolist()
+    write_ranking(path, odd, order, torch.zeros(9), torch.zeros(9), PROBABILITIES, kept, labels)
+    read_kept, read_labels = read_decisions(path, odd)
+    assert torch.equal(read_kept, kept)
+    assert torch.equal(read_labels, labels)
 
 
 def test_of_a_large_file_a_line_is_in_memory_at_a_time(tmp_path):

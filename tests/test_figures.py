@@ -96,6 +96,17 @@ def test_wrong_answers_are_orange_only_where_there_are_any(tmp_path):
     assert deepest in colours(tmp_path / "wrong.png")
 
 
+@pytest.mark.parametrize(
+    ("name", "drawn"),
+    [("a\nb", r"a\nb"), ("\x1b[2J", r"\x1b[2J"), ("\udcff", r"\udcff"), ("\r\t", r"\r\t"), ("\0", r"\x00")],
+)
+def test_names_that_are_no_text_are_drawn_escaped_and_on_one_line(name, drawn):
+    pictures = [canvas.Canvas(200, 60) for _ in range(2)]
+    for picture, text in zip(pictures, (name, drawn), strict=True):
+        picture.text(100, 30, text, anchor="mm")
+    assert pictures[0].image == pictures[1].image != canvas.Canvas(200, 60).image
+
+
 def test_many_classes_with_long_names_fit_a_picture(tmp_path):
     names = [f"a class with the long name {number}" for number in range(120)]
     figures.draw_confusion(

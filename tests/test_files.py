@@ -118,8 +118,9 @@ def test_without_fcntl_a_run_is_trained_and_locked_as_on_windows(tmp_path):
 
 
 def test_json_and_csv_are_read_back(tmp_path):
-    files.write_json(tmp_path / "a.json", {"classes": ["Ä"], "n": 3})
-    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"classes": ["Ä"], "n": 3}
+    content = {"classes": ["Ä", os.fsdecode(b"\xff"), "\\udcff"], "n": 3}
+    files.write_json(tmp_path / "a.json", content)
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == content
     rows = [{"epoch": 1, "loss": 0.1}, {"epoch": 2, "loss": 1 / 3}]
     files.write_csv(tmp_path / "a.csv", rows)
     with open(tmp_path / "a.csv", newline="") as file:
@@ -136,6 +137,25 @@ def test_no_run_folder_is_used_twice(tmp_path, monkeypatch):
     for taken in ("mine/run", "mine/run/file"):
         with pytest.raises(UserError, match="something is there"):
             checkpoint.new_run_folder("a", out=taken)
+
+
+names = st.binary(max_size=9).map(lambda name: name.replace(b"\0", b"")).map(os.fsdecode)  # of any file
+starts = st.sampled_from(["", "'", "''", "=", "'=", "+", "-", "@", "\t", "\r", "\n"])
+
+
+@given(st.lists(st.tuples(starts, names, st.floats(allow_nan=False)), min_size=1, max_size=4))
+def test_any_text_is_read_back_and_none_is_a_formula(tmp_path_factory, rows):
+    place = tmp_path_factory.mktemp("table")
+    rows = [{"name": start + name, "score": score} for start, name, score in rows]
+    files.write_csv(place / "whole.csv", rows)
+    for row in rows:
+        files.append_csv(place / "grown.csv", row)
+    for file in place.iterdir():
+        assert [{**row, "score": float(row["score"])} for row in files.read_csv(file)] == rows
+        with open(file, encoding="utf-8", errors="surrogateescape", newline="") as table:
+            for name, score in list(csv.reader(table))[1:]:
+                assert name[:1] not in set("=+-@\t\r")
+                assert float(score) in [row["score"] for row in rows]  # no ' before a number, which is none
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\r"), max_size=9)
@@ -172,7 +192,7 @@ def test_a_table_of_which_a_kill_left_not_even_the_header_starts_anew(tmp_path):
     assert files.read_csv(file) == [{"error": "", "loss": "1"}]
 
 
-@pytest.mark.parametrize("damage", [b"a,b\n1,2,3\n", b"a,b\n1\n", b'a,b\n1,"2"3\n', b"a,b\n1,\xff\n"])
+@pytest.mark.parametrize("damage", [b"a,b\n1,2,3\n", b"a,b\n1\n", b'a,b\n1,"2"3\n', b"a,\xff\n1,2\n"])
 def test_a_table_that_is_none_is_named_and_left_alone(tmp_path, damage):
     file = tmp_path / "results.csv"
     file.write_bytes(damage)

@@ -49,6 +49,27 @@ def test_what_a_user_can_cause_is_one_line_and_status_2(error, message, capsys):
     assert stderr.count("\n") == 1
 
 
+@given(st.text())
+def test_what_is_printed_moves_no_cursor_and_what_shows_as_itself_is_left_alone(text):
+    assert runs.printable(text).isprintable()
+    kept = "".join(letter for letter in text if letter.isprintable())
+    assert runs.printable(kept) == kept
+
+
+def test_names_from_files_are_escaped_in_all_that_a_command_says(capsys):
+    def main():
+        print("\x1b[31m\tred\r", "\udcff\u202eä →", sep="\n")
+        raise runs.UserError("no \x1b[31m\udcff\x07")
+
+    before = runs.sys.stdout
+    with pytest.raises(SystemExit):
+        runs.run_command(main)
+    out, err = capsys.readouterr()
+    assert out == "\\x1b[31m\\tred\\r\n\\udcff\\u202eä →\n"
+    assert err.endswith(": no \\x1b[31m\\udcff\\x07\n")
+    assert runs.sys.stdout is before
+
+
 def test_a_mistake_of_ours_keeps_its_traceback():
     def main():
         raise RuntimeError("shapes cannot be multiplied")
@@ -207,8 +228,16 @@ def test_in_a_pipe_progress_is_a_line_every_ten_seconds(clock, capsys):
 def test_on_a_terminal_progress_is_one_line_that_fits(clock, capsys, monkeypatch):
     monkeypatch.setattr(runs.sys.stdout, "isatty", lambda: True)
     monkeypatch.setattr(runs.shutil, "get_terminal_size", lambda: os.terminal_size((20, 10)))
-    progress = runs.Progress()
-    progress.show("x" * 50)
-    progress.show("second")
-    progress.clear()
-    assert capsys.readouterr().out == f"\r\x1b[K{'x' * 19}\r\x1b[Ksecond\r\x1b[K"
+
+    def main():
+        progress = runs.Progress()
+        progress.show("x" * 50)
+        progress.show("\x1b[2J" * 9)
+        progress.show("second")
+        progress.clear()
+
+    expected = f"\r\x1b[K{'x' * 19}\r\x1b[K{'x1b[2J'.join(chr(92) * 4)[:19]}\r\x1b[Ksecond\r\x1b[K"
+    main()
+    assert capsys.readouterr().out == expected
+    runs.run_command(main)
+    assert capsys.readouterr().out == expected

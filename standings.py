@@ -108,27 +108,30 @@ def report(rows, ranked, folder, source):
 
 
 def print_importance(rows):
-    """Print what each parameter does to the accuracy, by the pairs of trials that differ in it alone.
+    """Print what each parameter does to the accuracy, by the pairs of architectures that differ in it alone.
 
-    The trials are those of the longest training that all candidates had, so that like is compared with like.
+    A pair's change is the mean over the seeds that both had; the standard error is over pairs, since the
+    seeds of one pair say nothing of other architectures. The trials are those of the longest training that
+    all candidates had, so that like is compared with like.
     """
     by_length = {}
     for trial, row in rows.items():
         if trial.judged_on == "validation" and not row["error"]:
-            by_length.setdefault(trial.passes, {})[trial.architecture, trial.seed] = 100 * row["accuracy"]
-    counts = {passes: len({each for each, _ in own}) for passes, own in by_length.items()}
-    passes = max(passes for passes, count in counts.items() if count == max(counts.values()))
-    accuracies = by_length[passes]
+            own = by_length.setdefault(trial.passes, {}).setdefault(trial.architecture, {})
+            own[trial.seed] = 100 * row["accuracy"]
+    most = max(map(len, by_length.values()))
+    passes = max(passes for passes, own in by_length.items() if len(own) == most)
+    accuracies = by_length[passes]  # {architecture: {seed: percent}}
     print(f"\nwhat matters, after {length(passes)}: the change of the validation accuracy, in points")
     for parameter in Architecture._fields:
-        first, *others = sorted({getattr(architecture, parameter) for architecture, _ in accuracies})
+        first, *others = sorted({getattr(architecture, parameter) for architecture in accuracies})
         for value in others:
-            changes = [
-                accuracies[other] - accuracy
-                for (architecture, seed), accuracy in accuracies.items()
-                if getattr(architecture, parameter) == first
-                and (other := (architecture._replace(**{parameter: value}), seed)) in accuracies
-            ]
+            changes = []
+            for architecture, own in accuracies.items():
+                other = accuracies.get(architecture._replace(**{parameter: value}), {})
+                seeds = own.keys() & other.keys()
+                if getattr(architecture, parameter) == first and seeds:
+                    changes.append(mean_sd([other[seed] - own[seed] for seed in seeds])[0])
             if changes:
                 mean, sd = mean_sd(changes)
                 error = f"± {sd / math.sqrt(len(changes)):.2f} (standard error)" if len(changes) > 1 else ""

@@ -66,6 +66,20 @@ def test_a_report_compares_values_only_where_all_were_trained_alike(tmp_path, ca
     assert (tmp_path / "costs.png").exists()
 
 
+def test_three_seeds_of_one_pair_are_one_pair(capsys):
+    rows = [row(ENCODER._replace(n_blocks=2), 1.0, 0, 0.9)]  # no other network, and below no common seed
+    rows += [row(ENCODER, 1.0, 0, 0.9), row(ENCODER._replace(n_features_2=64), 1.0, 1, 0.99)]
+    for n_blocks, change in ((2, 0.010), (3, 0.015), (4, 0.020)):
+        narrow, wide = (each._replace(n_blocks=n_blocks) for each in (THE_SHEETS, WIDE))
+        for seed, luck in enumerate((0.003, -0.001, -0.002)):
+            rows += [row(narrow, 1.0, seed, 0.9), row(wide, 1.0, seed, 0.9 + change + luck)]
+    rows.append(row(narrow, 1.0, 3, 0.99))  # the other network has not this seed
+    standings.print_importance(table(*rows))
+    # 1.0, 1.5 and 2.0 points, whose standard deviation is 0.5: the standard error is 0.5 / √3
+    line = "n_features_2  32 → 64: +1.50 ± 0.29 (standard error) in 3 pairs"
+    assert line in capsys.readouterr().out.splitlines()
+
+
 def test_the_final_compares_the_seeds_that_both_had(capsys):
     rows = [row(WIDE, 1.0, seed, 0.990 + 0.001 * seed, "test") for seed in range(3)]
     rows += [row(THE_SHEETS, 1.0, seed, 0.980 + 0.001 * seed, "test") for seed in range(2)]

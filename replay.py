@@ -1,13 +1,17 @@
-"""Replay search strategies on a grid that was trained once: how good is what they pick, at the same cost?
+"""Replay search strategies on a grid that was trained once: how good is what they pick, and at what cost?
 
     python search.py --grid --data mnist         trains the grid, for an hour on two cores
     python replay.py results/search_grid.csv     replays our search and random search on it
+
+Each of the grid's seeds is held out in turn: a strategy searches by the other seeds' accuracies, and what it
+picks is judged by the accuracy from the held-out seed, which it has not seen.
 
 With --optuna also Optuna's TPE with Hyperband (pip install optuna first; nothing else here needs it).
 """
 
 import argparse
 import importlib.util
+import math
 import random
 import statistics
 from pathlib import Path
@@ -32,6 +36,12 @@ class Table(NamedTuple):
         """Return the mean accuracy of an architecture that was trained in full, in percent."""
         return 100 * statistics.mean(self.accuracies[architecture, self.lengths[-1]])
 
+    def hold_out(self, number):
+        """Return (a Table without the seed at `number`, a Table of that seed alone)."""
+        seen = {key: own[:number] + own[number + 1 :] for key, own in self.accuracies.items()}
+        unseen = {key: [own[number]] for key, own in self.accuracies.items()}
+        return self._replace(accuracies=seen), self._replace(accuracies=unseen)
+
     def cost(self, architecture, passes):
         """Return what a training costs, in MFLOP passes, the test on a fifth as many images included."""
         return self.mflop[architecture] * (passes + max(1, round(passes)) / 15)
@@ -50,22 +60,19 @@ def read_table(path):
     for row in read_csv(path):
         trial, row = parsed(row, path)
         if trial.judged_on == "validation" and row["accuracy"] is not None:
-            accuracies.setdefault((trial.architecture, trial.passes), []).append(row["accuracy"])
+            accuracies.setdefault((trial.architecture, trial.passes), {})[trial.seed] = row["accuracy"]
             mflop[trial.architecture] = row["mflop"]
     lengths = tuple(sorted({passes for _, passes in accuracies}))
     needed = {rung[0] for rung in search.halving_rungs(len(mflop), max(lengths, default=1))}
-    n_seeds = {len(own) for own in accuracies.values()}
-    if (
-        len(accuracies) != 3 * len(mflop)
-        or not needed <= set(lengths)
-        or len(n_seeds) != 1
-        or min(n_seeds) < 2
-    ):
+    seeds = sorted({seed for own in accuracies.values() for seed in own})
+    whole = len(accuracies) == 3 * len(mflop) and all(len(own) == len(seeds) for own in accuracies.values())
+    if not whole or not needed <= set(lengths) or len(seeds) < 3:
         raise UserError(
-            f"{path}: needs every architecture at three lengths from the same seeds, as a finished "
+            f"{path}: needs every architecture at three lengths from the same three seeds, as a finished "
             "search.py --grid leaves them"
         )
-    return Table(accuracies, mflop, lengths)
+    in_order = {key: [own[seed] for seed in seeds] for key, own in accuracies.items()}
+    return Table(in_order, mflop, lengths)
 
 
 # ---------------------------------------------------------------- strategies: (architecture picked, cost)
@@ -98,6 +105,11 @@ def random_search(table, rng, budget):
             spent += cost
             seen[architecture] = rng.choice(table.accuracies[architecture, full])
     return max(seen, key=seen.get), spent
+
+
+def all_in_full(table, rng, budget):
+    """Train every architecture in full from every seed of `table`; the best mean wins."""
+    return max(table.mflop, key=table.mean), table.whole_cost()
 
 
 def optuna_search(table, rng, budget):
@@ -133,36 +145,48 @@ def optuna_search(table, rng, budget):
 # ---------------------------------------------------------------- the command line
 
 
+def judged(table, strategy, n_replays, budget=None):
+    """Replay a strategy `n_replays` times for each seed held out; return (accuracies, mean cost).
+
+    The accuracies are those of its picks from the held-out seed, in percent: a list for each of the seeds.
+    """
+    rng, accuracies, costs = random.Random(0), [], []
+    for number in range(len(next(iter(table.accuracies.values())))):
+        seen, unseen = table.hold_out(number)
+        picks = [strategy(seen, rng, budget) for _ in range(n_replays)]
+        accuracies.append([unseen.mean(architecture) for architecture, _ in picks])
+        costs += [cost for _, cost in picks]
+    return accuracies, statistics.mean(costs)
+
+
 def main(arguments=None):
-    """Replay each strategy and print how far its pick is from the grid's best."""
+    """Replay each strategy and print how good its picks are by a seed that it did not see."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("table", help="results.csv of search.py --grid")
-    parser.add_argument("--replays", type=positive(int), default=100, metavar="N", help="(default: 100)")
+    about = "of each strategy for each held-out seed (default: 1000)"
+    parser.add_argument("--replays", type=positive(int), default=1000, metavar="N", help=about)
     parser.add_argument("--optuna", action="store_true", help="Optuna's TPE with Hyperband too")
     given = parser.parse_args(arguments)
     if given.optuna and not importlib.util.find_spec("optuna"):
         raise UserError("--optuna needs Optuna: pip install optuna")
     table = read_table(given.table)
-    best = max(map(table.mean, table.mflop))
-    full = len(table.accuracies[next(iter(table.mflop)), table.lengths[-1]])
-    print(
-        f"{len(table.mflop)} architectures, {table.lengths[-1]:g} epochs, {full} seeds: the best {best:.2f}%"
-    )
-    print(f"\n{given.replays} replays of     below it (points)      most  within 0.03  cost of the grid")
-    budget = None
     strategies = {"search.py": ours, "random search": random_search}
     if given.optuna:
         strategies["Optuna"] = optuna_search
+    strategies["all in full"] = all_in_full
+    print(f"{len(table.mflop)} architectures, {table.lengths[-1]:g} epochs, {given.replays} replays for each")
+    print("seed held out; ± is the standard error over replays; the difference is to search.py, in points\n")
+    print("strategy          accuracy (%)  difference, by held-out seed     cost of the grid")
+    ours_by_seed, budget = None, None
     for name, strategy in strategies.items():
-        rng = random.Random(0)
-        picks = [strategy(table, rng, budget) for _ in range(given.replays)]
-        behind = [best - table.mean(architecture) for architecture, _ in picks]
-        spent = statistics.mean(cost for _, cost in picks)
-        budget = budget or spent  # the others have as much as ours
-        mean, sd = mean_sd(behind)
-        near = mean_sd([each < 0.03 + 1e-9 for each in behind])[0]
-        print(f"{name:14} {mean:10.3f} ± {sd:.3f}  {max(behind):8.3f}  {near:11.0%}", end="")
-        print(f"  {spent / table.whole_cost():15.1%}")
+        accuracies, cost = judged(table, strategy, given.replays, budget)
+        means, sds = zip(*map(mean_sd, accuracies), strict=True)
+        ours_by_seed, budget = ours_by_seed or means, budget or cost  # the others have as much as ours
+        mean, error = statistics.mean(means), math.hypot(*sds) / len(sds) / math.sqrt(given.replays)
+        more = [each - own for each, own in zip(means, ours_by_seed, strict=True)]
+        by_seed = " ".join(f"{each:+.3f}" for each in more)
+        print(f"{name:14} {mean:7.3f} ± {error:.3f}      {statistics.mean(more):+.3f} ({by_seed})", end="")
+        print(f"{cost / table.whole_cost():12.1%}", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 The layout is FOLDER/train/CLASS/… and FOLDER/test/CLASS/…; nothing here changes a file that is there already.
 """
 
+import io
 import math
 import os
 import shutil
@@ -14,7 +15,7 @@ from runs import Progress, UserError, one_line
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torchvision.datasets.folder import IMG_EXTENSIONS
 from torchvision.io import ImageReadMode, decode_image, encode_png
 from torchvision.transforms import v2
@@ -203,8 +204,11 @@ def decode(file):
         return decode_by_torchvision(content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, as of more than half the pixels that it takes
-        with Image.open(file, formats=FORMATS) as picture:
-            return decode_by_torchvision(content) if content.startswith(JPEG) else decode_by_pillow(picture)
+        try:  # not by its name: some TIFFs that are to be turned Pillow then maps into memory, and scrambles
+            picture = Image.open(io.BytesIO(content), formats=FORMATS)
+        except UnidentifiedImageError:
+            raise ValueError(f"it is no whole file of {', '.join(FORMATS)}") from None
+        return decode_by_torchvision(content) if content.startswith(JPEG) else decode_by_pillow(picture)
 
 
 def decode_by_torchvision(content):

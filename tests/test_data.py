@@ -66,7 +66,7 @@ def test_each_faulty_folder_has_its_sentence(folder):
     assert "has test and val" in message()
     (folder / "val").rmdir()
     (folder / "train" / "extra").mkdir()
-    assert "extra" in message()  # empty
+    assert "in the class folders extra; put images there" in message()
     Image.new("L", (8, 8)).save(folder / "train" / "extra" / "a.png")
     assert "only the training set has the class extra" in message()
 

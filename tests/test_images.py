@@ -17,6 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
+from torch.profiler import ProfilerActivity
+from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms import v2
 
 import data
@@ -74,11 +76,22 @@ def test_unusual_files_are_read_as_pillow_reads_them(tmp_path, random_image):
         assert np.abs(images.read_images([file])[0].numpy().astype(int) - expected).max() <= 1, name
 
 
-def test_a_jpeg_is_turned_as_its_exif_says(tmp_path):
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("mode", ["L", "LA"])
+def test_an_image_is_turned_as_its_exif_says(tmp_path, kind, mode):
     picture, exif = Image.new("L", (16, 8)), Image.Exif()
+    picture.paste(255, (0, 0, 8, 8))  # white on the left
     exif[0x0112] = 6  # orientation: turn a quarter clockwise to see it upright
-    picture.save(tmp_path / "a.jpg", exif=exif)
-    assert images.read_images([str(tmp_path / "a.jpg")]).shape == (1, 1, 16, 8)
+    picture.convert("L" if kind == "JPEG" else mode).save(tmp_path / "a.jpg", kind, exif=exif, lossless=True)
+    read = images.read_image(tmp_path / "a.jpg")
+    assert (read.shape, read[0, :8].float().mean(), read[0, 8:].float().mean()) == ((1, 16, 8), 255, 0)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_is_read_as_torchvision_reads_it(tmp_path, mode, random_image):
+    Image.fromarray(random_image(9, 7, 3)).convert(mode).save(tmp_path / "a.jpg")
+    expected = decode_image(tmp_path / "a.jpg", ImageReadMode.RGB)
+    assert torch.equal(images.read_image(tmp_path / "a.jpg").expand(3, -1, -1), expected)
 
 
 def test_mixed_sizes_are_refused_or_made_one_size(tmp_path, random_image):
@@ -133,6 +146,12 @@ def test_a_picture_of_32_bits_is_named(tmp_path):
     Image.fromarray(np.full((3, 3), 0.5, dtype=np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(UserError, match=r"a\.tif: cannot be read as an image \(it has 32 bits a channel\)"):
         images.read_image(tmp_path / "a.tif")
+
+
+def test_files_of_other_kinds_are_not_opened(tmp_path):
+    Image.new("L", (3, 3)).save(tmp_path / "a.png", "PCX")  # Pillow could read it
+    with pytest.raises(UserError, match="it is no whole file of BMP, GIF"):
+        images.read_image(tmp_path / "a.png")
 
 
 # ---------------------------------------------------------------- transparent images
@@ -207,7 +226,8 @@ def test_images_that_do_not_fit_in_memory_are_not_read(tmp_path, monkeypatch, ra
 
 @pytest.mark.skipif(not Path("/proc/meminfo").exists(), reason="only Linux tells")
 def test_free_memory_is_some_of_the_machines():
-    assert 2**20 < images.free_memory() < os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert machine / 1000 < images.free_memory() < machine
 
 
 @pytest.mark.parametrize(("last", "most"), [("grey", 1.15), ("colour", 1.4)])
@@ -215,7 +235,7 @@ def test_every_image_is_in_memory_once_while_all_are_read(tmp_path, random_image
     Image.fromarray(random_image(64, 64)).save(tmp_path / "grey.png")
     Image.fromarray(random_image(64, 64, 3)).save(tmp_path / "colour.png")
     files = [str(tmp_path / "grey.png")] * 200 + [str(tmp_path / f"{last}.png")]  # at worst it comes last
-    with torch.profiler.profile(profile_memory=True) as profiler:
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         n_bytes = images.read_images(files).nbytes
     events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
     changes = [event.nbytes() for event in events if event.name() == "[memory]"]
@@ -259,7 +279,7 @@ paths = st.tuples(
 @given(st.lists(paths))
 def test_files_are_listed_as_torchvision_lists_them(more):
     with tempfile.TemporaryDirectory() as folder:
-        for parts in [*((name, ".", "0.webp") for name in ("a", "a b", "B", "ä")), *more]:
+        for parts in [*((name, ".", "z.webp") for name in ("a", "a b", "B", "ä")), *more]:
             Path(folder, *parts).parent.mkdir(parents=True, exist_ok=True)
             Path(folder, *parts).touch()
         files, labels, classes = images.list_images(folder)[:3]

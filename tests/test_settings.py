@@ -28,16 +28,6 @@ def test_help_names_every_flag_with_its_default(capsys):
         assert f"(default: {default}" in text
 
 
-def test_what_is_typed_is_what_is_set():
-    typed = (
-        "--model encoder --init xavier --n-blocks 2 --n-fully-1 20 --lr 1e-4 --augment --limit 5 --out there"
-    )
-    run_settings, options = parse("", typed.split())
-    expected = {"model": "encoder", "init": "xavier", "n_blocks": 2, "n_fully_1": 20, "lr": 1e-4}
-    assert run_settings == Settings(**expected, augment=True, limit=5)
-    assert options == {"out": "there", "resume": None}
-
-
 @pytest.mark.parametrize(
     ("typed", "message"),
     [

@@ -2,6 +2,8 @@
 
 import os
 
+import runs  # noqa: F401 (first, as it quiets OpenMP's threads)
+
 import numpy as np
 import pytest
 import torch

@@ -118,9 +118,12 @@ def optuna_search(table, rng, budget):
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     values = {name: sorted({getattr(each, name) for each in table.mflop}) for name in Architecture._fields}
-    sampler = optuna.samplers.TPESampler(seed=rng.randrange(2**31))
+    seed = rng.randrange(2**31)
+    sampler = optuna.samplers.TPESampler(seed=seed)
     pruner = optuna.pruners.HyperbandPruner(min_resource=1, max_resource=9, reduction_factor=3)
-    study, spent, seen = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner), 0, {}
+    # The pruner goes by the study's name, which is a random one unless it is given.
+    study = optuna.create_study(direction="maximize", sampler=sampler, pruner=pruner, study_name=str(seed))
+    spent, seen = 0, {}
 
     def objective(trial):
         nonlocal spent

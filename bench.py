@@ -163,7 +163,7 @@ def image_sizes():
 
 # ---------------------------------------------------------------- the table
 
-TABLE, COLUMNS = "results/bench.csv", ("measure", "median", "low", "high", "unit")  # and where
+TABLE, COLUMNS = "results/bench.csv", ("measure", "median", "low", "high", "unit")  # and the machine
 
 
 def measured(part):

@@ -271,7 +271,7 @@ def load_state(folder, parts, device):
             part.load_state_dict(state[name])
         at = {key: state["at"][key] for key in start_of_epoch([], device)}
     except Exception as error:  # load_state_dict has many kinds for another content
-        if is_out_of_memory(error):
+        if isinstance(error, OSError) or is_out_of_memory(error):
             raise
         raise UserError(f"{folder}/state.pt is damaged: move it away, and --resume starts anew") from None
     return at

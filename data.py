@@ -74,7 +74,7 @@ class ImageData:
 
 
 def find(source="auto"):
-    """Return `source`, downloaded if need be, to be given to `load`; for "auto" the first of these:
+    """Return `source` for `load`, downloaded if need be; for "auto" the first of these that is there.
 
     data/mnist_png, the sheet's folder; data/MNIST or a download of it; the built-in digits.
     """

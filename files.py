@@ -24,6 +24,10 @@ except ImportError:
     fcntl = None
 
 
+# What a kill -9 leaves of `written`: in a run's folder until that is locked again, elsewhere for good.
+LEFT_OVER = re.compile(r"\..+\.[0-9a-f]{8}\.part")
+
+
 @contextmanager
 def written(path, mode="wb", **options):
     """Open a new file for writing; when the block ends well, it becomes `path`, in one step.
@@ -32,7 +36,7 @@ def written(path, mode="wb", **options):
     at once the last wins. Arguments as for `open`.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")  # a kill -9 leaves it: see `locked`
+    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")  # as LEFT_OVER
     try:
         with open(temporary, mode, **options) as file:
             yield file
@@ -59,7 +63,7 @@ def read_json(path):
         raise UserError(f"{path}: is damaged; move it away") from None
 
 
-FORMULA = tuple("=+-@\t\r'")  # with which a text begins that a spreadsheet computes, and our own ' before it
+FORMULA = tuple("=+-@\t\r'")  # a spreadsheet computes a text that begins so; ' is our own mark
 
 
 def quoted(row):
@@ -131,16 +135,17 @@ def write_tensors(path, tensors):
 
 
 def read_tensors(path, device="cpu"):
-    """Return what `write_tensors` wrote, on `device`; raise UserError where the file holds anything else."""
+    """Return what `write_tensors` wrote, on `device`; raise UserError where the file holds anything else.
+
+    Raises OSError where it cannot be read.
+    """
     try:
         with open(path, "rb") as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's, about a pickle that is not its own
             return torch.load(file, map_location=device, weights_only=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # torch.load has many kinds for a file that is not whole
-        if is_out_of_memory(error):
-            raise
+        if isinstance(error, OSError) or is_out_of_memory(error):
+            raise  # which the command says
         # Not torch's own text, which advises to load such a file all the same.
         reason = "it holds more" if isinstance(error, pickle.UnpicklingError) else one_line(error)
         raise UserError(f"{path}: cannot be read as PyTorch weights, which are tensors ({reason})") from None
@@ -163,14 +168,13 @@ def check_replaceable(path, names=None):
     else:
         ours = head.splitlines()[:1] == [",".join(names).encode()]
     if not ours:
-        raise UserError(f"{path}: is there, and not from this program; choose another name, or move it away")
+        raise UserError(f"{path}: is there without this program's mark; choose another name, or move it away")
 
 
 def check_new(out):
     """Raise UserError where the path `out` is taken, unless by an empty folder, a kill's left-overs aside."""
-    left = re.compile(r"\..*\.part")  # see `written`
     if Path(out).exists() and (
-        not Path(out).is_dir() or not all(left.fullmatch(path.name) for path in Path(out).iterdir())
+        not Path(out).is_dir() or not all(LEFT_OVER.fullmatch(path.name) for path in Path(out).iterdir())
     ):
         raise UserError(f"{out}: something is there; choose another folder")
 
@@ -181,6 +185,17 @@ def locked(folder):
 
     What a kill left half written there, at any depth, is removed.
     """
+    with held(folder):
+        for left in Path(folder).rglob(".*.part"):
+            if LEFT_OVER.fullmatch(left.name):
+                with suppress(OSError):  # where nothing may be written
+                    left.unlink()
+        yield
+
+
+@contextmanager
+def held(folder):
+    """Do as `locked` does, but leave what is in `folder` alone."""
     place = Path(folder).resolve()
     if not fcntl:  # Windows opens no folders: it locks a byte of a file beside it
         place = place.with_name(f".{place.name}.lock")
@@ -194,9 +209,6 @@ def locked(folder):
         os.close(descriptor)
         raise UserError(f"{folder}: another process is at work there") from None
     try:
-        for left in Path(folder).rglob(".*.part"):
-            with suppress(OSError):  # where nothing may be written, and for a folder
-                left.unlink()
         yield
     finally:
         os.close(descriptor)
@@ -208,7 +220,7 @@ def locked(folder):
 def is_free(folder):
     """Return whether no process has `folder` locked."""
     try:
-        with locked(folder):
+        with held(folder):
             return True
     except UserError:
         return False

@@ -11,7 +11,7 @@ import warnings
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from runs import Progress, UserError, one_line
+from runs import Progress, UserError, is_out_of_memory, one_line
 
 import numpy as np
 import torch
@@ -47,14 +47,15 @@ def list_images(folder):
     Their order is that of torchvision's ImageFolder: by class, then by folder, then by name. `others` are the
     files that are no images, by their extension. Files and folders whose names begin with a dot are hidden.
     """
-    classes = sorted(
-        entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith(".")
-    )
-    files, labels, others = [], [], []
+    entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    classes = sorted(entry.name for entry in entries if entry.is_dir())
+    files, labels, others = [], [], [entry.path for entry in entries if not entry.is_dir()]
     for label, name in enumerate(classes):
         found = []
         for place, folders, names in os.walk(os.path.join(folder, name), followlinks=True):
-            folders[:] = [inner for inner in folders if not inner.startswith(".")]  # the others are entered
+            folders[:] = [
+                inner for inner in folders if not inner.startswith(".")
+            ]  # os.walk enters those that stay
             found += [os.path.join(place, file) for file in names if not file.startswith(".")]
         for file in sorted(found, key=os.path.split):
             if file.lower().endswith(EXTENSIONS):
@@ -134,8 +135,8 @@ def new_images(n, channels, height, width):
 def converted(images, n_read, shape):
     """Return room for as many images of another `shape`, with the first `n_read` of `images` in it."""
     room = new_images(len(images), *shape)
-    for old, new in zip(images[:n_read], room):  # noqa: B905 (the rest is not read yet)
-        new.copy_(resize(old, shape[1:]))  # grey becomes three equal channels
+    for index in range(n_read):
+        room[index] = resize(images[index], shape[1:])  # grey becomes three equal channels
     return room
 
 
@@ -163,11 +164,11 @@ def read_image(file, image_size=None):
         image = decode(file)
         image = v2.functional.to_dtype(image, torch.uint8, scale=True)  # PNGs may have 16 bits
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         raise UserError(
             f"{file}: cannot be read as an image ({one_line(error)}): replace or remove it"
         ) from None
-    if len(image) == 4:
-        image = opaque(image)
     if torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]):
         image = image[:1]  # grey
     if image_size and min(image.shape[1:]) > image_size:
@@ -175,21 +176,8 @@ def read_image(file, image_size=None):
     return image
 
 
-def opaque(image):
-    """Return a picture with alpha, uint8 (4, height, width), as (3, height, width) without it.
-
-    It is laid on white, or on black where on white it is of one colour.
-    """
-    colour, alpha = image[:3].int(), image[3:].int()
-    for background in (255, 0):
-        picture = ((colour * alpha + background * (255 - alpha) + 127) // 255).to(torch.uint8)
-        if (picture != picture[:, :1, :1]).any():
-            break
-    return picture
-
-
 def decode(file):
-    """Return the picture in a file, (3, height, width) or with alpha (4, …): uint8, or uint16 of a PNG.
+    """Return the picture in a file, (3, height, width): uint8, or uint16 of a PNG.
 
     The size is looked up in the header first, as a small file can hold a picture that no memory can: Pillow
     raises DecompressionBombError above 179 million pixels.
@@ -220,13 +208,23 @@ def decode_by_torchvision(content):
 
 def decode_by_pillow(picture):
     """Return the first frame of a picture that Pillow has opened."""
-    if picture.mode in ("I", "F"):
+    if picture.mode in ("I", "F") and picture.format != "PPM":
         raise ValueError("it has 32 bits a channel")  # and no brightness that all programs take for white
+    deep = picture.mode.startswith("I")  # 16 bits, which Pillow would clip to 255
     picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith("I;16"):  # which Pillow would clip to 255
+    if deep:
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    picture = picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+    picture = opaque(picture.convert("RGBA")) if picture.has_transparency_data else picture.convert("RGB")
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+
+
+def opaque(picture):
+    """Return Pillow's RGBA picture as RGB: on white, or on black where on white it is of one colour."""
+    for background in ("white", "black"):
+        flat = Image.alpha_composite(Image.new("RGBA", picture.size, background), picture).convert("RGB")
+        if any(low < high for low, high in flat.getextrema()):
+            break
+    return flat
 
 
 # ---------------------------------------------------------------- writing
@@ -247,7 +245,9 @@ def whole_folder(out):
             for left in part.iterdir():  # of a process that was killed
                 shutil.rmtree(left)
             yield part
-            part.rename(out)  # in one step; an empty folder may be there
+            if out.exists():
+                out.rmdir()  # empty; Windows renames to no name that is taken
+            part.rename(out)  # in one step
         except BaseException:
             shutil.rmtree(part, ignore_errors=True)
             raise

@@ -14,9 +14,10 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 # OpenMP's threads spin while they wait for work, and beside anything else that computes they take the cores
-# from each other: two trainings at once took ten times as long as one. Here they soon sleep instead. OpenMP
-# reads this when torch is imported, so every command imports this file first (pyproject.toml sorts it so).
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # rounds; of GNU's OpenMP
+# from each other: two trainings at once took several times as long as one. Here they soon sleep instead.
+# OpenMP reads this when torch is imported, so every command imports this file first (pyproject.toml does it).
+if "OMP_WAIT_POLICY" not in os.environ:  # a user's own choice stands
+    os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # rounds; of GNU's OpenMP
 os.environ.setdefault("KMP_BLOCKTIME", "1")  # milliseconds; of LLVM's, on macOS, where it is untested
 
 # ---------------------------------------------------------------- errors
@@ -128,6 +129,10 @@ def network_timeout(seconds=15):
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.color = False  # Python 3.14's, whose escape sequences `Escaped` would show
 
     def error(self, message):
         raise UserError(f"{message} (--help lists the flags)")

@@ -40,7 +40,7 @@ def stand_out(name, values, shares, variance, classes):
     are spread evenly. Pearson's χ² test says whether chance explains the difference. The suspects are drawn
     without replacement, so their counts vary less than the test supposes: by the factor `variance`, for the
     predictions (N - M) / (N - 1), the finite population correction. Of the labels only the part that the
-    true classes cause varies less, a (K - 1)²-th where classes are of equal size. Classes with a quarter more
+    true classes cause varies less, on average a (K - 1)²-th. Classes with a quarter more
     than their share stand out, where p < 0.005, so that two such tests err once in a hundred. With fewer than
     five suspects expected in a class the test does not hold, and the answer is None.
     """

@@ -120,7 +120,7 @@ def main(arguments=None):
     parser.add_argument("--data", default="mnist", help="mnist, digits or a folder (default: mnist)")
     given = parser.parse_args(arguments)
     settings, (clean, _) = Settings(init="xavier"), load(given.data)
-    picture = f"results/wrong_labels_{clean.source}_{given.classes}.png"
+    picture = f"results/wrong_labels_{given.data.replace('/', '_')}_{given.classes}.png"
     check_replaceable(TABLE, COLUMNS)  # before the training
     check_replaceable(picture)
     Path("results").mkdir(exist_ok=True)
@@ -150,7 +150,7 @@ def main(arguments=None):
     for (way, name), numbers in found.items():
         mean, sd = mean_sd(numbers)
         seeds, each = (" ".join(map(str, some)) for some in (given.seeds, numbers))
-        cells = (clean.source, given.classes, way, name, seeds, each, round(mean, 1), round(sd, 1))
+        cells = (given.data, given.classes, way, name, seeds, each, round(mean, 1), round(sd, 1))
         rows.append(dict(zip(COLUMNS, cells, strict=True)))
         print(f"{way:42} {name:14} {mean:5.1f} ± {sd:.1f}")
     write_rows(rows)

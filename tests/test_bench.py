@@ -97,7 +97,7 @@ def test_another_table_is_not_written_over_and_the_refusal_comes_before_the_work
     monkeypatch.setattr(bench, "measure", None)
     Path("results").mkdir()
     Path("results/bench.csv").write_text("measure,median\nmine,1\n")
-    with pytest.raises(UserError, match=r"bench\.csv: is there, and not from this program"):
+    with pytest.raises(UserError, match=r"bench\.csv: is there without this program's mark"):
         bench.main()
     assert Path("results/bench.csv").read_text() == "measure,median\nmine,1\n"
 

@@ -494,7 +494,7 @@ def refused(tmp_path, monkeypatch, capsys):
         ("--data images --n-blocks 4", "8 → 4 → 2 → 1 → nothing; the smallest size that works is 16×16"),
         (
             "--data images --model vgg16 --init pretrained --weights none.pth --image-size 32",
-            "none.pth: cannot be read",
+            "none.pth: No such file or directory",
         ),
         ("--data images --out images", "something is there"),
         ("--data images --n-blocks 2 --lr 1e30", "training diverged"),

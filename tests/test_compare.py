@@ -245,9 +245,7 @@ def test_no_file_of_a_run_is_written_over_and_the_refusal_comes_before_the_work(
     before = {file.name: file.read_bytes() for file in copy.iterdir()}
     Image.new("RGB", (9, 9), "red").save("photo.png")
     photo = (tmp_path / "photo.png").read_bytes()
-    with pytest.raises(
-        UserError, match=r"is no name for a new|is a run's|photo\.png: is there, and not from"
-    ):
+    with pytest.raises(UserError, match=r"is no name for a new|is a run's|photo\.png: is there without"):
         compare.main(["runs/a-0", *flags])
     assert (tmp_path / "photo.png").read_bytes() == photo
     assert {file.name: file.read_bytes() for file in copy.iterdir()} == before
@@ -262,7 +260,7 @@ def test_of_table_and_picture_neither_is_written_where_one_would_hurt_a_file_of_
 ):
     copied(folder, tmp_path, monkeypatch)
     Path(name).write_bytes(content)
-    with pytest.raises(UserError, match=rf"{name}: is there, and not from this program; choose another name"):
+    with pytest.raises(UserError, match=rf"{name}: is there without this program's mark"):
         compare.main(["runs/a-0", "--csv", "a.csv", "--picture", "a.png"])
     assert Path(name).read_bytes() == content
     assert {path.name for path in tmp_path.iterdir()} == {"runs", name}

@@ -57,7 +57,7 @@ def test_a_picture_bears_the_mark_of_this_program_and_others_do_not(tmp_path):
         picture.save(other, "PNG")
     files.check_replaceable(mine)
     files.check_replaceable(tmp_path / "none.png")
-    with pytest.raises(UserError, match="is there, and not from this program"):
+    with pytest.raises(UserError, match="is there without this program's mark"):
         files.check_replaceable(other)
 
 

@@ -222,3 +222,17 @@ def test_json_that_is_damaged_is_named(tmp_path):
     (tmp_path / "plan.json").write_text("{")
     with pytest.raises(UserError, match=r"plan.json: is damaged"):
         files.read_json(tmp_path / "plan.json")
+
+
+def test_only_our_own_left_overs_are_removed_and_only_by_who_has_the_folder(tmp_path):
+    theirs, ours = tmp_path / ".movie.mp4.part", tmp_path / "inner" / ".metrics.csv.0123abcd.part"
+    ours.parent.mkdir()
+    for file in (theirs, ours):
+        file.touch()
+    with pytest.raises(UserError, match="something is there"):
+        files.check_new(tmp_path)
+    assert files.is_free(tmp_path)
+    assert ours.exists()
+    with files.locked(tmp_path):
+        assert theirs.exists()
+        assert not ours.exists()

@@ -300,12 +300,19 @@ def test_what_is_hidden_is_skipped_and_what_is_no_image_is_named(folder, tmp_pat
     for half, again in zip(before, data.load(str(folder)), strict=True):
         assert (half.ids, half.classes, half.fingerprint()) == (again.ids, again.classes, again.fingerprint())
     assert capsys.readouterr().out == ""  # nothing of it is a person's
-    for name in ("train/row0/notes.txt", "train/row2/a.heic", "train/row2/inner/b", "test/row4/c.svg"):
+    others = (
+        "train/loose.png",
+        "train/row0/notes.txt",
+        "train/row2/a.heic",
+        "train/row2/b",
+        "test/row4/c.svg",
+    )
+    for name in others:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
     assert data.load(str(folder))[0].ids == before[0].ids
-    names = "train/row0/notes.txt, train/row2/a.heic, train/row2/inner/b, …"
-    note = f"Note: files in {folder} that are no images are left out, 4 in all: {names}\n"
+    names = "train/loose.png, train/row0/notes.txt, train/row2/a.heic, …"
+    note = f"Note: files in {folder} that are no images are left out, 5 in all: {names}\n"
     assert capsys.readouterr().out == note
     images.copy_images(folder, tmp_path / "out", {})
     assert capsys.readouterr().out == note

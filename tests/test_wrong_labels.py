@@ -1,7 +1,6 @@
 """The comparison of ways to rank: each ranking against its definition, and the table that it leaves."""
 
 import csv
-from dataclasses import replace
 from pathlib import Path
 
 from runs import UserError
@@ -88,7 +87,7 @@ def two_sets(tmp_path, monkeypatch):
         wrong_labels, "wrong_labels", lambda labels, n, count, seed, _: (labels, changed[seed])
     )
 
-    def run(suspects):
+    def run(suspects, *flags):
         """`suspects` are {recipe: (images in the first set, images in the second)}."""
         number = iter((0, 1))
 
@@ -102,7 +101,7 @@ def two_sets(tmp_path, monkeypatch):
             return result
 
         monkeypatch.setattr(wrong_labels, "log_probabilities", outputs)
-        wrong_labels.main(["--seeds", "3", "4"])
+        wrong_labels.main(["--seeds", "3", "4", *flags])
         return data.ids
 
     return run
@@ -122,13 +121,12 @@ def test_every_way_counts_what_its_own_networks_find(two_sets):
         assert len(table()) == 3 * len(wrong_labels.WAYS)  # in place of those of the same sets
 
 
-def test_other_data_have_lines_and_a_picture_of_their_own(two_sets, monkeypatch):
+def test_other_data_have_lines_and_a_picture_of_their_own(two_sets):
     nothing = dict.fromkeys(wrong_labels.NETWORKS, ([0, 1, 2, 3], [0, 1, 2, 3]))
     two_sets(nothing)
     rows, pictures = table(), {file.name: file.read_bytes() for file in Path("results").glob("*.png")}
-    monkeypatch.setattr(wrong_labels, "load", lambda source: (replace(stripes(60), source="others"), None))
-    two_sets(nothing)
-    assert [row["data"] for row in table()] == ["stripes"] * len(rows) + ["others"] * len(rows)
+    two_sets(nothing, "--data", "others/MNIST")  # a folder, whatever its name
+    assert [row["data"] for row in table()] == ["mnist"] * len(rows) + ["others/MNIST"] * len(rows)
     assert table()[: len(rows)] == rows
     assert all(Path("results", name).read_bytes() == content for name, content in pictures.items())
     assert len(list(Path("results").glob("*.png"))) == 2
@@ -149,15 +147,15 @@ def test_unchanged_labels_that_are_suspects_are_named_and_drawn(two_sets, capsys
     data = stripes(60)
     names = [data.classes[(data.labels[7] + step) % 3] for step in (0, 1)]
     assert lines[2].endswith(f"in 1 of 2 sets: {' → '.join(names)}  {ids[7]}")
-    assert Image.open(Path("results") / "wrong_labels_stripes_random.png").size[1] > 100
+    assert Image.open(Path("results") / "wrong_labels_mnist_random.png").size[1] > 100
     assert {row["found of 100"] for row in table() if row["networks"] == wrong_labels.DEFAULT} == {"1 2"}
 
 
 @pytest.mark.parametrize(
     ("file", "arguments", "message"),
     [
-        ("wrong_labels.csv", [], r"wrong_labels\.csv: is there, and not from this program"),
-        ("wrong_labels_stripes_random.png", [], r"stripes_random\.png: is there, and not from this program"),
+        ("wrong_labels.csv", [], r"wrong_labels\.csv: is there without this program's mark"),
+        ("wrong_labels_mnist_random.png", [], r"mnist_random\.png: is there without this program's mark"),
         (None, ["--classes", "4_9"], "has no classes 4 and 9"),
     ],
 )

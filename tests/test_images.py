@@ -311,7 +311,7 @@ def test_what_is_hidden_is_skipped_and_what_is_no_image_is_named(folder, tmp_pat
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).touch()
     assert data.load(str(folder))[0].ids == before[0].ids
-    names = "train/loose.png, train/row0/notes.txt, train/row2/a.heic, …"
+    names = "train/loose.png, train/row0/a.txt, train/row2/a.heic, …"
     note = f"Note: files in {folder} that are no images are left out, 5 in all: {names}\n"
     assert capsys.readouterr().out == note
     images.copy_images(folder, tmp_path / "out", {})

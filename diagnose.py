@@ -180,7 +180,8 @@ def show_suspects(data, suspects, scores, losses, probabilities, folder):
     n_agreed = (predicted == data.labels)[suspects].sum().item()
     if n_agreed:
         print(f"{n_agreed:,} of the suspects have the label that is predicted: fewer are likely to be wrong")
-    print("\n" + spread_over_classes(data.labels, predicted, suspects, data.classes))
+    disagreeing = suspects[predicted[suspects] != data.labels[suspects]]
+    print("\n" + spread_over_classes(data.labels, predicted, disagreeing, data.classes))
 
 
 def show_found(data, truth, order, changed, folder):

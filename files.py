@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import os
-import pickle
 import re
 import warnings
 from contextlib import contextmanager, suppress
@@ -147,8 +146,7 @@ def read_tensors(path, device="cpu"):
         if isinstance(error, OSError) or is_out_of_memory(error):
             raise  # which the command says
         # Not torch's own text, which advises to load such a file all the same.
-        reason = "it holds more" if isinstance(error, pickle.UnpicklingError) else one_line(error)
-        raise UserError(f"{path}: cannot be read as PyTorch weights, which are tensors ({reason})") from None
+        raise UserError(f"{path}: cannot be read as PyTorch weights: damaged, or not tensors alone") from None
 
 
 PNG_MARK = ("Software", "Image classification, from the exercise sheet to the numbers")  # in its first text
@@ -159,7 +157,7 @@ def check_replaceable(path, names=None):
 
     A picture of ours has PNG_MARK, a table of ours the columns `names`, in this order.
     """
-    if not Path(path).exists():
+    if not os.path.lexists(path):
         return
     with open(path, "rb") as file:
         head = file.read(10000)

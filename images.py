@@ -7,11 +7,13 @@ import io
 import math
 import os
 import shutil
+import struct
 import warnings
+import zlib
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from runs import Progress, UserError, is_out_of_memory, one_line
+from runs import Progress, UserError, is_out_of_memory, one_line, printable
 
 import numpy as np
 import torch
@@ -26,6 +28,8 @@ TRAIN_NAMES, TEST_NAMES = ("train", "training"), ("test", "testing", "val")
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow reads more, some by other programs
 JPEG, PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"  # how these files begin
+SMALL = 2**16  # pixels of a PNG, up to which torchvision is the faster decoder
+CHANNELS = {0: 1, 2: 3, 3: 1}  # of a PNG, by its kind: grey, colour, palette
 
 # ---------------------------------------------------------------- reading
 
@@ -53,9 +57,7 @@ def list_images(folder):
     for label, name in enumerate(classes):
         found = []
         for place, folders, names in os.walk(os.path.join(folder, name), followlinks=True):
-            folders[:] = [
-                inner for inner in folders if not inner.startswith(".")
-            ]  # os.walk enters those that stay
+            folders[:] = [inner for inner in folders if enters(os.path.join(place, inner))]
             found += [os.path.join(place, file) for file in names if not file.startswith(".")]
         for file in sorted(found, key=os.path.split):
             if file.lower().endswith(EXTENSIONS):
@@ -75,6 +77,13 @@ def list_images(folder):
     return files, labels, tuple(classes), others
 
 
+def enters(folder):
+    """Return whether a folder in a class folder is listed: it is not hidden, and no link to one around it."""
+    folder = Path(folder)
+    up = folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
+    return not up and not folder.name.startswith(".")
+
+
 def list_folder(root):
     """Return what `list_images` does, of the training and of the test images of `root`.
 
@@ -83,7 +92,7 @@ def list_folder(root):
     train, test = (list_images(split_folder(root, *names)) for names in (TRAIN_NAMES, TEST_NAMES))
     others = train[3] + test[3]
     if others:
-        names = ", ".join(Path(file).relative_to(root).as_posix() for file in others[:3])
+        names = printable(", ".join(Path(file).relative_to(root).as_posix() for file in others[:3]))
         more = ", …" if len(others) > 3 else ""
         print(f"Note: files in {root} that are no images are left out, {len(others):,} in all: {names}{more}")
     return train, test
@@ -184,11 +193,7 @@ def decode(file):
     """
     with open(file, "rb") as opened:
         content = bytearray(opened.read())
-    # A PNG's header, read here since Pillow takes longer, which counts with many small files: width and
-    # height after 16 bytes, then depth and kind. Kinds 4 and 6 have alpha, the others where there is a tRNS.
-    n_pixels = int.from_bytes(content[16:20], "big") * int.from_bytes(content[20:24], "big")
-    has_alpha = content[25:26] in (b"\4", b"\6") or b"tRNS" in content[: content.find(b"IDAT")]
-    if content.startswith(PNG) and n_pixels <= 2 * Image.MAX_IMAGE_PIXELS and not has_alpha:
+    if content.startswith(PNG) and is_small_and_plain(content):
         return decode_by_torchvision(content)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow's, as of more than half the pixels that it takes
@@ -197,6 +202,29 @@ def decode(file):
         except UnidentifiedImageError:
             raise ValueError(f"it is no whole file of {', '.join(FORMATS)}") from None
         return decode_by_torchvision(content) if content.startswith(JPEG) else decode_by_pillow(picture)
+
+
+def is_small_and_plain(content):
+    """Return whether a PNG, given as its bytes, is one that torchvision decodes faster than Pillow.
+
+    Raises ValueError where such a one is damaged, as of that torchvision's decoder dies (SIGSEGV).
+    """
+    # The header: width, height, bits a channel, kind (4 and 6 have alpha, others a chunk tRNS), interlaced.
+    width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29].ljust(13))
+    if kind not in CHANNELS or interlaced or width * height > SMALL:
+        return False
+    place, names, packed = len(PNG), set(), b""
+    while (name := content[place + 4 : place + 8]) != b"IEND":
+        end = place + 8 + int.from_bytes(content[place : place + 4], "big")
+        if zlib.crc32(content[place + 4 : end]).to_bytes(4, "big") != content[end : end + 4]:
+            raise ValueError("it is cut short or damaged")
+        packed += content[place + 8 : end] if name == b"IDAT" else b""
+        names.add(bytes(name))
+        place = end + 4
+    rows = zlib.decompress(packed)  # a byte and its pixels each
+    if len(rows) < height * (1 + math.ceil(width * depth * CHANNELS[kind] / 8)):
+        raise ValueError("it has fewer pixels than it says")
+    return b"tRNS" not in names
 
 
 def decode_by_torchvision(content):

@@ -1,9 +1,11 @@
 """Image files: what is read is what was written, a copy is whole or not there, no file is ever changed."""
 
+import io
 import itertools
 import os
 import tempfile
 import warnings
+import zlib
 from pathlib import Path
 
 from runs import UserError
@@ -201,6 +203,7 @@ def test_a_glyph_in_the_alpha_channel_can_be_seen(tmp_path, shade, seen, kind):
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
 def test_an_image_that_is_too_large_is_named_before_it_is_decoded(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(images, "SMALL", 0)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 200)
     Image.new("RGB", (20, 20)).save(tmp_path / "a.png", kind)  # twice as many: the most that Pillow takes
     with warnings.catch_warnings():
@@ -448,3 +451,45 @@ def test_what_a_killed_copy_left_is_no_part_of_the_next(folder, tmp_path):
     images.copy_images(folder, tmp_path / "out", {})
     assert contents(tmp_path / "out") == contents(folder)
     assert {path.name for path in tmp_path.iterdir()} == {"stripes", "out"}
+
+
+def broken_png(picture, how):
+    """Return the bytes of a PNG of `picture`, damaged; torchvision's decoder died of these."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    content = bytearray(buffer.getvalue())
+    data = content.index(b"IDAT") + 4
+    length = int.from_bytes(content[data - 8 : data - 4], "big")
+    if how == "checksum":
+        content[data + length] ^= 1
+    elif how == "pixels":
+        content[data + length // 2] ^= 1
+    elif how == "pixels, checksum right":
+        content[data + length - 1] ^= 1  # of the stream's own sum
+    else:
+        content[20:24] = (picture.height * 9).to_bytes(4, "big")  # more rows than there are
+    for place, size in (
+        ((12, 17), (data - 4, length + 4)) if how in ("rows", "pixels, checksum right") else ()
+    ):
+        content[place + size : place + size + 4] = zlib.crc32(content[place : place + size]).to_bytes(
+            4, "big"
+        )
+    return bytes(content)
+
+
+@pytest.mark.parametrize("how", ["checksum", "pixels", "pixels, checksum right", "rows"])
+@pytest.mark.parametrize("shape", [(8, 8), (28, 28), (20, 20, 3), (300, 300, 3)])
+def test_a_damaged_png_is_named_and_ends_no_process(tmp_path, random_image, shape, how):
+    content, file = broken_png(Image.fromarray(random_image(*shape)), how), tmp_path / "a.png"
+    file.write_bytes(content)
+    if shape[0] == 300 and how in ("checksum", "rows"):
+        return  # Pillow, which reads the large ones, reads these
+    with pytest.raises(UserError, match=r"a\.png: cannot be read as an image"):
+        images.read_images([str(file)])
+
+
+@pytest.mark.parametrize("target", [".", "..", "../.."])
+def test_a_link_to_a_folder_that_it_is_in_adds_no_image(folder, target):
+    before = images.list_images(folder / "train")
+    (folder / "train" / "row0" / "loop").symlink_to(target)
+    assert images.list_images(folder / "train") == before

@@ -305,7 +305,7 @@ def test_what_is_hidden_is_skipped_and_what_is_no_image_is_named(folder, tmp_pat
     assert capsys.readouterr().out == ""  # nothing of it is a person's
     others = (
         "train/loose.png",
-        "train/row0/notes.txt",
+        "train/row0/a.txt",
         "train/row2/a.heic",
         "train/row2/b",
         "test/row4/c.svg",

@@ -21,7 +21,6 @@ from files import read_csv
         lambda: bench.ours(300),
         lambda: bench.ours(200, image_size=14),
         lambda: bench.ours(70, precision="fp32"),
-        lambda: bench.ours(2, model="vgg16", image_size=32),
         lambda: bench.plain(n_images=100),
         lambda: bench.plain("bf16", n_images=100),
         lambda: bench.reading(30),

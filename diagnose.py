@@ -181,7 +181,8 @@ def show_suspects(data, suspects, scores, losses, probabilities, folder):
     if n_agreed:
         print(f"{n_agreed:,} of the suspects have the label that is predicted: fewer are likely to be wrong")
     disagreeing = suspects[predicted[suspects] != data.labels[suspects]]
-    print("\n" + spread_over_classes(data.labels, predicted, disagreeing, data.classes))
+    if len(disagreeing):
+        print("\n" + spread_over_classes(data.labels, predicted, disagreeing, data.classes))
 
 
 def show_found(data, truth, order, changed, folder):

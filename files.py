@@ -136,17 +136,19 @@ def write_tensors(path, tensors):
 def read_tensors(path, device="cpu"):
     """Return what `write_tensors` wrote, on `device`; raise UserError where the file holds anything else.
 
-    Raises OSError where it cannot be read.
+    Raises OSError where it cannot be opened.
     """
-    try:
-        with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's, about a pickle that is not its own
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's, about a pickle that is not its own
+        try:
             return torch.load(file, map_location=device, weights_only=True)
-    except Exception as error:  # torch.load has many kinds for a file that is not whole
-        if isinstance(error, OSError) or is_out_of_memory(error):
-            raise  # which the command says
-        # Not torch's own text, which advises to load such a file all the same.
-        raise UserError(f"{path}: cannot be read as PyTorch weights: damaged, or not tensors alone") from None
+        except Exception as error:  # torch.load has many kinds, OSError among them
+            if is_out_of_memory(error):
+                raise
+            # Not torch's own text, which advises to load such a file all the same.
+            raise UserError(
+                f"{path}: cannot be read as PyTorch weights: damaged, or not tensors alone"
+            ) from None
 
 
 PNG_MARK = ("Software", "Image classification, from the exercise sheet to the numbers")  # in its first text

@@ -1,6 +1,7 @@
 """Diagnosis: counts against independent counts, ranks against sorting, suspects against the truth."""
 
 import math
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -133,11 +134,13 @@ def test_suspects_that_are_predicted_as_labelled_are_counted(tmp_path, capsys):
     images, numbers = stripes(12), torch.arange(12.0)
     probabilities = torch.eye(3)[images.labels].roll(1, dims=1)
     probabilities[[4, 7, 10]] = probabilities[[4, 7, 10]].roll(-1, dims=1)
-    for suspects, n_agreed in (([1, 4, 7, 9], 2), ([1, 9], 0)):
+    for suspects, n_agreed in (([1, 4, 7, 9], 2), ([1, 9], 0), ([4, 7, 10], 3)):
         diagnose.show_suspects(images, torch.tensor(suspects), numbers, numbers, probabilities, tmp_path)
         out = capsys.readouterr().out
         assert (f"{n_agreed} of the suspects have the label that is predicted" in out) == (n_agreed > 0)
         assert ("of the suspects have" in out) == (n_agreed > 0)
+        n_pairs = sum(map(int, re.findall(r"row\d → row\d: (\d+)", out)))
+        assert n_pairs == len(suspects) - n_agreed  # only those that disagree tell of the classes
 
 
 # ---------------------------------------------------------------- the imperfect data

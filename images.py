@@ -221,10 +221,11 @@ def is_small_and_plain(content):
         packed += content[place + 8 : end] if name == b"IDAT" else b""
         names.add(bytes(name))
         place = end + 4
-    rows = zlib.decompress(packed)  # a byte and its pixels each
-    if len(rows) < height * (1 + math.ceil(width * depth * CHANNELS[kind] / 8)):
+    n_bytes = height * (1 + math.ceil(width * depth * CHANNELS[kind] / 8))  # a row: a byte and its pixels
+    stream = zlib.decompressobj()
+    if len(stream.decompress(packed, n_bytes + 1)) < n_bytes:  # never all that it may hold
         raise ValueError("it has fewer pixels than it says")
-    return b"tRNS" not in names
+    return stream.eof and b"tRNS" not in names
 
 
 def decode_by_torchvision(content):

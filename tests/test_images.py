@@ -3,7 +3,9 @@
 import io
 import itertools
 import os
+import struct
 import tempfile
+import tracemalloc
 import warnings
 import zlib
 from pathlib import Path
@@ -493,3 +495,16 @@ def test_a_link_to_a_folder_that_it_is_in_adds_no_image(folder, target):
     before = images.list_images(folder / "train")
     (folder / "train" / "row0" / "loop").symlink_to(target)
     assert images.list_images(folder / "train") == before
+
+
+def test_a_png_that_unpacks_to_more_than_it_says_takes_no_more_memory(tmp_path):
+    header, data = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0), zlib.compress(bytes(300 << 20))
+    content = b"\x89PNG\r\n\x1a\n"
+    for name, body in ((b"IHDR", header), (b"IDAT", data), (b"IEND", b"")):
+        content += struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    (tmp_path / "a.png").write_bytes(content)
+    tracemalloc.start()
+    assert torch.equal(images.read_image(tmp_path / "a.png"), torch.zeros(1, 8, 8, dtype=torch.uint8))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 50 << 20

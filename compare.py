@@ -11,14 +11,13 @@ from dataclasses import fields, replace
 from itertools import accumulate
 from pathlib import Path
 
-from runs import Parser, UserError, run_command
-
-import figures
-from canvas import whole_ticks
-from checkpoint import read_config, read_run, to_type
-from effect import mean_sd
-from files import is_free
-from settings import Settings, command_line
+from support import pictures
+from support.canvas import whole_ticks
+from support.chance import mean_sd
+from support.console import Parser, UserError, run_command
+from support.files import is_free
+from support.run_folder import read_config, read_run, to_type
+from support.settings import Settings, command_line
 
 GOAL = 0.99  # of the test accuracy, to which epochs and seconds are counted
 # Settings that are not named where runs differ in them: the table has columns for them, or they are the place
@@ -183,7 +182,7 @@ def print_section(groups, rows):
 
 
 def picture_row(groups, rows):
-    """Return what `figures.draw_lines` takes for groups that were tested on the same images."""
+    """Return what `pictures.draw_lines` takes for groups that were tested on the same images."""
     lines = []
     for group, row in zip(groups, rows, strict=True):
         curves = [[], []]  # over epochs, and over seconds
@@ -210,7 +209,7 @@ def main(arguments=None):
     parser.add_argument(
         "runs", nargs="*", type=Path, metavar="RUN", help="run folders (default: all of runs/)"
     )
-    figures.add_output_flags(parser, "runs/compare.png")
+    pictures.add_output_flags(parser, "runs/compare.png")
     given = parser.parse_args(arguments)
     runs = [read_run(folder) for folder in given.runs] or training_runs()
     if not runs:
@@ -222,18 +221,18 @@ def main(arguments=None):
     sections = {}  # by the images that were tested
     for group in groups:
         sections.setdefault(group[0]["contents"][1], []).append(group)
-    table, pictures = [], []
+    table, diagrams = [], []
     for members in sections.values():
         rows = with_names(members)
         print_section(members, rows)
-        pictures.append(picture_row(members, rows))
+        diagrams.append(picture_row(members, rows))
         table += rows
     print("\nAccuracies in percent, mean ± sd over seeds. The final one is the result; the best epoch's is")
     print("chosen by the test set, and so flatters. A (1) after the time to 99 %: so many seeds got there.")
     if len(sections) > 1:
         print(f"Compare within each of the {len(sections)} tables only: each has test images of its own.")
     title = f"{sum(map(len, groups))} runs; bands: lowest to highest seed"
-    figures.write_outputs(given, table, title, pictures)
+    pictures.write_outputs(given, table, title, diagrams)
 
 
 if __name__ == "__main__":

@@ -10,21 +10,21 @@ import argparse
 import hashlib
 import math
 import os
+import re
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from runs import Parser, UserError, network_timeout, one_line, positive, run_command, seed_number
+from support.console import Parser, UserError, network_timeout, one_line, positive, run_command, seed_number
+from support.files import check_new
+from support.image_files import TRAIN_NAMES, list_folder, list_images, read_images, split_folder, write_images
+from support.mislabelled import make_wrong, mislabel, true_labels
+from support.randomness import random_part
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torchvision.datasets import MNIST
 from torchvision.transforms import v2
-
-from digits import digits
-from files import check_new
-from images import TRAIN_NAMES, copy_images, list_folder, list_images, read_images, split_folder, write_images
 
 DATA = Path("data")  # where `--data auto` looks, and where downloads go
 TEN_DIGITS = tuple("0123456789")
@@ -115,16 +115,13 @@ def load(source, limit=None, image_size=None):
         return load_folder(Path(source), limit, image_size)
     else:
         raise UserError(f"--data {source}: no such folder; give a folder, or one of auto, mnist, digits")
-    return [half.subset(chosen(len(half), limit)) if limit else half for half in halves]
-
-
-def chosen(n, limit):
-    """Return the indices, ascending, of the at most `limit` of `n` samples that a run uses."""
-    return random_order(n, 0)[:limit].sort().values
+    return [half.subset(random_part(len(half), limit)) if limit else half for half in halves]
 
 
 def load_digits():
     """Return (train, test) of the built-in digits: 20,000 and 4,000 images."""
+    from support.digits import digits  # not above, as most runs have no use for it
+
     halves = []
     for split, n_images, seed in (("train", 20000, 1), ("test", 4000, 2)):
         images, labels = digits(n_images, seed)
@@ -183,13 +180,13 @@ def load_folder(root, limit=None, image_size=None):
     classes, test_classes = (listing[2] for listing in listings)
     if classes != test_classes:
         lone = min(set(classes) ^ set(test_classes))
-        place = "training" if lone in classes else "test"
+        split = "training" if lone in classes else "test"
         raise UserError(
-            f"{root}: only the {place} set has the class {lone}; both need the same class folders"
+            f"{root}: only the {split} set has the class {lone}; both need the same class folders"
         )
     halves = []
     for files, labels, *_ in listings:
-        kept = chosen(len(files), limit)
+        kept = random_part(len(files), limit)
         halves.append(([files[index] for index in kept], torch.tensor(labels)[kept]))
     (train_files, train_labels), (test_files, test_labels) = halves
     images = read_images(train_files + test_files, image_size)
@@ -202,19 +199,7 @@ def load_folder(root, limit=None, image_size=None):
     ]
 
 
-def mix(*numbers):
-    """Return a 32-bit seed made of `numbers`, ints from 0 to 2³² - 1, by numpy's SeedSequence.
-
-    It makes randomness a function of where a run is, such as (seed, epoch, step): a run that is resumed there
-    goes on with the same random numbers, and no generator's state need be kept. Zeros at the end change
-    nothing: (seed, epoch) and (seed, epoch, 0) are the same, so steps are counted from 1.
-    """
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def random_order(n, *numbers):
-    """Return the ints 0 … n - 1, int64, in the random order that belongs to `numbers`."""
-    return torch.randperm(n, generator=torch.Generator().manual_seed(mix(*numbers)))
+# ---------------------------------------------------------------- from bytes to floats
 
 
 def batch_to_float(images, image_size=None, maps=None):
@@ -257,55 +242,68 @@ def affine_maps(n, image_size, degrees=10, translate=0.05, scale=0.1, shear=0.1)
     return torch.stack([to_x, to_y]).permute(2, 0, 1)
 
 
-# ---------------------------------------------------------------- wrong labels, and the command line
+# ---------------------------------------------------------------- data with wrong labels
 
 
-def wrong_labels(labels, n_classes, count, seed, classes=None):
-    """Return a copy of `labels`, int64 (N,), in which `count` are wrong, and the indices of those, int64.
+def find_imperfect(source, n_wrong, check):
+    """Return (imperfect, clean): the folder with wrong labels and the one it was made from, or None.
 
-    Each gets another class at random; with `classes`, class indices, only labels among these are changed, and
-    only into one another. Raises UserError where there are fewer than `count` such labels.
+    For "auto" the folder is data/mnist_png_mislabelled, and if need be it is made, and data/mnist_png before
+    it, or for want of MNIST the same of the built-in digits. The clean folder of X_mislabelled… is X. Before
+    anything is made, `check` is called with the number of training images, to raise UserError where they are
+    too few.
     """
-    classes = torch.tensor(sorted(set(classes or range(n_classes))))
-    candidates = torch.isin(labels, classes).nonzero().flatten()
-    if len(classes) < 2 or len(candidates) < count:
-        raise UserError(
-            f"{count:,} labels cannot be made wrong: {len(candidates):,} images are in {len(classes)} classes"
-        )
-    # Not mix(seed), which is mix(seed, 0): that orders the images in a training's first epoch, and the wrong
-    # labels would all be in its first batch.
-    generator = torch.Generator().manual_seed(mix(seed, 2**32 - 1))
-    chosen = candidates[torch.randperm(len(candidates), generator=generator)[:count]].sort().values
-    steps = torch.randint(1, len(classes), (count,), generator=generator)  # never 0: never the same class
-    wrong = labels.clone()
-    wrong[chosen] = classes[(torch.searchsorted(classes, labels[chosen]) + steps) % len(classes)]
-    return wrong, chosen
+    if source == "auto":
+        tail = "_mislabelled" if n_wrong == 100 else f"_mislabelled_{n_wrong}"
+        source = f"data/mnist_png{tail}"
+        found = "" if Path(source).is_dir() else find("auto")
+        if found == "digits":
+            source = f"data/digits_png{tail}"
+        if not Path(source).is_dir():
+            make_imperfect(Path(source.removesuffix(tail)), found, source, n_wrong, check)
+    clean = re.sub("_mislabelled[^/]*/*$", "", source)
+    if clean == source or not Path(clean).is_dir():
+        return source, None
+    return source, os.path.join(".", clean)  # ./digits is a folder, digits the built-in ones
+
+
+def make_imperfect(clean, source, out, n_wrong, check):
+    """Copy the folder `clean` to `out`, `n_wrong` labels wrong; without it, it is made of `source` first."""
+    if clean.is_dir():
+        check(len(list_images(split_folder(clean, *TRAIN_NAMES))[0]))
+    else:
+        train, test = load(source)
+        check(len(train))
+        make_wrong(train.labels, len(train.classes), n_wrong, seed=0)  # raises where there are too few
+        write_images(train, test, clean)
+    mislabel(clean, out, n_wrong)
+
+
+def known_truth(data, clean, image_size):
+    """Return the true labels of `data`, int64 (N,), from the folder `clean`, or None; say which."""
+    if clean is None:
+        print("no clean copy of it is known, so its true labels are not")
+        return None
+    try:
+        truth = true_labels(data, load(clean, None, image_size)[0])
+    except UserError as error:
+        print(f"the true labels are not known, as {error}")
+        return None
+    n_unknown = (truth < 0).sum().item()
+    if n_unknown:
+        print(f"{n_unknown:,} of its images are not in {clean}, so its true labels are not known")
+        return None
+    print(f"{(truth != data.labels).sum():,} of its labels are not those of {clean}")
+    return truth
+
+
+# ---------------------------------------------------------------- the command line
 
 
 def export(out, source="auto"):
     """Write the data set `source`, as `load` takes it, to the new folder `out` as PNG files."""
     check_new(out)
     write_images(*load(find(source)), out)
-
-
-def mislabel(source, out, count=100, seed=0, classes=None):
-    """Copy the image folder `source` to the new folder `out`, `count` training images under a wrong class.
-
-    `classes` are names; with them, only their images are changed, into one another.
-    """
-    root = Path(source)
-    files, labels, names, _ = list_images(split_folder(root, *TRAIN_NAMES))
-    for name in classes or []:
-        if name not in names:
-            raise UserError(f"{source} has no class {name}; it has {', '.join(names)}")
-    numbers = [names.index(name) for name in classes] if classes else None
-    wrong, changed = wrong_labels(torch.tensor(labels), len(names), count, seed, numbers)
-    emptied = set(labels) - set(wrong.tolist())
-    if emptied:
-        raise UserError(f"no image of the class {names[min(emptied)]} would be left; try a smaller --count")
-    ids = [Path(files[index]).relative_to(root).as_posix() for index in changed]
-    copy_images(root, out, dict(zip(ids, (names[label] for label in wrong[changed]), strict=True)))
-    print(f"{out}: a copy of {source} in which {count:,} of {len(files):,} training labels are wrong")
 
 
 def main():

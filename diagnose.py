@@ -5,29 +5,54 @@ Example: python diagnose.py --remove 100
 
 import os
 import shlex
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from runs import UserError, duration, positive, printable, run_command
+from support import pictures
+from support.chance import difference, mean_sd, spread_over_classes
+from support.console import UserError, duration, positive, printable, run_command
+from support.decisions import check_none_emptied, read_decisions, write_clean, write_ranking
+from support.files import check_new, locked, write_csv
+from support.image_files import check_copy
+from support.run_folder import describe, is_finished, read_resumable, resumable_by, start_or_resume
+from support.settings import Options, complete, flag, parse
 
 import torch
 
-import figures
+import models
 import train
-from checkpoint import describe, resumable, resumable_by, start_or_resume
-from data import load
-from decisions import check_none_emptied, read_decisions, write_clean, write_ranking
-from effect import print_effect, sum_up
-from files import check_new, locked, write_csv
-from images import check_copy
-from imperfect import find_imperfect, known_truth
-from settings import complete, parse
-from spread import spread_over_classes
+from data import find_imperfect, known_truth, load
 
 # By default: of what three networks for three sets of labels have time for, what finds most wrong labels, as
 # results/wrong_labels.csv shows.
 RECIPE = {"init": "xavier", "epochs": 2, "augment": True}
 SURE = 4  # another class is e⁴ ≈ 55 times as probable as the label
+
+MEASURES = {"train_loss": 1, "train_accuracy": 100, "test_loss": 1, "test_accuracy": 100}  # as shown: factors
+
+
+@dataclass(frozen=True)
+class DiagnosisOptions(Options):
+    """What diagnose.py is told besides the settings of its networks."""
+
+    remove: int = flag(
+        None, "images to remove, the most suspicious first (default: 100)", type=positive(int), metavar="N"
+    )
+    mislabelled: int = flag(
+        None,
+        "wrong labels in the imperfect data that are made where there are none (default: 100)",
+        type=positive(int),
+        metavar="N",
+    )
+    seeds: int = flag(3, "networks for each set of labels", type=positive(int), metavar="N")
+    decisions: str = flag(
+        None,
+        "instead of --remove: do what the column action of this edited top_losses.csv says; "
+        "with --write-clean only that, without training",
+        metavar="FILE",
+    )
+    write_clean: str = flag(None, "write the cleaned data set to this new folder", metavar="DIR")
+
 
 # ---------------------------------------------------------------- counting and ranking
 
@@ -42,25 +67,45 @@ def confusion_matrix(labels, predicted, n_classes):
     return torch.bincount(pairs, minlength=n_classes**2).view(n_classes, n_classes)
 
 
-def top_losses(labels, log_probabilities):
-    """Rank samples by how wrong their labels look (exercise sheet 1.4 c): return (order, scores, losses).
+def losses_of(labels, log_probabilities):
+    """Return each sample's cross-entropy, its mean over the networks: float (N,).
 
-    `labels` is int64 (N,), `log_probabilities` float (networks, N, classes). `losses` is float (N,), each
-    sample's cross-entropy, its mean over the networks. `scores`, float (N,), add how common the mistake is:
-    of all samples whose label the networks are sure is wrong, the log of the share that has the same label
-    and best other class, in the spirit of the confident joint (Northcutt et al. 2021). So where 4s and 9s
-    were mixed up, a doubtful 4 comes before an equally doubtful 7. `order` is int64 (N,), the samples'
-    indices from the greatest score down, equal ones in their own order.
+    `labels` is int64 (N,), `log_probabilities` float (networks, N, classes).
+    """
+    return -log_probabilities.mean(dim=0).gather(1, labels[:, None]).squeeze(1)
+
+
+def scores_of(labels, log_probabilities):
+    """Return how wrong each label looks, float (N,): its loss, and how common such a mistake is.
+
+    That is the log of a share: of all samples whose label the networks are sure is wrong, of those that have
+    the same label and best other class, in the spirit of the confident joint (Northcutt et al. 2021). So
+    where 4s and 9s were mixed up, a doubtful 4 comes before an equally doubtful 7. Arguments as for
+    `losses_of`.
     """
     n_classes = log_probabilities.shape[2]
-    mean = log_probabilities.mean(dim=0)  # (N, classes)
-    losses = -mean.gather(1, labels[:, None]).squeeze(1)
-    best, other = mean.scatter(1, labels[:, None], -torch.inf).max(dim=1)
+    losses = losses_of(labels, log_probabilities)
+    others = log_probabilities.mean(dim=0).scatter(1, labels[:, None], -torch.inf)
+    best, other = others.max(dim=1)
     pair = labels * n_classes + other
     sure = best + losses > SURE
     counts = torch.bincount(pair[sure], minlength=n_classes**2) + 1  # a pair never seen is not impossible
-    scores = losses + (counts / counts.sum()).log()[pair]
-    return scores.argsort(descending=True, stable=True), scores, losses
+    return losses + (counts / counts.sum()).log()[pair]
+
+
+def greatest_first(values):
+    """Return the indices of `values`, float (N,), from the greatest down; equal ones in their own order."""
+    return values.argsort(descending=True, stable=True)
+
+
+def top_losses(labels, log_probabilities):
+    """Rank samples by how wrong their labels look (exercise sheet 1.4 c): return (order, scores, losses).
+
+    `order` is int64 (N,), the samples' indices, the greatest of the `scores` first. Arguments as for
+    `losses_of`.
+    """
+    scores = scores_of(labels, log_probabilities)
+    return greatest_first(scores), scores, losses_of(labels, log_probabilities)
 
 
 def without_first(order, n):
@@ -73,38 +118,41 @@ def without_first(order, n):
 # ---------------------------------------------------------------- the experiment
 
 
-def train_seeds(name, data, truth, test, settings, folder, n_seeds, n_networks=0):
+def train_seeds(labelling, data, truth, test, settings, folder, n_seeds, n_networks=0):
     """Train a network from each seed on `data`; return (models, rows), each row the last epoch's metrics.
 
-    `truth` holds the true labels, int64 (N,), or is None; from it a row says how many labels are wrong. Every
-    network has a folder in `folder`, from which an interrupted diagnosis takes it up again. With `n_networks`
-    the first one tells how long so many will take.
+    `labelling` names the labels: clean, imperfect or cleaned. `truth` holds the true ones, int64 (N,), or is
+    None; from it a row says how many labels are wrong. Every network has a folder in `folder`, from which an
+    interrupted diagnosis takes it up again. With `n_networks` the first one tells how long so many will take.
     """
-    trained, rows = [], []
-    about = {"n_images": len(data), "n_wrong": None if truth is None else (data.labels != truth).sum().item()}
+    networks, rows = [], []
+    n_wrong = None if truth is None else (data.labels != truth).sum().item()
     for seed in range(settings.seed, settings.seed + n_seeds):
-        print(f"\n{name} labels, seed {seed}")
-        one = replace(settings, seed=seed)
-        model = train.build(one, len(data.classes), data.images.shape[1:])
-        place = folder / f"{name}-{data.fingerprint()}-{seed}"  # other labels, other networks
-        place.mkdir(parents=True, exist_ok=True)
-        history = train.fit(model, data, test, one, place)
+        print(f"\n{labelling} labels, seed {seed}")
+        seeded = replace(settings, seed=seed)
+        model = models.build(seeded, len(data.classes), data.images.shape[1:])
+        network_folder = folder / f"{labelling}-{data.fingerprint()}-{seed}"  # other labels, other networks
+        network_folder.mkdir(parents=True, exist_ok=True)
+        history = train.fit(model, data, test, seeded, network_folder)
         seconds = n_networks * sum(row["seconds"] for row in history) * 1.15  # with the tests
         if seconds > 60 and not rows:
             print(f"the {n_networks} networks take about {duration(seconds)}; Ctrl-C stops, --resume goes on")
-        rows.append({"labels": name, "seed": seed, **about, **history[-1]})
-        trained.append(model)
-    return trained, rows
+        row = {"labels": labelling, "seed": seed, "n_images": len(data), "n_wrong": n_wrong}
+        rows.append(row | history[-1])
+        networks.append(model)
+    return networks, rows
 
 
 def diagnose(data, test, truth, settings, options, folder):
     """Run the experiment in `folder`; `truth` holds the true labels, int64 (N,), or is None."""
-    n_seeds, clean_rows, todo = options["seeds"], [], 2 * options["seeds"]
+    clean_rows = []
+    n_networks = (2 if truth is None else 3) * options.seeds
     if truth is not None:
-        clean, todo = replace(data, labels=truth), 0
-        clean_rows = train_seeds("clean", clean, truth, test, settings, folder, n_seeds, 3 * n_seeds)[1]
-    networks, rows = train_seeds("imperfect", data, truth, test, settings, folder, n_seeds, todo)
-    if truth is not None:
+        clean = replace(data, labels=truth)
+        clean_rows = train_seeds("clean", clean, truth, test, settings, folder, options.seeds, n_networks)[1]
+        n_networks = 0  # which has been told
+    networks, rows = train_seeds("imperfect", data, truth, test, settings, folder, options.seeds, n_networks)
+    if clean_rows:
         print_effect(clean_rows, rows)
     log_probabilities = predict_all(networks, data, settings)
     probabilities = log_probabilities.exp().mean(dim=0)
@@ -113,15 +161,15 @@ def diagnose(data, test, truth, settings, options, folder):
     show_confusion("test set", test, test_probabilities, folder / "confusion_test.png")
 
     order, scores, losses = top_losses(data.labels, log_probabilities)
-    file = folder / "top_losses.csv"
-    if not file.exists():  # else this diagnosis is resumed, and a person may have edited it meanwhile
-        if options["decisions"]:
-            kept, labels = read_decisions(options["decisions"], data)
+    ranking = folder / "top_losses.csv"
+    if not ranking.exists():  # else this diagnosis is resumed, and a person may have edited it meanwhile
+        if options.decisions:
+            kept, labels = read_decisions(options.decisions, data)
         else:
-            kept, labels = without_first(order, options["remove"]), data.labels
-            check_none_emptied(data, kept, labels, f"--remove {options['remove']}")  # before it is in a file
-        write_ranking(file, data, order, scores, losses, probabilities, kept, labels)
-    kept, labels = read_decisions(file, data)
+            kept, labels = without_first(order, options.remove), data.labels
+            check_none_emptied(data, kept, labels, f"--remove {options.remove}")  # before it is in a file
+        write_ranking(ranking, data, order, scores, losses, probabilities, kept, labels)
+    kept, labels = read_decisions(ranking, data)
     changed = ~kept | (labels != data.labels)
     suspects = order[changed[order]]
     show_suspects(data, suspects, scores, losses, probabilities, folder)
@@ -129,12 +177,12 @@ def diagnose(data, test, truth, settings, options, folder):
         show_found(data, truth, order, changed, folder)
 
     cleaned = replace(data, labels=labels).subset(kept.nonzero().flatten())
-    left = None if truth is None else truth[kept]
-    _, cleaned_rows = train_seeds("cleaned", cleaned, left, test, settings, folder, n_seeds)
+    cleaned_truth = None if truth is None else truth[kept]
+    _, cleaned_rows = train_seeds("cleaned", cleaned, cleaned_truth, test, settings, folder, options.seeds)
     print_effect(rows, cleaned_rows)
-    sum_up(rows, cleaned_rows, len(suspects), len(data))
-    if options["write_clean"]:
-        write_clean(settings.data, options["write_clean"], data, kept, labels)
+    print_summary(rows, cleaned_rows, len(suspects), len(data))
+    if options.write_clean:
+        write_clean(settings.data, options.write_clean, data, kept, labels)
     write_csv(folder / "effect.csv", [*clean_rows, *rows, *cleaned_rows])  # the last file: all is done
 
 
@@ -149,7 +197,7 @@ def show_confusion(name, data, probabilities, path):
     n_wrong = (matrix.sum() - matrix.trace()).item()
     wrong = f"{n_wrong:,} of {len(data):,} labels differ from the prediction"
     axes = "rows: label, columns: prediction"
-    figures.draw_confusion(path, matrix, data.classes, f"{data.source}, {name}", f"{wrong}; {axes}")
+    pictures.draw_confusion(path, matrix, data.classes, f"{data.source}, {name}", f"{wrong}; {axes}")
     print(f"\n{name}: {wrong}")
     if len(data.classes) <= 20:
         names = [printable(name) for name in data.classes]  # one line each
@@ -168,7 +216,7 @@ def show_suspects(data, suspects, scores, losses, probabilities, folder):
     names = [(data.classes[data.labels[index]], data.classes[predicted[index]]) for index in some]
     captions = [(*pair, f"loss {losses[index]:.2f}") for pair, index in zip(names, some, strict=True)]
     title = f"{data.source}: {len(some)} suspects by score, from label to prediction"
-    figures.draw_sheet(folder / "top_losses.png", data.images[some], captions, title)
+    pictures.draw_sheet(folder / "top_losses.png", data.images[some], captions, title)
     print(
         f"\n{len(suspects):,} suspects; {folder}/top_losses.png has the first 100, top_losses.csv all images"
     )
@@ -202,108 +250,120 @@ def show_found(data, truth, order, changed, folder):
             for rank, index in zip(missed.tolist(), indices, strict=False)
         ]
         title = f"{data.source}: {len(captions)} of {len(missed):,} missed wrong labels, from label to truth"
-        figures.draw_sheet(folder / "missed.png", data.images[indices], captions, title)
+        pictures.draw_sheet(folder / "missed.png", data.images[indices], captions, title)
         print(f"the first of them to be missed has rank {missed[0] + 1:,}; see {folder}/missed.png")
+
+
+def effect_texts(measure, before, after):
+    """Return (before, after, change, verdict) as texts for one of MEASURES, from two lists of rows."""
+    factor = MEASURES[measure]
+    digits = 2 if factor == 100 else 4
+    numbers = [[factor * row[measure] for row in rows] for rows in (before, after)]
+    texts = [f"{mean:.{digits}f} ± {sd:.{digits}f}" for mean, sd in map(mean_sd, numbers)]
+    mean, sd, verdict = difference(*numbers)
+    return *texts, f"{mean:+.{digits}f} ± {sd:.{digits}f}", verdict
+
+
+def print_effect(before, after):
+    """Print what changed between two lists of rows, dicts of MEASURES with a name in the column labels."""
+    print(f"\n{'mean ± sd, ' + str(len(before)) + ' seeds':20}", end="")
+    print(f"{before[0]['labels']:>18}{after[0]['labels']:>18}{'change':>20}")
+    for measure, factor in MEASURES.items():
+        name = measure.replace("_", " ") + (" (%)" if factor == 100 else "")
+        old, new, change, verdict = effect_texts(measure, before, after)
+        print(f"{name:20}{old:>18}{new:>18}{change:>20}  {verdict}")
+
+
+def print_summary(before, after, n_suspects, n_images):
+    """Say what the cleaning changed, given the rows before it and after it."""
+    print(f"\nCleaning {n_suspects:,} of {n_images:,} images ({n_suspects / n_images:.2%}) changed")
+    for measure, unit, remark in (
+        ("test_accuracy", " points", ""),
+        ("test_loss", "", ""),
+        ("train_loss", "", " (without images of great loss it falls in any case)"),
+    ):
+        *_, change, verdict = effect_texts(measure, before, after)
+        print(f"  the {measure.replace('_', ' ')} by {change}{unit}: {verdict}{remark}")
 
 
 # ---------------------------------------------------------------- the command line
 
-FLAGS = {
-    "remove": {
-        "type": positive(int),
-        "metavar": "N",
-        "help": "images to remove, the most suspicious first (default: 100)",
-    },
-    "mislabelled": {
-        "type": positive(int),
-        "metavar": "N",
-        "help": "wrong labels in the imperfect data that are made where there are none (default: 100)",
-    },
-    "seeds": {"type": positive(int), "metavar": "N", "help": "networks for each set of labels (default: 3)"},
-    "decisions": {
-        "metavar": "FILE",
-        "help": "instead of --remove: do what the column action of this edited top_losses.csv says; "
-        "with --write-clean only that, without training",
-    },
-    "write_clean": {"metavar": "DIR", "help": "write the cleaned data set to this new folder"},
-}
-
 
 def main(arguments=None):
     """Diagnose as the command line says."""
-    settings, options = parse(__doc__, arguments, FLAGS, **RECIPE)
+    settings, options = parse(__doc__, arguments, DiagnosisOptions, **RECIPE)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("this is one process; of the commands here only train.py makes use of torchrun")
-    config, resume = None, options["resume"]
+    config, resume = None, options.resume
     if resume:
-        resumed = resumable(Path(resume), "effect.csv", options)
-        if not resumed:
+        settings, config = read_resumable(Path(resume), asdict(options))
+        if is_finished(resume, "effect.csv"):
             return
-        settings, config = resumed
-        options = config["options"]
+        options = replace(DiagnosisOptions(**config["options"]), resume=resume)
     else:
         check_flags(settings, options)
-    options |= {"seeds": options["seeds"] or 3, "remove": options["remove"] or 100}
+    options = replace(options, remove=options.remove or 100)
     settings = complete(settings)
+    models.check_image_size(settings)  # before the data are looked for
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.deterministic = True
-    if options["write_clean"] and not resume:
-        check_new(options["write_clean"])  # before the data are read
-    n_wrong = options["mislabelled"] or 100
+    if options.write_clean and not resume:
+        check_new(options.write_clean)  # before the data are read
+    n_wrong = options.mislabelled or 100
     source, clean = find_imperfect(settings.data, n_wrong, lambda n: check_remove(n, settings, options))
     settings = replace(settings, data=source)
 
     data, test = load(source, settings.limit, settings.image_size)
     print(f"{source}: {len(data):,} training and {len(test):,} test images in {len(data.classes)} classes")
-    check_data(source, data, settings, options, resume)
+    check_data(source, data, settings, options)
     sized = ["--image-size", str(settings.image_size)] if settings.image_size else []
-    if options["decisions"] and options["write_clean"]:
-        write_clean(source, options["write_clean"], data, *read_decisions(options["decisions"], data))
-        line = ["python", "train.py", "--init", "xavier", "--data", options["write_clean"], *sized]
-        print(f"next: {shlex.join(line)}")
+    if options.decisions and options.write_clean:
+        write_clean(source, options.write_clean, data, *read_decisions(options.decisions, data))
+        words = ["python", "train.py", "--init", "xavier", "--data", options.write_clean, *sized]
+        print(f"next: {shlex.join(words)}")
         return
     truth = known_truth(data, clean, settings.image_size)
-    model = train.build(settings, len(data.classes), data.images.shape[1:])
-    now = describe(settings, model, data, test, options)
-    folder = start_or_resume("diagnosis", now, options["out"], resume, config)
+    model = models.build(settings, len(data.classes), data.images.shape[1:])
+    description = describe(settings, model, data, test, asdict(replace(options, resume=None)))
+    folder = start_or_resume("diagnosis", description, options, config)
     with resumable_by(["diagnose.py", "--resume", folder], folder), locked(folder):
         diagnose(data, test, truth, settings, options, folder)
     print(f"\nlook at the pictures in {folder}; next, edit the column action (remove, keep, relabel) of")
     print(f"{folder}/top_losses.csv, and carry it out:")
-    line = ["--data", source, "--decisions", f"{folder}/top_losses.csv", *sized]
+    words = ["python", "diagnose.py", "--data", source, "--decisions", f"{folder}/top_losses.csv", *sized]
     if Path(source, data.ids[0]).is_file():
-        line += ["--write-clean", f"{source.rstrip('/')}_cleaned"]
-    print(shlex.join(["python", "diagnose.py", *line]))
+        words += ["--write-clean", f"{source.rstrip('/')}_cleaned"]
+    print(shlex.join(words))
 
 
 def check_flags(settings, options):
     """Raise UserError where flags do not go together."""
-    if options["decisions"] and options["remove"]:
+    if options.decisions and options.remove:
         raise UserError("--decisions says what to remove: leave out --remove")
-    if options["mislabelled"] and settings.data != "auto":
+    if options.mislabelled and settings.data != "auto":
         raise UserError("--mislabelled makes the imperfect data itself: leave out --data")
-    if options["write_clean"] and options["out"]:
-        folders = [Path(options[name]).resolve() for name in ("out", "write_clean")]
-        if folders[0].is_relative_to(folders[1]) or folders[1].is_relative_to(folders[0]):
+    if options.write_clean and options.out:
+        out, clean = Path(options.out).resolve(), Path(options.write_clean).resolve()
+        if out.is_relative_to(clean) or clean.is_relative_to(out):
             raise UserError("--out and --write-clean need a folder each")
 
 
 def check_remove(n_images, settings, options):
     """Raise UserError where --remove is too much for what --limit keeps of `n_images` training images."""
-    n_images, n_remove = min(n_images, settings.limit or n_images), options["remove"]
-    if n_remove > n_images / 2 and not options["decisions"]:
+    n_images, n_remove = min(n_images, settings.limit or n_images), options.remove
+    if n_remove > n_images / 2 and not options.decisions:
         raise UserError(f"--remove {n_remove}: that is more than half of the {n_images:,} training images")
 
 
-def check_data(source, data, settings, options, resume):
+def check_data(source, data, settings, options):
     """Raise UserError where `options` cannot be met with `data`, before anything is trained."""
     check_remove(len(data), settings, options)
-    if options["write_clean"] and not Path(source, data.ids[0]).is_file():
+    if options.write_clean and not Path(source, data.ids[0]).is_file():
         raise UserError(f"--write-clean copies image files, and {source} has none; python data.py export")
-    if options["write_clean"] and not resume:
-        check_copy(source, options["write_clean"])
-    if options["decisions"] and not resume:
-        read_decisions(options["decisions"], data)  # its faults before the training
+    if options.write_clean and not options.resume:
+        check_copy(source, options.write_clean)
+    if options.decisions and not options.resume:
+        read_decisions(options.decisions, data)  # its faults before the training
 
 
 if __name__ == "__main__":

@@ -9,15 +9,15 @@ Every network maps float images (N, n_channels, height, width), values from 0 to
 
 from pathlib import Path
 
-from runs import UserError, network_timeout, one_line
+from support.console import UserError, network_timeout, one_line
+from support.files import read_tensors
+from support.settings import ARCHITECTURE
 
 import torch
 import torchvision
 from torch import nn
 from torchvision.models import VGG16_Weights
 from torchvision.transforms import v2
-
-from files import read_tensors
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081  # of MNIST's training pixels
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -58,6 +58,12 @@ def halve(image_size, n_halvings):
             f"{steps} → nothing; the smallest size that works is {needed}"
         )
     return height >> n_halvings, width >> n_halvings
+
+
+def check_image_size(settings):
+    """Raise UserError where `settings.image_size` is too small for their network."""
+    if settings.image_size:
+        halve(settings.image_size, 5 if settings.model == "vgg16" else settings.n_blocks)
 
 
 class Logits(nn.Linear):
@@ -175,6 +181,26 @@ def vgg16(n_classes=10, image_size=224):
     network = torchvision.models.vgg16()
     network.classifier[-1] = Logits(network.classifier[-1].in_features, n_classes)
     return nn.Sequential(v2.RGB(), Normalise(IMAGENET_MEAN, IMAGENET_STD), network)
+
+
+def build(settings, n_classes, image_shape):
+    """Return the initialised network of `settings` for images of `image_shape`, (channels, height, width)."""
+    n_channels, *image_size = image_shape
+    image_size = settings.image_size or tuple(image_size)
+    torch.manual_seed(settings.seed)
+    if settings.model == "vgg16":
+        model = vgg16(n_classes, image_size)
+    else:
+        network = {"encoder": encoder, "resnet": ResNet}[settings.model]
+        architecture = {name: getattr(settings, name) for name in ARCHITECTURE}
+        model = network(n_classes, n_channels, image_size, **architecture)
+    if settings.init == "pretrained":
+        load_imagenet(model, settings.weights)
+    elif settings.init == "transfer":
+        load_run(model, settings.weights)
+    else:
+        initialise(model, settings.init)
+    return model.to(settings.device, memory_format=torch.channels_last)
 
 
 def initialise(model, init):

@@ -11,20 +11,23 @@ import argparse
 import math
 import sys
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import asdict, dataclass, fields, replace
 
-from runs import Parser, UserError, positive, run_command
+from support import search_report
+from support.console import Parser, UserError, positive, run_command
+from support.files import locked, read_json, write_json
+from support.processes import alone, from_main, is_main, join_processes
+from support.randomness import CANDIDATES, random_order, random_part
+from support.run_folder import describe, resumable_by, same_run_folder
+from support.settings import Settings, add_flags, complete, flag, flag_name, typed
+from support.trials import THE_SHEETS, Architecture, Trial, Trials, costs, split_off
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
-import standings
-from checkpoint import describe, resumable_by, same_run_folder
-from data import find, load, random_order
-from files import locked, read_json, write_json
-from models import halve
-from ranks import alone, everyones, from_first, join_ranks, ranks
-from settings import Settings, add_flags, command_line, complete, flag_name, typed
-from trials import THE_SHEETS, Architecture, Trial, Trials, mega_flops, network, seconds_an_image
+import models
+import train
+from data import find, load
 
 # The values that the loops go over, the sheet's among them. 72 units in place of 144 had cost 0.15 ± 0.05
 # points after a third of an epoch (results/search_fully.csv), so the hidden layers stay as they are.
@@ -40,33 +43,53 @@ SPACE = {
 # rung of middling length between them made the search end no better than at random (results/search_grid.csv).
 BRIEF, FEWER, N_BEST = 1 / 3, 5, 3
 LENGTHS = (5, 4, 3, 2, 1.5, 1, 0.75, 0.5)  # passes of the longest trainings, that the budget chooses from
-GRID_PASSES = 3  # of the longest trainings of a grid
+GRID_PASSES, N_GRID_SEEDS = 3, 3  # of the longest trainings of a grid
 N_FINAL_SEEDS = 5  # of the winner and of the sheet's architecture, on the test set
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What the search is told besides its space and the settings that all its networks share."""
+
+    minutes: float = flag(None, "time for everything (default: 10)", type=positive(float))
+    grid: bool = flag(
+        False,
+        "no budget: train every architecture briefly, longer and in full, from three seeds",
+        action="store_true",
+    )
+    epochs: int = flag(
+        None,
+        "passes over the training images in full (default: up to 5, as the minutes allow; --grid 3)",
+        type=positive(int),
+        metavar="N",
+    )
+    out: str = flag(None, "folder to make or to go on in (default: runs/search)", metavar="DIR")
+
+    @property
+    def budget(self):
+        """The time for everything, in seconds."""
+        return math.inf if self.grid else 60 * (self.minutes or 10)
 
 
 # ---------------------------------------------------------------- the space and the strategy
 
 
 def architectures(space, image_size):
-    """Return (the architectures of the nested loops, how many combinations leave nothing of the image)."""
-    legal, n_illegal = [], 0
+    """Return the architectures of the nested loops, but for those that leave nothing of the image."""
+    legal = []
     for model in space["model"]:
         for n_blocks in space["n_blocks"]:
+            try:
+                models.halve(image_size, n_blocks)
+            except UserError:
+                continue
             for n_features_1 in space["n_features_1"]:
                 for n_features_2 in space["n_features_2"]:
                     for n_fully_1 in space["n_fully_1"]:
                         for n_fully_2 in space["n_fully_2"]:
-                            try:
-                                halve(image_size, n_blocks)
-                            except UserError:
-                                n_illegal += 1
-                                continue
-                            legal.append(
-                                Architecture(
-                                    model, n_blocks, n_features_1, n_features_2, n_fully_1, n_fully_2
-                                )
-                            )
-    return legal, n_illegal
+                            numbers = (n_blocks, n_features_1, n_features_2, n_fully_1, n_fully_2)
+                            legal.append(Architecture(model, *numbers))
+    return legal
 
 
 def halving_rungs(n, passes):
@@ -95,8 +118,8 @@ def successive_halving(candidates, rungs, run):
             break
         scores = {}
         for index, candidate in enumerate(ranked[:n]):
-            own = accuracies[index * n_seeds : (index + 1) * n_seeds]
-            scores[candidate] = -1 if None in own else sum(own) / n_seeds
+            of_seeds = accuracies[index * n_seeds : (index + 1) * n_seeds]
+            scores[candidate] = -1 if None in of_seeds else sum(of_seeds) / n_seeds
         if max(scores.values()) == -1:
             break
         ranked[:n] = sorted(ranked[:n], key=lambda candidate: -scores[candidate])
@@ -106,26 +129,6 @@ def successive_halving(candidates, rungs, run):
 # ---------------------------------------------------------------- the budget
 
 
-def seconds_needed(trials, candidates, rungs, passes):
-    """Return the seconds that (the rungs, the final after them) will take if the costliest always go on.
-
-    `passes` are those of the final. What has been trained already takes none.
-    """
-    costly, planned, seconds = sorted(candidates, key=lambda each: -trials.cost[each]), set(), 0
-    for length, n, n_seeds in rungs:
-        asked = [(candidate, length, seed) for candidate in costly[:n] for seed in range(n_seeds)]
-        new = set(trials_of(trials, asked)) - planned
-        planned |= new
-        seconds += trials.predict(trials.turns(new))
-    return seconds, trials.predict(trials.turns(final_trials(trials, costly[0], passes)))
-
-
-def trials_of(trials, asked):
-    """Return the Trials that a list of (architecture, passes, seed), seeds from 0, stands for."""
-    first_seed = trials.settings.seed
-    return [Trial("validation", each, passes, first_seed + seed) for each, passes, seed in asked]
-
-
 def final_trials(trials, winner, passes):
     """Return the trials that judge the winner, and the sheet's architecture, on the test set."""
     pair = dict.fromkeys([winner, THE_SHEETS])  # which may be the same
@@ -133,93 +136,131 @@ def final_trials(trials, winner, passes):
     return [Trial("test", each, float(passes), seed) for seed in seeds for each in pair]
 
 
-def plan(trials, candidates, budget, passes=None):
-    """Return (candidates, rungs) for which the `budget`, in seconds, will do, with the longest trainings.
+def seconds_needed(trials, candidates, rungs, passes):
+    """Return the seconds that (the rungs, the final after them) will take if the costliest always go on.
 
-    Where even the shortest is too long for all `candidates`, some are chosen at random. `passes` settles the
-    training's length. Raises UserError where there is not the time for two.
+    `passes` are those of the final. What has been trained already takes none.
     """
-    for longest in [passes] if passes else LENGTHS:
-        rungs = halving_rungs(len(candidates), longest)
-        if trials.seconds() + sum(seconds_needed(trials, candidates, rungs, longest)) < budget:
-            return candidates, rungs
-    order = random_order(len(candidates), trials.settings.seed, 2**32 - 1).tolist()
-    for n in range(len(candidates), 0, -1):
-        some = [candidates[index] for index in sorted(order[: max(n, 2)])]
-        rungs = halving_rungs(len(some), longest)
-        needed = trials.seconds() + sum(seconds_needed(trials, some, rungs, longest))
-        if needed < budget:
-            return some, rungs
+    costliest = max(candidates, key=trials.cost.get)
+    final = final_trials(trials, costliest, passes)
+    return trials.seconds_for_rungs(rungs, candidates), trials.seconds_for(final)
+
+
+def possible_plans(candidates, options, seed):
+    """Yield (entrants, rungs), from the longest trainings of all candidates to the shortest of two.
+
+    Fewer entrants are chosen at random. With --grid all candidates go through all rungs.
+    """
+    n = len(candidates)
+    if options.grid:
+        longest = options.epochs or GRID_PASSES
+        yield candidates, [(longest / part, n, N_GRID_SEEDS) for part in (9, 3, 1)]
+        return
+    for longest in [options.epochs] if options.epochs else LENGTHS:
+        yield candidates, halving_rungs(n, longest)
+    order = random_order(n, seed, CANDIDATES).tolist()
+    for n_entrants in range(n - 1, 1, -1):
+        entrants = [candidates[index] for index in sorted(order[:n_entrants])]
+        yield entrants, halving_rungs(n_entrants, longest)
+
+
+def plan(trials, candidates, options):
+    """Return (entrants, rungs): the first of the `possible_plans` for which the budget will do.
+
+    Raises UserError where there is not the time to compare two architectures.
+    """
+    for entrants, rungs in possible_plans(candidates, options, trials.settings.seed):
+        needed = trials.seconds() + sum(seconds_needed(trials, entrants, rungs, rungs[-1][0]))
+        if needed < options.budget:
+            return entrants, rungs
     raise UserError(
-        f"--minutes {budget / 60:.2g} are too short to compare two architectures; "
+        f"--minutes {options.budget / 60:.2g} are too short to compare two architectures; "
         f"try --minutes {math.ceil(needed / 60 + 0.5)}, or fewer images with --limit"
     )
 
 
-def kept_plan(trials, candidates, budget, options, folder):
-    """Return (candidates, rungs), and keep them in plan.json: a search that goes on has those of its start.
+def kept_plan(trials, candidates, options, folder):
+    """Return the (entrants, rungs) that plan.json keeps; a search that goes on has those of its start.
 
-    They depend on the speed that was measured then. With --grid, all candidates go through all rungs.
+    They depend on the speed that was measured then.
     """
-    if folder and not (folder / "plan.json").exists():
-        if options["grid"]:
-            lengths = [(options["epochs"] or GRID_PASSES) / part for part in (9, 3, 1)]
-            chosen = candidates, [(passes, len(candidates), 3) for passes in lengths]
-        else:
-            try:
-                chosen = plan(trials, candidates, budget, options["epochs"])
-            except UserError:  # then there is no search, and its folder is free for another
-                (folder / "config.json").unlink()
-                raise
-        write_json(folder / "plan.json", chosen)
-    kept = everyones(read_json(folder / "plan.json") if folder else None)[0]
-    try:
-        chosen = [Architecture(*each) for each in kept[0]]
-        rungs = [(float(passes), int(n), int(n_seeds)) for passes, n, n_seeds in kept[1]]
-        if not (chosen and rungs and set(chosen) <= set(candidates)):
-            raise ValueError("of another search")
-        if not all(0 < passes < math.inf and n > 0 and n_seeds > 0 for passes, n, n_seeds in rungs):
-            raise ValueError("no plan")
-    except (TypeError, KeyError, IndexError, ValueError):
-        raise UserError(f"{folder}/plan.json: is damaged; move it away") from None
-    return chosen, rungs
+    file = folder / "plan.json"
+    if not file.exists():
+        try:
+            write_json(file, plan(trials, candidates, options))
+        except UserError:  # then there is no search, and its folder is free for another
+            (folder / "config.json").unlink()
+            raise
+    entrants, rungs = read_json(file)
+    return [Architecture(*each) for each in entrants], rungs
+
+
+# ---------------------------------------------------------------- what is trained
+
+
+def train_trial(trial, learned, judged, settings, task):
+    """Train one network on the images `learned`; return its (accuracy, loss) on the images `judged`."""
+    n_images = max(1, round(len(learned) * min(1, trial.passes / trial.epochs)))
+    part = learned.subset(random_part(len(learned), n_images))  # at random, as a folder is sorted by class
+    settings = replace(settings, **trial.architecture._asdict(), epochs=trial.epochs, seed=trial.seed)
+    settings = complete(settings)
+    model = models.build(settings, len(part.classes), part.images.shape[1:])
+    last = train.fit(model, part, judged, settings, task=task)[-1]
+    return last["test_accuracy"], last["test_loss"]
+
+
+def seconds_an_image(architecture, data, settings):
+    """Return the measured seconds of training `architecture` on an image of `data`."""
+    n_images = max(128, min(2048, 2**21 // data.images[0].numel()))  # a second or two, not minutes
+    few = data.subset(torch.arange(min(n_images, len(data))))
+    settings = complete(replace(settings, **architecture._asdict(), epochs=2))
+    model = models.build(settings, len(few.classes), few.images.shape[1:])
+    history = train.fit(model, few, few.subset(torch.arange(1)), settings, task="measuring the speed")
+    return history[1]["seconds"] / len(few)  # the first epoch warms up
+
+
+def size_of(architecture, n_classes, image_shape):
+    """Return (MFLOP of one image's forward pass, number of parameters)."""
+    model = models.build(Settings(**architecture._asdict(), device="cpu"), n_classes, image_shape)
+    with FlopCounterMode(display=False) as counter:
+        model(torch.zeros(1, *image_shape))
+    return counter.get_total_flops() / 1e6, sum(parameter.numel() for parameter in model.parameters())
 
 
 # ---------------------------------------------------------------- the search
 
 
-def search(trials, candidates, budget, options, folder):
-    """Search among `candidates` for `budget` seconds; return the winner.
+def search(trials, candidates, options, folder):
+    """Search among `candidates` as the SearchOptions say; return the winner.
 
     `folder` is None for all processes but the first.
     """
+    learned, _ = trials.data["validation"]
     with alone():
-        cost = seconds_an_image(trials.sizes, trials.data["validation"][0], trials.settings)
-    trials.cost = everyones(cost)[0]
-    standings.introduce(trials, candidates, THE_SHEETS)
-    chosen, rungs = kept_plan(trials, candidates, budget, options, folder)
+        cost = costs(trials.sizes, lambda each: seconds_an_image(each, learned, trials.settings))
+    trials.cost = from_main(lambda: cost)
+    search_report.introduce(trials, candidates, THE_SHEETS)
+    entrants, rungs = from_main(lambda: kept_plan(trials, candidates, options, folder))
     passes = rungs[-1][0]
-    needed = sum(seconds_needed(trials, chosen, rungs, passes))
-    standings.print_plan(rungs, len(candidates), needed, N_FINAL_SEEDS)
+    needed = sum(seconds_needed(trials, entrants, rungs, passes))
+    search_report.print_plan(rungs, len(candidates), needed, N_FINAL_SEEDS)
 
     def run_rung(number, asked):
-        later, final = seconds_needed(trials, chosen, rungs[number + 1 :], passes)
+        later, final = seconds_needed(trials, entrants, rungs[number + 1 :], passes)
         name = f"rung {number + 1} of {len(rungs)}"
-        rows = trials.run(trials_of(trials, asked), name, budget - final, later + final)
-        standings.print_rung(name, rungs[number], rows)
+        rows = trials.run(trials.validation_trials(asked), name, options.budget - final, later + final)
+        search_report.print_rung(name, rungs[number], rows)
         if number == 0 and (rows is None or all(row["error"] for row in rows)):
             why = rows[0]["error"] if rows else "the time is up; try more --minutes"
             raise UserError(f"no architecture could be compared: {why}")
         return rows and [row["accuracy"] for row in rows]
 
-    ranked = successive_halving(chosen, rungs, run_rung)
+    ranked = successive_halving(entrants, rungs, run_rung)
     winner = ranked[0]
-    standings.report(trials.rows, ranked, folder, trials.data["test"][1].source)
-    trials.run(final_trials(trials, winner, passes), "final", 1.05 * budget, 0)
-    standings.print_final(trials.rows, winner, THE_SHEETS, passes)
-    epochs = int(passes) if passes == int(passes) else Settings.epochs
-    best = replace(trials.settings, **winner._asdict(), epochs=epochs)
-    print(f"\nnext, to train the winner: {command_line(best)}")
+    search_report.report(trials.rows, ranked, folder, learned.source)
+    trials.run(final_trials(trials, winner, passes), "final", 1.05 * options.budget, 0)
+    search_report.print_final(trials.rows, winner, THE_SHEETS, passes)
+    search_report.print_next(trials.settings, winner, passes)
     return winner
 
 
@@ -227,69 +268,71 @@ def search(trials, candidates, budget, options, folder):
 
 
 def parse(arguments=None):
-    """Return (settings, space, options, out) from the command line."""
+    """Return (settings, space, options) from the command line."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=positive(float), help="time for everything (default: 10)")
-    parser.add_argument(
-        "--grid",
-        action="store_true",
-        help="no budget: train every architecture briefly, longer and in full, from three seeds",
-    )
-    epochs = "passes over the training images in full (default: up to 5, as the minutes allow; --grid 3)"
-    parser.add_argument("--epochs", type=positive(int), metavar="N", help=epochs)
-    parser.add_argument("--out", metavar="DIR", help="folder to make or to go on in (default: runs/search)")
+    add_flags(parser, SearchOptions)
     for name, values in SPACE.items():
         kind = {"choices": values} if name == "model" else {"type": positive(int), "metavar": "N"}
         text = f"values to try (default: {' '.join(map(str, values))})"
         parser.add_argument(flag_name(name), nargs="+", default=values, help=text, **kind)
     names = "data batch_size lr augment image_size limit seed device precision threads"
-    add_flags(parser, names.split())
+    add_flags(parser, Settings, names.split())
     given = typed(parser, arguments)
-    out, options = given.pop("out"), {name: given.pop(name) for name in ("minutes", "grid", "epochs")}
-    if options["grid"] and options["minutes"]:
-        raise UserError("--grid has no budget: leave out --minutes")
     space = {name: list(dict.fromkeys(given.pop(name))) for name in SPACE}
-    return Settings(init="xavier", **given), space, options, out
+    options = {each.name: given.pop(each.name) for each in fields(SearchOptions) if each.name in given}
+    options = SearchOptions(**options)
+    if options.grid and options.minutes:
+        raise UserError("--grid has no budget: leave out --minutes")
+    return Settings(init="xavier", **given), space, options
 
 
-def main(arguments=None):
-    """Search as the command line says; return the winner."""
-    given, space, options, out = parse(arguments)
-    join_ranks(given.device)
-    settings = complete(given)
-    torch.set_num_threads(settings.threads)
-    torch.backends.cudnn.deterministic = True
-    given = replace(given, data=from_first(lambda: find(given.data)))
-    train_data, test_data = load(given.data, given.limit, given.image_size)
-    n_channels, *image_size = train_data.images.shape[1:]
-    image_shape = (n_channels, *(2 * [given.image_size] if given.image_size else image_size))
-    candidates, n_illegal = architectures(space, image_shape[1:])
+def candidates_for(space, image_size, n_images):
+    """Return the architectures to compare; raise UserError where the images are too small or too few."""
+    candidates = architectures(space, image_size)
+    n_illegal = math.prod(map(len, space.values())) - len(candidates)
     if n_illegal:
         print(f"{n_illegal} combinations are left out: they would leave nothing of images of this size")
-    if len(train_data) < 2:
+    if n_images < 2:
         raise UserError("one training image is too few: some are held out")
     if not candidates:
         raise UserError(f"none of the {n_illegal} combinations leaves anything of images of this size")
     try:
-        halve(image_shape[1:], THE_SHEETS.n_blocks)
+        models.halve(image_size, THE_SHEETS.n_blocks)
     except UserError as error:
         raise UserError(f"the sheet's architecture, to compare with, does not fit: {error}") from None
-    sizes = {
-        each: mega_flops(each, train_data.classes, image_shape)
-        for each in dict.fromkeys([*candidates, THE_SHEETS])
-    }
+    return candidates
+
+
+def main(arguments=None):
+    """Search as the command line says; return the winner."""
+    given, space, options = parse(arguments)
+    join_processes(given.device)
+    settings = complete(given)
+    torch.set_num_threads(settings.threads)
+    torch.backends.cudnn.deterministic = True
+    given = replace(given, data=from_main(lambda: find(given.data)))
+    train_data, test_data = load(given.data, given.limit, given.image_size)
+    n_classes = len(train_data.classes)
+    n_channels, *image_size = train_data.images.shape[1:]
+    image_shape = (n_channels, *(2 * [given.image_size] if given.image_size else image_size))
+    candidates = candidates_for(space, image_shape[1:], len(train_data))
+    networks = dict.fromkeys([*candidates, THE_SHEETS])
+    sizes = {each: size_of(each, n_classes, image_shape) for each in networks}
     candidates.sort(key=lambda candidate: sizes[candidate][0])  # of equally good ones the cheaper goes on
-    model = network(THE_SHEETS, settings, train_data.classes, image_shape)
-    now = describe(replace(settings, threads=None), model, train_data, test_data, {"space": space, **options})
-    folder = from_first(lambda: same_run_folder("search", now, out))
+
+    settings = replace(settings, threads=None)
+    model = models.build(replace(settings, **THE_SHEETS._asdict()), n_classes, image_shape)
+    options_kept = {"space": space} | asdict(options)
+    del options_kept["out"]
+    description = describe(settings, model, train_data, test_data, options_kept)
+    folder = from_main(lambda: same_run_folder("search", description, options.out))
     words = ["search.py", *(sys.argv[1:] if arguments is None else arguments)]
-    with resumable_by(words, folder), nullcontext() if ranks()[0] else locked(folder):
-        file = None if ranks()[0] else folder / "results.csv"
-        trials = Trials(file, train_data, test_data, given, sizes)
+    with resumable_by(words, folder), locked(folder) if is_main() else nullcontext():
+        file = folder / "results.csv" if is_main() else None
+        trials = Trials(file, split_off(train_data, test_data), given, sizes, train_trial)
         done = f"goes on, {len(trials.rows)} trials are done" if trials.rows else "begins"
         print(f"in {folder} the search {done}")
-        budget = math.inf if options["grid"] else 60 * (options["minutes"] or 10)
-        return search(trials, candidates, budget, options, None if ranks()[0] else folder)
+        return search(trials, candidates, options, folder if is_main() else None)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Train one of the exercise sheet's networks: settings → data → model → training loop → a run folder.
 
 Example: python train.py --model resnet --init xavier
+
+The lines that train are in `train_epoch`; `train_epochs` goes over the epochs, tests, saves and resumes.
 """
 
 import math
@@ -9,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from runs import (
+from support.console import (
     TABLE_HEADER,
     Progress,
     UserError,
@@ -19,47 +21,36 @@ from runs import (
     run_command,
     table_row,
 )
+from support.files import locked, write_csv, write_tensors
+from support.processes import (
+    averaging,
+    from_main,
+    is_main,
+    join_processes,
+    n_processes,
+    process_number,
+    total,
+)
+from support.randomness import mix, random_order
+from support.run_folder import (
+    describe,
+    is_finished,
+    load_position,
+    read_resumable,
+    resumable_by,
+    save_position,
+    start_of_epoch,
+    start_or_resume,
+)
+from support.settings import complete, parse
 
 import torch
 import torch.nn.functional as F
 
-import figures
 import models
-from checkpoint import (
-    describe,
-    load_state,
-    resumable,
-    resumable_by,
-    save_state,
-    start_of_epoch,
-    start_or_resume,
-)
-from data import affine_maps, batch_to_float, find, load, mix, random_order
-from files import locked, write_csv, write_tensors
-from ranks import averaging, from_first, join_ranks, ranks, total
-from settings import ARCHITECTURE, VGG16_SIZE, command_line, complete, parse
+from data import affine_maps, batch_to_float, find, load
 
-# ---------------------------------------------------------------- model and training
-
-
-def build(settings, n_classes, image_shape):
-    """Return the initialised network of `settings` for images of `image_shape`, (channels, height, width)."""
-    n_channels, *image_size = image_shape
-    image_size = settings.image_size or tuple(image_size)
-    torch.manual_seed(settings.seed)
-    if settings.model == "vgg16":
-        model = models.vgg16(n_classes, image_size)
-    else:
-        network = {"encoder": models.encoder, "resnet": models.ResNet}[settings.model]
-        architecture = {name: getattr(settings, name) for name in ARCHITECTURE}
-        model = network(n_classes, n_channels, image_size, **architecture)
-    if settings.init == "pretrained":
-        models.load_imagenet(model, settings.weights)
-    elif settings.init == "transfer":
-        models.load_run(model, settings.weights)
-    else:
-        models.initialise(model, settings.init)
-    return model.to(settings.device, memory_format=torch.channels_last)
+# ---------------------------------------------------------------- the loop
 
 
 def optimisation(model, lr, n_steps):
@@ -74,96 +65,119 @@ def optimisation(model, lr, n_steps):
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=n_steps)
 
 
-def fit(model, train, test, settings, folder=None, label=None):
-    """Train `model` in place with the optimiser of `optimisation`.
+def train_epoch(network, batches, optimizer, scheduler, precision):
+    """Train `network` on `batches`, those of `training_batches`.
 
-    `train` and `test` are ImageData, `settings` complete. Prints a row per epoch and returns the rows, a
-    list of dicts; with `label` it prints only a line of progress, which begins with that. With `folder`,
-    goes on from its state.pt where there is one, and keeps state.pt and metrics.csv there up to date. All
-    randomness is a function of (seed, epoch, step), so a run that is resumed ends with the same weights,
-    bit by bit, as one that was never interrupted. Under torchrun each process trains on its share of
-    every batch. Raises UserError when the loss is no longer finite.
+    Yields after each step (n_images, loss, n_right): how many images all processes had in it, and of this
+    process's share of them the sum of the losses and the number of right answers, tensors on the device.
     """
-    keep_freed_memory()
-    rank, n_ranks = ranks()
-    image_size, started = settings.image_size or max(train.images.shape[2:]), time.perf_counter()
-    if settings.freeze:
-        model, train, test = frozen(model, train, test, settings)
-    train, test = on_device(train, settings.device), on_device(test, settings.device)
-    n_steps = math.ceil(len(train) / settings.batch_size)  # in an epoch
-    optimizer, scheduler = optimisation(model, settings.lr, settings.epochs * n_steps)
-    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-    at = load_state(folder, parts, settings.device)
-    if settings.freeze and not at["history"] and not at["n_seen"]:
-        at["seconds"] = time.perf_counter() - started  # of computing the features
-    folder = None if rank else folder  # which only the first process writes
+    for images, labels, n_images in batches:
+        with autocast(images.device, precision):
+            logits = network(images)  # (batch, classes)
+            loss = F.cross_entropy(logits, labels, reduction="sum")
+        optimizer.zero_grad()
+        # The mean over the step's images. Several processes each have a share of the sum, and their gradients
+        # are averaged: so each takes its share n_processes() times.
+        (loss * (n_processes() / n_images)).backward()
+        optimizer.step()
+        scheduler.step()
+        yield n_images, loss.detach(), (logits.argmax(dim=1) == labels).sum()
+
+
+def train_epochs(model, train, test, settings, folder, watch, seconds):
+    """Train `model` for the epochs of `settings` that are still to come; return the history. See `fit`.
+
+    `seconds` have gone by for this training already.
+    """
+    n_steps = settings.epochs * math.ceil(len(train) / settings.batch_size)
+    optimizer, scheduler = optimisation(model, settings.lr, n_steps)
+    trained = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    position = load_position(folder, trained, settings.device) or start_of_epoch([], settings.device, seconds)
+    folder = folder if is_main() else None  # which only the main process writes
     network = averaging(model)
-    watch = Watch(settings.epochs, len(train), len(test), label, image_size)
-    watch.table(TABLE_HEADER, *map(table_row, at["history"]))
+    watch.table(TABLE_HEADER, *map(table_row, position.history))
 
-    for epoch in range(len(at["history"]), settings.epochs):
-        order = random_order(len(train), settings.seed, epoch).to(train.images.device)
+    for epoch in range(len(position.history), settings.epochs):
         model.train()
-        watch.start_epoch(epoch, at["n_seen"], at["seconds"])
-        for step in range(math.ceil(at["n_seen"] / settings.batch_size), n_steps):
-            batch = order[step * settings.batch_size : (step + 1) * settings.batch_size]
-            images, labels = prepare(train, batch, settings, (epoch, 1 + step))
-            with autocast(settings):
-                logits = network(images)  # (batch, classes)
-                loss = F.cross_entropy(logits, labels, reduction="sum")
-            optimizer.zero_grad()
-            (loss * (n_ranks / len(batch))).backward()
-            optimizer.step()
-            scheduler.step()
-
-            # Sums stay on the device: reading them would make a GPU wait.
-            at["n_seen"] += len(batch)
-            at["sums"] += total(torch.stack([loss.detach(), (logits.argmax(dim=1) == labels).sum()]))
-            if rank == 0 and watch.due():
-                watch.show(at["n_seen"], finite(at["sums"][0]))
+        watch.start_epoch(epoch, position.n_seen, position.seconds)
+        batches = training_batches(train, settings, epoch, position.n_seen)
+        for n_images, *sums in train_epoch(network, batches, optimizer, scheduler, settings.precision):
+            position.n_seen += n_images
+            position.sums += total(torch.stack(sums))  # on the device: to read them, a GPU would have to wait
+            if is_main() and watch.due():
+                watch.show(position.n_seen, finite(position.sums[0]))
                 if folder and watch.time_to_save():
                     with watch.saving():
-                        save_state(folder, parts, {**at, "seconds": watch.seconds()})
+                        save_position(folder, trained, replace(position, seconds=watch.seconds()))
 
-        row = {"epoch": epoch + 1, "train_loss": finite(at["sums"][0]) / len(train)}
-        row["train_accuracy"] = at["sums"][1].item() / len(train)
-        seconds = watch.seconds()  # of training, without the evaluation
+        row = {"epoch": epoch + 1, "train_loss": finite(position.sums[0]) / len(train)}
+        row["train_accuracy"] = position.sums[1].item() / len(train)
+        seconds = watch.seconds()  # of training, without the test
         row["test_loss"], row["test_accuracy"] = evaluate(model, test, settings)
         row["seconds"] = seconds
         watch.table(table_row(row))
-        at = start_of_epoch([*at["history"], row], settings.device)
+        position = start_of_epoch([*position.history, row], settings.device)
         if folder:
-            write_csv(folder / "metrics.csv", at["history"])  # before the state that says this epoch is over
-            save_state(folder, parts, at)
-    return at["history"]
+            write_csv(
+                folder / "metrics.csv", position.history
+            )  # before the state that says this epoch is over
+            save_position(folder, trained, position)
+    return position.history
+
+
+def fit(model, train, test, settings, folder=None, task=None):
+    """Train `model` in place, or with `settings.freeze` its last layer; return the history, a row per epoch.
+
+    `train` and `test` are ImageData, `settings` complete. A row is a dict, of metrics.csv. Prints the rows,
+    or with `task` only a line of progress that names it. With `folder`, goes on from its state.pt where
+    there is one, and keeps state.pt and metrics.csv there up to date. All randomness is a function of (seed,
+    epoch, step), so a run that is resumed ends with the same weights, bit by bit, as one that was never
+    interrupted. Under torchrun each process trains on its share of every batch. Raises UserError when the
+    loss is no longer finite.
+    """
+    keep_freed_memory()
+    started, image_size = time.perf_counter(), settings.image_size or max(train.images.shape[2:])
+    if settings.freeze:
+        model, train, test = frozen(model, train, test, settings)
+    seconds = time.perf_counter() - started if settings.freeze else 0.0  # of computing the features
+    train, test = on_device(train, settings.device), on_device(test, settings.device)
+    watch = Watch(settings.epochs, len(train), len(test), task, image_size)
+    return train_epochs(model, train, test, settings, folder, watch, seconds)
+
+
+def training_batches(train, settings, epoch, n_seen):
+    """Yield (images, labels, n_images) for each step of `epoch`, but for the first `n_seen` of its images.
+
+    `images`, float, and `labels` are this process's share of the step's `n_images`, on the device. The
+    random numbers of a step are functions of (seed, epoch, step): those of the augmentation, and those of
+    dropout, which come after.
+    """
+    order = random_order(len(train), settings.seed, epoch).to(train.images.device)
+    for start in range(n_seen, len(train), settings.batch_size):
+        batch = order[start : start + settings.batch_size]  # indices
+        share = slice(process_number(), None, n_processes())
+        step = 1 + start // settings.batch_size
+        torch.manual_seed(mix(settings.seed, epoch, step))
+        maps = affine_maps(len(batch), train.images.shape[2:])[share] if settings.augment else None
+        if not is_main():
+            torch.manual_seed(mix(settings.seed, epoch, step, process_number()))  # so that dropout differs
+        images = train.images[batch[share]].to(settings.device)
+        labels = train.labels[batch[share]].to(settings.device)
+        yield batch_to_float(images, settings.image_size, maps), labels, len(batch)
 
 
 def frozen(model, train, test, settings):
     """Return (layer, train, test): the last layer of `model`, and ImageData for it to be trained on.
 
-    Their `images` are what the layers before it make of each image, without dropout, float32 (N, features).
+    Their `images` are the features below that layer, without dropout, float32 (N, features).
     """
     name, layer = models.last_layer(model)
     model.set_submodule(name, torch.nn.Identity())
-    halves = [replace(half, images=predict(model, half, settings, "computing")) for half in (train, test)]
+    train, test = (
+        replace(half, images=predict(model, half, settings, "computing")) for half in (train, test)
+    )
     model.set_submodule(name, layer)
-    return layer, *halves
-
-
-def prepare(data, batch, settings, place):
-    """Return the images (float) and labels of this process's share of a step, on the device.
-
-    `batch` holds the indices of the step's images in `data`, `place` is (epoch, step), from which the step's
-    random numbers come: those of the augmentation, and later in the step those of dropout.
-    """
-    rank, n_ranks = ranks()
-    torch.manual_seed(mix(settings.seed, *place))
-    maps = affine_maps(len(batch), data.images.shape[2:])[rank::n_ranks] if settings.augment else None
-    if rank:
-        torch.manual_seed(mix(settings.seed, *place, rank))  # so that dropout differs
-    images = data.images[batch[rank::n_ranks]].to(settings.device)
-    labels = data.labels[batch[rank::n_ranks]].to(settings.device)
-    return batch_to_float(images, settings.image_size, maps), labels
+    return layer, train, test
 
 
 def on_device(data, device):
@@ -176,11 +190,9 @@ def on_device(data, device):
         return data
 
 
-def autocast(settings):
-    """Return the context in which a network computes in the precision of `settings`."""
-    return torch.autocast(
-        torch.device(settings.device).type, torch.bfloat16, enabled=settings.precision == "bf16"
-    )
+def autocast(device, precision):
+    """Return the context in which a network computes in `precision`, "bf16" or "fp32", on `device`."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
 
 
 def finite(loss):
@@ -193,25 +205,28 @@ def finite(loss):
 
 
 @torch.no_grad()
-def predict(model, data, settings, doing="testing"):
+def predict(model, data, settings, task="testing"):
     """Return the logits of all of `data`, float32 (N, classes), on the device of `settings`."""
     model.eval()
     logits, progress = [], Progress()
     for images in data.images.split(settings.batch_size):
         images = batch_to_float(images.to(settings.device), settings.image_size)
-        with autocast(settings):
+        with autocast(settings.device, settings.precision):
             logits.append(model(images).float())
         if progress.due():
-            progress.show(f"{doing}: {sum(map(len, logits)):,} of {len(data):,} images")
+            progress.show(f"{task}: {sum(map(len, logits)):,} of {len(data):,} images")
     progress.clear()
     return torch.cat(logits)
 
 
 def evaluate(model, data, settings):
     """Return the mean cross-entropy loss and the accuracy (0 to 1) of `model` on `data`."""
-    rank, n_ranks = ranks()
-    share = data.subset(torch.arange(rank, len(data), n_ranks)) if n_ranks > 1 else data
-    logits, labels = predict(model, share, settings), share.labels.to(settings.device)
+    if n_processes() > 1:
+        share = data.subset(torch.arange(process_number(), len(data), n_processes()))
+    else:
+        share = data
+    logits = predict(model, share, settings)
+    labels = share.labels.to(settings.device)
     loss = F.cross_entropy(logits, labels, reduction="sum")
     sums = total(torch.stack([loss, (logits.argmax(dim=1) == labels).sum()]))
     return finite(sums[0]) / len(data), sums[1].item() / len(data)
@@ -222,6 +237,8 @@ def evaluate(model, data, settings):
 
 def finish(folder, model, test, history, settings):
     """Draw the run's pictures, write its weights, say how it went; model.pt, the last file, marks its end."""
+    from support import pictures  # not above, as it takes a moment, and only here something is drawn
+
     from diagnose import confusion_matrix  # not above, as diagnose.py imports this file
 
     # Once more after the last epoch's test, as a run may have been interrupted between the two.
@@ -231,61 +248,61 @@ def finish(folder, model, test, history, settings):
     axes = "rows: true class, columns: predicted class"
     fixed = ", all but the last layer frozen" if settings.freeze else ""
     title = f"{settings.model}, {settings.init} initialisation{fixed}, seed {settings.seed} on {test.source}"
-    figures.draw_curves(folder / "curves.png", history, title)
+    pictures.draw_curves(folder / "curves.png", history, title)
     matrix = confusion_matrix(test.labels, predicted, len(test.classes))
-    figures.draw_confusion(folder / "confusion.png", matrix, test.classes, title, f"{wrong}; {axes}")
+    pictures.draw_confusion(folder / "confusion.png", matrix, test.classes, title, f"{wrong}; {axes}")
     # From the CPU, as a file with a GPU's tensors cannot be read where there is none.
     write_tensors(folder / "model.pt", {name: weight.cpu() for name, weight in model.state_dict().items()})
     print(f"\ntest accuracy on {test.source}: {1 - n_wrong / len(test):.2%}, {wrong}")
     print(f"look at {folder}/curves.png and {folder}/confusion.png; metrics.csv and model.pt are there too")
-    init = "default" if settings.init == "default" else "xavier"
-    other = "encoder" if settings.model == "resnet" else "resnet"
-    other = replace(settings, model=other, init=init, freeze=False, weights=None, batch_size=None, lr=None)
-    if settings.model == "vgg16" and settings.image_size == VGG16_SIZE:
-        other = replace(other, image_size=None)  # which was vgg16's own
-    print(f"next, to compare: {command_line(other)}")
-    print("and to see all runs side by side: python compare.py")
+    print("next, to see all runs side by side: python compare.py")
 
 
 def main(arguments=None):
     """Train as the command line says; return the history, one row per epoch, None of a finished run."""
     settings, options = parse(__doc__, arguments)
-    config, resume = None, options["resume"]
-    if resume:
-        resumed = resumable(Path(resume), "model.pt")
-        if not resumed:
+    config = None
+    if options.resume:
+        settings, config = read_resumable(Path(options.resume))
+        if is_finished(options.resume, "model.pt"):
             return None
-        settings, config = resumed
-    join_ranks(settings.device)
-    rank, n_ranks = ranks()
+    join_processes(settings.device)
     settings = complete(settings)
-    if settings.image_size:  # refuse what cannot work before the data are looked for
-        models.halve(settings.image_size, 5 if settings.model == "vgg16" else settings.n_blocks)
+    models.check_image_size(settings)  # before the data are looked for
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.deterministic = True  # the same command gives the same weights
 
-    settings = replace(settings, data=from_first(lambda: find(settings.data)))  # which may download it
+    settings = replace(settings, data=from_main(lambda: find(settings.data)))  # which may download it
     train, test = load(settings.data, settings.limit, settings.image_size)
     channels, height, width = train.images.shape[1:]
     images = f"{len(train):,} training and {len(test):,} test images, {width} pixels wide and {height} high"
     print(f"{train.source}: {images}, in {len(train.classes)} classes")
-    model = build(settings, len(train.classes), (channels, height, width))
-    now = describe(settings, model, train, test)
-    where = f"{settings.device}, {settings.precision}, {settings.threads} threads"
-    where += f" in each of {n_ranks} processes" if n_ranks > 1 else ""
-    network = f"{settings.model}, {settings.init} initialisation, {now['n_parameters']:,} parameters"
+    model = models.build(settings, len(train.classes), (channels, height, width))
+    description = describe(settings, model, train, test)
+    introduce(settings, model)
+
+    name = f"{settings.model}-{settings.init}" + ("-frozen" if settings.freeze else "")
+    folder = start_or_resume(name, description, options, config)
+    with (
+        resumable_by(["train.py", "--resume", folder], folder),
+        locked(folder) if is_main() else nullcontext(),
+    ):
+        history = fit(model, train, test, settings, folder)
+        if is_main():
+            finish(folder, model, test, history, settings)
+    return history
+
+
+def introduce(settings, model):
+    """Say which network will be trained, and on what."""
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    network = f"{settings.model}, {settings.init} initialisation, {n_parameters:,} parameters"
     if settings.freeze:
         n_trained = sum(parameter.numel() for parameter in models.last_layer(model)[1].parameters())
         network += f", of which the last layer's {n_trained:,} are trained"
-    print(f"{network}; seed {settings.seed}; {where}")
-
-    name = f"{settings.model}-{settings.init}" + ("-frozen" if settings.freeze else "")
-    folder = start_or_resume(name, now, options["out"], resume, config)
-    with resumable_by(["train.py", "--resume", folder], folder), nullcontext() if rank else locked(folder):
-        history = fit(model, train, test, settings, folder)
-        if rank == 0:
-            finish(folder, model, test, history, settings)
-    return history
+    hardware = f"{settings.device}, {settings.precision}, {settings.threads} threads"
+    hardware += f" in each of {n_processes()} processes" if n_processes() > 1 else ""
+    print(f"{network}; seed {settings.seed}; {hardware}")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 import os
 
-import runs  # noqa: F401 (first, as it quiets OpenMP's threads)
+from support import (
+    settings,
+)
 
 import numpy as np
 import pytest
@@ -11,8 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from PIL import Image
 
 import data
-import settings
-import train
+import models
 
 # A slow machine must not fail a test, and a test must not fail only now and then.
 hypothesis_settings.register_profile("project", deadline=None, derandomize=True, max_examples=30)
@@ -51,7 +52,7 @@ def small_settings(**changes):
 
 def small_model(run_settings, images):
     """Return the network of `run_settings` for the ImageData `images`."""
-    return train.build(run_settings, len(images.classes), images.images.shape[1:])
+    return models.build(run_settings, len(images.classes), images.images.shape[1:])
 
 
 def same_weights(model, other):

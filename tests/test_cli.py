@@ -11,22 +11,22 @@ import sys
 import time
 from pathlib import Path
 
-from runs import run_command
+from support import run_folder
+from support.console import run_command
+from support.decisions import read_decisions
+from support.files import locked, read_csv
 
 import pytest
 import torch
 from conftest import write_folder
 from PIL import Image
 
-import checkpoint
 import compare
 import data
 import diagnose
 import models
 import search
 import train
-from decisions import read_decisions
-from files import locked, read_csv
 
 PROJECT = Path(__file__).parent.parent
 NETWORK = "--n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8 --n-blocks 2"
@@ -539,7 +539,7 @@ def test_a_run_is_trained_by_one_process_at_a_time(refused):
 def test_of_two_runs_with_the_same_folder_one_is_refused(refused, monkeypatch):
     train.main(f"--data images --epochs 1 --out run {SMALL}".split())
     config = Path("run/config.json").read_bytes()
-    monkeypatch.setattr(checkpoint, "check_new", lambda out: None)  # as if the other one came just after this
+    monkeypatch.setattr(run_folder, "check_new", lambda out: None)  # as if the other one came just after this
     assert "another process was faster" in refused(f"--data images --epochs 2 --out run {SMALL}")
     assert Path("run/config.json").read_bytes() == config
 

@@ -4,7 +4,9 @@ import shutil
 import statistics
 from pathlib import Path
 
-from runs import UserError
+from support.console import UserError
+from support.files import read_csv, read_json, write_csv, write_json
+from support.run_folder import checksum
 
 import pytest
 import torch
@@ -13,8 +15,6 @@ from PIL import Image
 
 import compare
 import train
-from checkpoint import checksum
-from files import read_csv, read_json, write_csv, write_json
 
 SMALL = "--n-blocks 1 --n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8 --threads 2"
 

@@ -9,7 +9,8 @@ import tempfile
 import threading
 from pathlib import Path
 
-from runs import UserError
+from support import mislabelled, randomness
+from support.console import UserError
 
 import numpy as np
 import pytest
@@ -107,11 +108,11 @@ def test_fingerprints_tell_any_change_of_pixels_labels_or_classes_and_one_of_the
         clean.subset(torch.arange(11)),
     ]
     changed.append(data.replace(clean, classes=("a", "b", "c")))
-    changed.append(data.replace(clean, labels=clean.labels[data.random_order(12, 0)]))  # of the same counts
+    changed.append(data.replace(clean, labels=clean.labels[randomness.random_order(12, 0)]))  # of the same counts
     for fingerprint in (data.ImageData.fingerprint, data.ImageData.content_fingerprint):
         assert len(set(map(fingerprint, [clean, *changed]))) == 6
         assert fingerprint(clean) == fingerprint(stripes(12))
-    shuffled = clean.subset(data.random_order(12, 0))
+    shuffled = clean.subset(randomness.random_order(12, 0))
     assert shuffled.fingerprint() != clean.fingerprint()
     assert shuffled.content_fingerprint() == clean.content_fingerprint()
 
@@ -297,16 +298,16 @@ def test_each_image_has_its_own_map_and_the_seed_decides():
 def test_mix_gives_every_place_of_every_run_its_own_seed():
     places = [(seed, epoch, step) for seed in range(8) for epoch in range(8) for step in range(1, 65)]
     places += [(seed, epoch) for seed in range(8) for epoch in range(8)]
-    assert len({data.mix(*place) for place in places}) == len(places)
+    assert len({randomness.mix(*place) for place in places}) == len(places)
 
 
 @given(st.integers(0, 50), st.integers(0, 1000))
 def test_a_random_order_has_every_index_once(n, seed):
-    assert sorted(data.random_order(n, seed).tolist()) == list(range(n))
+    assert sorted(randomness.random_order(n, seed).tolist()) == list(range(n))
 
 
 def test_seeds_and_epochs_have_different_orders():
-    orders = {tuple(data.random_order(20, seed, epoch).tolist()) for seed in range(20) for epoch in range(20)}
+    orders = {tuple(randomness.random_order(20, seed, epoch).tolist()) for seed in range(20) for epoch in range(20)}
     assert len(orders) == 400
 
 
@@ -315,9 +316,9 @@ def test_seeds_and_epochs_have_different_orders():
 
 @pytest.mark.parametrize("seed", range(4))
 def test_wrong_labels_are_not_those_that_a_training_sees_first(seed):
-    _, chosen = data.wrong_labels(torch.arange(3000) % 10, 10, 100, seed)
+    _, chosen = mislabelled.make_wrong(torch.arange(3000) % 10, 10, 100, seed)
     for epoch in range(3):
-        first = data.random_order(3000, seed, epoch)[:100]
+        first = randomness.random_order(3000, seed, epoch)[:100]
         assert len(set(first.tolist()) & set(chosen.tolist())) < 20  # by chance 3
 
 
@@ -328,18 +329,18 @@ def test_exactly_so_many_labels_become_wrong_and_only_among_the_classes(content,
     among = classes or set(range(n_classes))
     n_candidates = sum(label in among for label in labels.tolist())
     count = content.draw(st.integers(0, n_candidates))
-    wrong, changed = data.wrong_labels(labels, n_classes, count, seed, classes)
+    wrong, changed = mislabelled.make_wrong(labels, n_classes, count, seed, classes)
     assert (wrong != labels).nonzero().flatten().tolist() == changed.tolist()
     assert len(changed) == count
     assert {*labels[changed].tolist(), *wrong[changed].tolist()} <= among
-    assert torch.equal(wrong, data.wrong_labels(labels, n_classes, count, seed, classes)[0])
+    assert torch.equal(wrong, mislabelled.make_wrong(labels, n_classes, count, seed, classes)[0])
     with pytest.raises(UserError, match="cannot be made wrong"):
-        data.wrong_labels(labels, n_classes, n_candidates + 1, seed, classes)
+        mislabelled.make_wrong(labels, n_classes, n_candidates + 1, seed, classes)
 
 
 def test_a_wrong_label_is_any_other_class_alike():
     labels = torch.arange(4).repeat(3000)
-    wrong, _ = data.wrong_labels(labels, 4, 12000, 0)
+    wrong, _ = mislabelled.make_wrong(labels, 4, 12000, 0)
     counts = torch.bincount(labels * 4 + wrong, minlength=16).view(4, 4)
     assert counts.diagonal().sum() == 0
     assert (counts[~torch.eye(4, dtype=torch.bool)] - 1000).abs().max() < 150  # six standard deviations
@@ -347,13 +348,13 @@ def test_a_wrong_label_is_any_other_class_alike():
 
 def test_every_label_may_become_wrong_and_the_seed_decides_which():
     labels = torch.zeros(50, dtype=torch.int64)
-    chosen = [tuple(data.wrong_labels(labels, 3, 5, seed)[1].tolist()) for seed in range(100)]
+    chosen = [tuple(mislabelled.make_wrong(labels, 3, 5, seed)[1].tolist()) for seed in range(100)]
     assert {index for each in chosen for index in each} == set(range(50))
     assert len(set(chosen)) == 100
 
 
 def test_mislabel_moves_files_and_changes_none(folder, tmp_path):
-    data.mislabel(str(folder), tmp_path / "wrong", count=5, seed=1)
+    mislabelled.mislabel(str(folder), tmp_path / "wrong", count=5, seed=1)
     before = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.png")}
     after = {path.relative_to(tmp_path / "wrong"): path.read_bytes() for path in tmp_path.glob("wrong/*/*/*")}
     moved = before.keys() - after.keys()
@@ -364,18 +365,18 @@ def test_mislabel_moves_files_and_changes_none(folder, tmp_path):
         assert path.parent != new.parent
         assert path.parts[0] == new.parts[0] == "train"
         assert after[new] == before[path]
-    data.mislabel(str(folder), tmp_path / "again", count=5, seed=1)
+    mislabelled.mislabel(str(folder), tmp_path / "again", count=5, seed=1)
     assert {path.relative_to(tmp_path / "again") for path in tmp_path.glob("again/*/*/*")} == after.keys()
 
 
 def test_only_the_named_classes_are_mislabelled(folder, tmp_path):
-    data.mislabel(str(folder), tmp_path / "wrong", count=9, classes=["row0", "row4"])
+    mislabelled.mislabel(str(folder), tmp_path / "wrong", count=9, classes=["row0", "row4"])
     kept = {path.relative_to(folder) for path in folder.glob("*/row2/*")}
     assert {path.relative_to(tmp_path / "wrong") for path in tmp_path.glob("wrong/*/row2/*")} == kept
     with pytest.raises(UserError, match="has no class row3; it has row0, row2, row4"):
-        data.mislabel(str(folder), tmp_path / "other", classes=["row0", "row3"])
+        mislabelled.mislabel(str(folder), tmp_path / "other", classes=["row0", "row3"])
     with pytest.raises(UserError, match="99 labels cannot be made wrong: 24 images are in 3 classes"):
-        data.mislabel(str(folder), tmp_path / "other", count=99)
+        mislabelled.mislabel(str(folder), tmp_path / "other", count=99)
     assert not (tmp_path / "other").exists()
 
 
@@ -383,6 +384,6 @@ def test_mislabel_leaves_every_class_an_image(folder, tmp_path, monkeypatch):
     def all_of_the_first(labels, *_):
         return labels.clamp(min=1), (labels == 0).nonzero().flatten()
 
-    monkeypatch.setattr(data, "wrong_labels", all_of_the_first)
+    monkeypatch.setattr(mislabelled, "make_wrong", all_of_the_first)
     with pytest.raises(UserError, match="no image of the class row0 would be left"):
-        data.mislabel(str(folder), tmp_path / "other")
+        mislabelled.mislabel(str(folder), tmp_path / "other")

@@ -5,7 +5,11 @@ import re
 from collections import Counter
 from dataclasses import replace
 
-from runs import UserError
+from support import mislabelled, randomness
+from support.console import UserError
+from support.digits import digits
+from support.mislabelled import true_labels
+from support.settings import Settings, complete
 
 import pytest
 import torch
@@ -16,11 +20,10 @@ from PIL import Image
 
 import data
 import diagnose
+import models
 import train
+from data import find_imperfect, known_truth
 from diagnose import confusion_matrix, top_losses
-from digits import digits
-from imperfect import find_imperfect, known_truth, true_labels
-from settings import Settings, complete
 
 pairs = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1)
 
@@ -91,10 +94,10 @@ def test_the_ranking_does_not_depend_on_the_samples_order(ranking, rng):
 
 def test_planted_wrong_labels_are_found():
     images, labels = digits(2000, seed=5)
-    wrong, changed = data.wrong_labels(labels, 10, 20, seed=1)
+    wrong, changed = mislabelled.make_wrong(labels, 10, 20, seed=1)
     imperfect = data.ImageData(images, wrong, data.TEN_DIGITS, data.numbered("train", 2000), "digits")
     run_settings = complete(Settings(init="xavier", epochs=3, device="cpu"))
-    model = train.build(run_settings, 10, (1, 28, 28))
+    model = models.build(run_settings, 10, (1, 28, 28))
     train.fit(model, imperfect, imperfect.subset(torch.arange(10)), run_settings)
     order, _, _ = top_losses(wrong, diagnose.predict_all([model], imperfect, run_settings))
     assert len(set(order[:40].tolist()) & set(changed.tolist())) >= 15  # a random order has 0.4
@@ -105,7 +108,7 @@ def test_planted_wrong_labels_are_found():
 
 def test_true_labels_are_found_by_the_pixels():
     clean = stripes(30)
-    order = data.random_order(30, 4)
+    order = randomness.random_order(30, 4)
     imperfect = replace(clean.subset(order), labels=(clean.labels[order] + 1) % 3)
     assert torch.equal(true_labels(imperfect, clean), clean.labels[order])
     assert true_labels(stripes(30, seed=9), clean).tolist() == [-1] * 30

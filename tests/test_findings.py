@@ -5,9 +5,9 @@ import re
 import sys
 from pathlib import Path
 
-import pytest
+from support.files import check_replaceable, read_csv
 
-from files import check_replaceable, read_csv
+import pytest
 
 ROOT = Path(__file__).parent.parent
 NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?"

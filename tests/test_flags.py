@@ -10,7 +10,9 @@ import shutil
 from collections import OrderedDict
 from functools import cache, partial
 
-from runs import UserError
+from support.console import UserError
+from support.files import read_csv, read_json, write_csv
+from support.trials import Architecture
 
 import pytest
 import torch
@@ -23,8 +25,6 @@ import diagnose
 import models
 import search
 import train
-from files import read_csv, read_json, write_csv
-from trials import Architecture
 
 COMMANDS = {"train": train, "diagnose": diagnose, "search": search}
 LEARNING = "--batch-size 8 --epochs 2 --lr 0.01 --device cpu --precision fp32 --threads 1"

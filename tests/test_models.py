@@ -3,7 +3,7 @@
 import math
 import urllib.error
 
-from runs import UserError
+from support.console import UserError
 
 import pytest
 import torch

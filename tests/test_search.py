@@ -4,7 +4,9 @@ import functools
 import itertools
 import math
 
-from runs import UserError
+from support import trials
+from support.console import UserError
+from support.trials import THE_SHEETS, Architecture, Trial, Trials
 
 import pytest
 import torch
@@ -15,8 +17,6 @@ from hypothesis import strategies as st
 import models
 import search
 import train
-import trials
-from trials import THE_SHEETS, Architecture, Trial, Trials
 
 # ---------------------------------------------------------------- the space
 

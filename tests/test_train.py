@@ -5,8 +5,8 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
-import runs
-from runs import UserError
+from support import console, randomness
+from support.console import UserError
 
 import pytest
 import torch
@@ -98,8 +98,8 @@ def test_a_frozen_training_is_resumed_bit_by_bit(tmp_path, monkeypatch):
     whole, history = trained(small_settings(freeze=True))
     with monkeypatch.context() as patch:
         patch.setattr(train, "write_csv", lambda *args: (_ for _ in ()).throw(Interrupted()))
-        patch.setattr(runs.Watch, "due", lambda self: True)
-        patch.setattr(runs.Watch, "time_to_save", lambda self: True)
+        patch.setattr(console.Watch, "due", lambda self: True)
+        patch.setattr(console.Watch, "time_to_save", lambda self: True)
         with pytest.raises(Interrupted):
             trained(small_settings(freeze=True), tmp_path)
     resumed, resumed_history = trained(small_settings(freeze=True), tmp_path)
@@ -114,7 +114,7 @@ def test_the_loop_is_the_plain_one():
     optimizer = torch.optim.AdamW(plain.parameters(), lr=run_settings.lr)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, run_settings.lr, total_steps=9)
     for epoch in range(3):
-        order = data.random_order(40, run_settings.seed, epoch)
+        order = randomness.random_order(40, run_settings.seed, epoch)
         for batch in (order[:16], order[16:32], order[32:]):
             loss = torch.nn.functional.cross_entropy(plain(TRAIN.images[batch] / 255), TRAIN.labels[batch])
             optimizer.zero_grad()
@@ -263,9 +263,11 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(tmp_path, monkeypatch
             raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.Watch, "due", lambda self: True)
-        patch.setattr(runs.Watch, "show", interrupt)
-        patch.setattr(runs.Watch, "time_to_save", lambda self: len(seen) % 2 == 0)  # after every other step
+        patch.setattr(console.Watch, "due", lambda self: True)
+        patch.setattr(console.Watch, "show", interrupt)
+        patch.setattr(
+            console.Watch, "time_to_save", lambda self: len(seen) % 2 == 0
+        )  # after every other step
         with pytest.raises(Interrupted):
             trained(run_settings, tmp_path)
     assert (tmp_path / "state.pt").exists() == (n_steps > 2)
@@ -283,8 +285,8 @@ def test_an_interruption_after_an_epochs_last_step_does_not_repeat_it(tmp_path, 
         raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(runs.Watch, "due", lambda self: True)
-        patch.setattr(runs.Watch, "time_to_save", lambda self: True)
+        patch.setattr(console.Watch, "due", lambda self: True)
+        patch.setattr(console.Watch, "time_to_save", lambda self: True)
         patch.setattr(train, "evaluate", killed)
         with pytest.raises(Interrupted):
             trained(run_settings, tmp_path)
@@ -293,7 +295,7 @@ def test_an_interruption_after_an_epochs_last_step_does_not_repeat_it(tmp_path, 
     assert without_times(history) == without_times(resumed_history)
 
 
-@pytest.mark.parametrize("lost", ["write_csv", "save_state"])
+@pytest.mark.parametrize("lost", ["write_csv", "save_position"])
 def test_an_interruption_between_two_files_loses_no_row(tmp_path, monkeypatch, lost):
     def killed(*args):
         raise Interrupted

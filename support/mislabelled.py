@@ -1,0 +1,72 @@
+"""Makes labels wrong, and finds which are wrong where the clean data are there."""
+
+from hashlib import sha256
+from pathlib import Path
+
+from support.console import UserError
+from support.image_files import TRAIN_NAMES, copy_images, list_images, split_folder
+from support.randomness import WRONG_LABELS, mix
+
+import torch
+
+
+def make_wrong(labels, n_classes, count, seed, classes=None):
+    """Return a copy of `labels`, int64 (N,), in which `count` are wrong, and the indices of those, int64.
+
+    Each gets another class at random; with `classes`, class indices, only labels among these are changed, and
+    only into one another. Raises UserError where there are fewer than `count` such labels.
+    """
+    classes = torch.tensor(sorted(set(classes or range(n_classes))))
+    candidates = torch.isin(labels, classes).nonzero().flatten()
+    if len(classes) < 2 or len(candidates) < count:
+        raise UserError(
+            f"{count:,} labels cannot be made wrong: {len(candidates):,} images are in {len(classes)} classes"
+        )
+    generator = torch.Generator().manual_seed(mix(seed, WRONG_LABELS))
+    chosen = candidates[torch.randperm(len(candidates), generator=generator)[:count]].sort().values
+    steps = torch.randint(1, len(classes), (count,), generator=generator)  # never 0: never the same class
+    wrong = labels.clone()
+    wrong[chosen] = classes[(torch.searchsorted(classes, labels[chosen]) + steps) % len(classes)]
+    return wrong, chosen
+
+
+def mislabel(source, out, count=100, seed=0, classes=None):
+    """Copy the image folder `source` to the new folder `out`, `count` training images under a wrong class.
+
+    `classes` are names; with them, only their images are changed, into one another.
+    """
+    root = Path(source)
+    files, labels, names, _ = list_images(split_folder(root, *TRAIN_NAMES))
+    for name in classes or []:
+        if name not in names:
+            raise UserError(f"{source} has no class {name}; it has {', '.join(names)}")
+    numbers = [names.index(name) for name in classes] if classes else None
+    wrong, changed = make_wrong(torch.tensor(labels), len(names), count, seed, numbers)
+    emptied = set(labels) - set(wrong.tolist())
+    if emptied:
+        raise UserError(f"no image of the class {names[min(emptied)]} would be left; try a smaller --count")
+    ids = [Path(files[index]).relative_to(root).as_posix() for index in changed]
+    copy_images(root, out, dict(zip(ids, (names[label] for label in wrong[changed]), strict=True)))
+    print(f"{out}: a copy of {source} in which {count:,} of {len(files):,} training labels are wrong")
+
+
+def true_labels(data, clean):
+    """Return the labels, int64 (N,), that `data`'s images have in `clean`, -1 where it has no such image.
+
+    Both are ImageData; images are the same where all their pixels are, whatever their files' names. Of a
+    picture that `clean` has in several classes, the label in `data` counts if it is one of them.
+    """
+    number = {name: index for index, name in enumerate(data.classes)}
+    known = {}
+    for image, label in zip(clean.images, clean.labels.tolist(), strict=True):
+        known.setdefault(digest(image), []).append(number.get(clean.classes[label], -1))
+    truth = []
+    for image, label in zip(data.images, data.labels.tolist(), strict=True):
+        labels = known.get(digest(image), [-1])
+        truth.append(label if label in labels else labels[0])
+    return torch.tensor(truth)
+
+
+def digest(image):
+    """Return bytes that differ where the pixels of an image, uint8 (1 or 3, height, width), do as RGB."""
+    return sha256(image.expand(3, -1, -1).contiguous().numpy()).digest()

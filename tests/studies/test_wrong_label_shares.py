@@ -1,0 +1,185 @@
+"""Before and after: the paired t test, against known cases and against chance itself."""
+
+import random
+from pathlib import Path
+
+from support.console import UserError
+from support.files import read_csv, write_csv
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from studies import wrong_label_shares
+from studies.wrong_label_shares import MEASURES, T_95, difference, mean_sd, print_effect, sum_up
+
+numbers = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
+
+
+@given(numbers, st.floats(-5, 5))
+def test_a_shift_is_found_with_its_size(before, shift):
+    mean, sd, verdict = difference(before, [number + shift for number in before])
+    assert mean == pytest.approx(shift, abs=1e-9)
+    assert sd == pytest.approx(0, abs=1e-9)
+    assert verdict != "larger than chance" or sd > 0
+
+
+@given(numbers)
+def test_no_change_is_never_larger_than_chance(before):
+    assert difference(before, before) == (0, 0, "within chance")
+
+
+def test_a_case_by_hand():
+    # differences 1, 2, 3: mean 2, sd 1, t = 2 / (1 / √3) = 3.46, less than 4.30
+    assert difference([0, 0, 0], [1, 2, 3]) == (2, 1, "within chance")
+    # differences of one hundredth each, as an accuracy's may be: no spread but rounding's
+    assert difference([99.44, 99.35, 99.41], [99.45, 99.36, 99.42])[2] == "no spread to judge by"
+    # differences 2, 3, 4: t = 3 √3 = 5.2
+    assert difference([0, 0, 0], [2, 3, 4]) == (3, 1, "larger than chance")
+    assert difference([0], [5]) == (5, 0, "no spread to judge by")
+    assert mean_sd([3]) == (3, 0)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_chance_alone_is_taken_for_an_effect_once_in_twenty(n):
+    rng = random.Random(n)
+    verdicts = [difference([0] * n, [rng.gauss(0, 1) for _ in range(n)])[2] for _ in range(4000)]
+    assert 0.035 < verdicts.count("larger than chance") / 4000 < 0.065  # 5 % ± 4 standard deviations
+
+
+def test_the_limits_fall_towards_the_normal_distributions():
+    limits = [T_95[n] for n in sorted(T_95)]
+    assert limits == sorted(limits, reverse=True)
+    assert limits[-1] > 1.96
+
+
+def test_the_table_names_both_and_says_which_changes_count(capsys):
+    rows = [
+        {
+            "labels": "imperfect",
+            "train_loss": 0.5,
+            "train_accuracy": 0.9,
+            "test_loss": 0.2,
+            "test_accuracy": 0.95,
+        },
+        {
+            "labels": "imperfect",
+            "train_loss": 0.6,
+            "train_accuracy": 0.8,
+            "test_loss": 0.3,
+            "test_accuracy": 0.97,
+        },
+    ]
+    after = [row | {"labels": "cleaned", "train_loss": 0.75 * row["train_loss"]} for row in rows]
+    print_effect(rows, after)
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert lines[0].split()[-3:] == ["imperfect", "cleaned", "change"]
+    assert "0.5500 ± 0.0707" in lines[1]
+    assert lines[1].endswith("-0.1375 ± 0.0177  within chance")  # t = 11.0, and 12.71 is needed
+    assert "85.00 ± 7.07" in lines[2]
+    assert lines[2].endswith("+0.00 ± 0.00  within chance")
+
+
+def test_the_summary_has_each_change_with_its_verdict(capsys):
+    before = [dict.fromkeys(MEASURES, value) for value in (0.5, 0.6, 0.7)]
+    after = [
+        row | {"test_accuracy": row["test_accuracy"] + extra}
+        for row, extra in zip(before, (0.1, 0.11, 0.12), strict=True)
+    ]
+    sum_up(before, after, 3, 60)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "Cleaning 3 of 60 images (5.00%) changed"
+    assert lines[2] == "  the test accuracy by +11.00 ± 1.00 points: larger than chance"
+    assert lines[3] == "  the test loss by +0.0000 ± 0.0000: within chance"
+
+
+def effect_rows(n_wrong, n_found, accuracies):
+    """Return effect.csv's rows for 1,000 images; `accuracies` has two seeds' for each of the three labels."""
+    counts = {
+        "clean": (1000, 0),
+        "imperfect": (1000, n_wrong),
+        "cleaned": (1000 - n_wrong, n_wrong - n_found),
+    }
+    rows = []
+    for (labels, (n_images, wrong)), pair in zip(counts.items(), accuracies, strict=True):
+        for seed, accuracy in enumerate(pair):
+            row = {"labels": labels, "seed": seed, "n_images": n_images, "n_wrong": wrong}
+            rows.append(row | dict.fromkeys(MEASURES, 0.1) | {"test_accuracy": accuracy})
+    return rows
+
+
+def test_diagnoses_stand_in_the_order_of_their_shares_of_wrong_labels(tmp_path, capsys):
+    write_csv(tmp_path / "many.csv", effect_rows(100, 80, [(0.9, 0.9), (0.5, 0.7), (0.8, 0.9)]))
+    write_csv(tmp_path / "few.csv", effect_rows(10, 9, [(0.9, 0.9), (0.9, 0.9), (0.9, 0.9)]))
+    files = [str(tmp_path / name) for name in ("many.csv", "few.csv")]
+    wrong_label_shares.main(
+        [*files, "--picture", str(tmp_path / "effect.png"), "--csv", str(tmp_path / "table.csv")]
+    )
+    few, many = read_csv(tmp_path / "table.csv")
+    assert (few["wrong_percent"], few["n_removed"], few["n_found"]) == ("1.0", "10", "9")
+    assert (many["wrong_percent"], many["n_removed"], many["n_found"]) == ("10.0", "100", "80")
+    assert float(many["test_accuracy_imperfect"]) == 60
+    assert float(many["test_accuracy_imperfect_sd"]) == pytest.approx(14.1421, abs=1e-4)  # 20 / √2
+    assert float(many["test_accuracy_change"]) == 25
+    output = capsys.readouterr().out
+    assert output.index("1.00%") < output.index("10.00%")
+    assert "60.00 ± 14.14" in output
+    Image.open(tmp_path / "effect.png").verify()
+
+
+def test_one_table_may_hold_several_diagnoses(tmp_path):
+    rows = [row | {"command": "a"} for row in effect_rows(10, 9, [(0.9, 0.9)] * 3)]
+    rows += [row | {"command": "b"} for row in effect_rows(50, 9, [(0.9, 0.9)] * 3)]
+    write_csv(tmp_path / "both.csv", rows)
+    assert [run["share"] for run in wrong_label_shares.read_effects([tmp_path / "both.csv"])] == [1, 5]
+
+
+def test_seeds_are_paired_whatever_their_order(tmp_path):
+    rows = effect_rows(10, 9, [(0.9, 0.9), (0.2, 0.6), (0.3, 0.8)])
+    write_csv(tmp_path / "a.csv", [*rows[:4], rows[5], rows[4]])
+    (run,) = wrong_label_shares.read_effects([tmp_path / "a.csv", tmp_path / "a.csv"])
+    assert wrong_label_shares.summary(run)["test_accuracy_change_sd"] == pytest.approx(
+        7.0711, abs=1e-4
+    )  # of 10 and 20
+    write_csv(tmp_path / "a.csv", rows[:5])
+    with pytest.raises(UserError, match="the same seeds"):
+        wrong_label_shares.read_effects([tmp_path / "a.csv"])
+
+
+def test_a_table_that_is_read_is_not_written_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_csv("in.csv", effect_rows(10, 9, [(0.9, 0.9)] * 3))
+    before = Path("in.csv").read_bytes()
+    for flags in (["--csv", "in.csv"], ["--csv", str(tmp_path / "in.csv")], ["--picture", "in.csv"]):
+        with pytest.raises(UserError, match=r"in\.csv: is"):
+            wrong_label_shares.main(["in.csv", *flags])
+    assert Path("in.csv").read_bytes() == before
+    Path("empty.csv").touch()
+    with pytest.raises(UserError, match=r"empty\.csv: is no file with rows"):
+        wrong_label_shares.main(["empty.csv"])
+
+
+def test_diagnoses_of_other_data_are_not_mixed(tmp_path):
+    rows = effect_rows(10, 9, [(0.9, 0.9)] * 3)
+    write_csv(tmp_path / "a.csv", rows)
+    write_csv(tmp_path / "b.csv", [row | {"n_images": 2 * row["n_images"]} for row in rows])
+    with pytest.raises(UserError, match="different data, of 1,000 and 2,000 training images"):
+        wrong_label_shares.read_effects([tmp_path / "a.csv", tmp_path / "b.csv"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_wrong": ""},
+        {"n_wrong": 0},
+        {"n_images": 0},
+        {"test_loss": "low"},
+        {"seed": 1},
+        {"labels": "other"},
+    ],
+)
+def test_what_is_no_effect_csv_is_named(tmp_path, change):
+    write_csv(tmp_path / "effect.csv", [row | change for row in effect_rows(10, 9, [(0.9, 0.9)] * 3)])
+    with pytest.raises(UserError, match=r"effect\.csv: (is no|needs|has no)"):
+        wrong_label_shares.read_effects([tmp_path / "effect.csv"])

@@ -1,0 +1,131 @@
+"""Which classes are affected: against planted wrong labels, cases by hand, and chance itself."""
+
+import math
+import re
+from collections import Counter
+
+from support import mislabelled, randomness
+from support.chance import spread_over_classes
+
+import pytest
+import torch
+
+import data
+
+
+def test_wrong_labels_all_over_are_told_from_those_of_two_classes():
+    labels = torch.arange(10).repeat(600)
+    for classes, words, end in (
+        (None, "no class stands out", "all classes about alike"),
+        ({4, 9}, "some classes stand out", "some classes far more than others"),
+    ):
+        wrong, changed = mislabelled.make_wrong(labels, 10, 100, 3, classes)
+        text = spread_over_classes(wrong, labels, changed, data.TEN_DIGITS)
+        assert text.count(words) == 2
+        assert text.endswith(f"The wrong labels affect {end}, as far as 100 suspects can tell.")
+        pair, n = Counter(zip(wrong[changed].tolist(), labels[changed].tolist(), strict=True)).most_common(1)[
+            0
+        ]
+        assert f"Label → prediction (if spread evenly): {pair[0]} → {pair[1]}: {n} (1.1)" in text
+    for digit in (4, 9):
+        n = (wrong[changed] == digit).sum()
+        assert re.search(rf"\b{digit} has {n} \(\d+\.\d if spread evenly\)", text)
+
+
+def test_wrong_labels_of_one_true_class_are_seen_in_the_predictions():
+    truth = torch.arange(10).repeat(600)
+    changed = (truth == 4).nonzero().flatten()[:99]
+    wrong = truth.clone()
+    wrong[changed] = torch.tensor([0, 1, 2, 3, 5, 6, 7, 8, 9]).repeat(11)
+    text = spread_over_classes(wrong, truth, changed, data.TEN_DIGITS)
+    assert "Among their predictions some classes stand out: 4 has 99 (9.9 if spread evenly)" in text
+    assert text.endswith("some classes far more than others, as far as 99 suspects can tell.")
+
+
+def test_even_is_measured_by_the_true_classes_sizes():
+    truth = torch.tensor([0] * 500 + [1] * 300 + [2] * 200)
+    changed = torch.arange(0, 1000, 5)  # 200 of them: 100, 60 and 40
+    wrong = truth.clone()
+    wrong[changed] = torch.tensor([1, 2] * 50 + [0, 2] * 30 + [0, 1] * 20)  # 50, 70 and 80 labels
+    text = spread_over_classes(wrong, truth, changed, "abc")
+    assert "labels no class stands out: 50 to 80 each (χ² test: p = 1)" in text
+    assert "predictions no class stands out: 40 to 100 each (χ² test: p = 1)" in text
+    assert "b → a: 50 (50.0), c → a: 50 (50.0), a → b: 30 (30.0)" in text
+    wrong[changed[:100]] = 2
+    text = spread_over_classes(wrong, truth, changed, "abc")
+    assert text.startswith("Among their labels some classes stand out: c has 130 (80.0 if spread evenly)")
+    assert spread_over_classes(wrong, truth, changed[::11], "abc").startswith("Too few suspects to tell")
+
+
+def test_a_class_without_samples_can_still_be_a_wrong_label():
+    truth = torch.tensor([0, 2] * 100)
+    changed = torch.arange(100)
+    wrong = truth.clone()
+    wrong[changed] = torch.tensor([1, 1, 2, 0] * 25)  # b gets half of all, as it should
+    text = spread_over_classes(wrong, truth, changed, "abc")
+    assert "labels no class stands out: 25 to 50 each (χ² test: p = 1)" in text
+    assert "predictions no class stands out: 50 to 50 each (χ² test: p = 1)" in text
+    wrong[changed] = 2 - truth[changed]
+    text = spread_over_classes(wrong, truth, changed, "abc")
+    assert "stand out: a has 50 (25.0 if spread evenly), c has 50 (25.0 if spread evenly) (χ²" in text
+
+
+def test_the_test_of_evenness_by_hand():
+    truth = torch.arange(3).repeat(100)
+    for counts, chi2 in (((20, 30, 40), 200 / 30), ((14, 30, 46), 512 / 30)):
+        suspects = torch.cat([(truth == label).nonzero().flatten()[:n] for label, n in enumerate(counts)])
+        of_labels, of_predictions = p_values(spread_over_classes(truth, truth, suspects, "abc"))
+        # With two degrees of freedom p = exp(-χ² / 2). 90 of 300 are drawn, so the counts vary less.
+        assert of_predictions == pytest.approx(math.exp(-chi2 / 2 / (210 / 299)), rel=0.05)
+        assert of_labels == pytest.approx(math.exp(-chi2 / 2 / (1 - 89 / 299 / 4)), rel=0.05)
+
+
+def test_of_two_classes_labels_and_predictions_tell_the_same():
+    truth = torch.tensor([0] * 700 + [1] * 300)
+    suspects = torch.cat([torch.arange(180), torch.arange(880, 1000)])  # 210 and 90 if spread evenly
+    p, same = p_values(spread_over_classes(1 - truth, truth, suspects, "ab"))
+    assert p == same == pytest.approx(math.erfc(30 / math.sqrt(2 * 300 * 0.7 * 0.3 * 700 / 999)), rel=0.05)
+
+
+@pytest.mark.parametrize("n", [10, 1000])
+def test_what_is_not_left_to_chance_is_no_excess(n):
+    one, suspects = torch.zeros(1000, dtype=torch.int64), torch.arange(n)
+    assert "p = 1)" in spread_over_classes(one + 1, one, suspects, "ab")  # all of one class
+    truth = torch.arange(2).repeat(n // 2)
+    assert p_values(spread_over_classes(1 - truth, truth, torch.arange(n), "ab")) == [1, 1]  # all suspects
+
+
+def p_values(text):
+    """Return the p-values in a text of `spread_over_classes`: [the labels', the predictions']."""
+    return [float(p) for p in re.findall(r"p [=<] ([\d.e-]+)\)", text)]
+
+
+@pytest.mark.parametrize("n_wrong", [150, 1500])
+@pytest.mark.parametrize("sizes", [(300,) * 10, (1500, 900, 600)])
+def test_p_values_of_labels_made_wrong_at_random_are_spread_evenly(sizes, n_wrong):
+    """Suspects that are just the wrong labels: p < 0.005 comes up in 0.5 % of the sets, and so on."""
+    truth = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+    found, n_sets = [], 250
+    for seed in range(n_sets):
+        wrong, changed = mislabelled.make_wrong(truth, len(sizes), n_wrong, seed)
+        found.append(p_values(spread_over_classes(wrong, truth, changed, data.TEN_DIGITS[: len(sizes)])))
+    for of_one in zip(*found, strict=True):
+        for share in (0.005, 0.1, 0.5):
+            n, expected = sum(p < share for p in of_one), n_sets * share
+            assert abs(n - expected) < 4 * math.sqrt(expected * (1 - share)), (share, n)
+
+
+def test_many_suspects_do_not_make_a_small_excess_stand_out():
+    labels = torch.arange(2).repeat(30000)
+    suspects = torch.cat([(labels == label).nonzero().flatten()[:n] for label, n in enumerate((5400, 6600))])
+    text = spread_over_classes(labels, labels, suspects, "ab")  # 10 % more than 6,000, and p = 2e-34
+    assert text.startswith("Among their labels no class stands out: 5400 to 6600 each (χ² test: p = 1.7e-34)")
+
+
+def test_even_labels_are_called_uneven_by_chance_at_most_once_in_a_hundred():
+    labels = torch.arange(10).repeat(60)
+    texts = [
+        spread_over_classes(labels, labels, randomness.random_order(600, seed)[:100], data.TEN_DIGITS)
+        for seed in range(300)
+    ]
+    assert sum("stand out" in text for text in texts) <= 9

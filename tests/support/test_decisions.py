@@ -1,0 +1,142 @@
+"""top_losses.csv: what is written is read, what a spreadsheet makes of it too, faults have a line."""
+
+import csv
+import tempfile
+import tracemalloc
+from dataclasses import replace
+from pathlib import Path
+
+from support.console import UserError
+from support.decisions import read_decisions, write_ranking
+
+import pytest
+import torch
+from conftest import stripes
+from hypothesis import given
+from hypothesis import strategies as st
+
+DATA = stripes(9)
+PROBABILITIES = torch.full((9, 3), 0.25) + 0.25 * torch.eye(3)[[1, 2, 0] * 3]  # never the label
+
+
+def written(folder, kept, labels):
+    path = Path(folder, "top_losses.csv")
+    order, losses = torch.arange(8, -1, -1), torch.arange(9.0)
+    write_ranking(path, DATA, order, losses - 3.5, losses, PROBABILITIES, kept, labels)
+    return path
+
+
+choices = st.lists(st.sampled_from(["keep", "remove", 0, 1, 2]), min_size=9, max_size=9)
+
+
+def keeps_all_classes(decisions):
+    labels = [index % 3 if what == "keep" else what for index, what in enumerate(decisions)]
+    return {0, 1, 2} <= set(labels)
+
+
+@given(choices.filter(keeps_all_classes))
+def test_decisions_are_read_back(decisions):
+    kept = torch.tensor([what != "remove" for what in decisions])
+    labels = DATA.labels.clone()
+    for index, what in enumerate(decisions):
+        if isinstance(what, int):
+            labels[index] = what
+    with tempfile.TemporaryDirectory() as folder:
+        path = written(folder, kept, labels)
+        read_kept, read_labels = read_decisions(path, DATA)
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert torch.equal(read_kept, kept)
+    assert torch.equal(read_labels, labels)
+    assert [row["id"] for row in rows] == [f"train/{index:05}" for index in range(8, -1, -1)]
+    assert [row["rank"] for row in rows] == [str(rank) for rank in range(1, 10)]
+    for row in rows:
+        index = int(row["id"][-5:])
+        assert row["given"] == DATA.classes[DATA.labels[index]]
+        assert (float(row["loss"]), float(row["score"])) == (index, index - 3.5)
+        assert [float(row[f"p({name})"]) for name in DATA.classes] == PROBABILITIES[index].tolist()
+        if decisions[index] in ("keep", "remove"):
+            assert row["action"] == decisions[index]
+            assert row["predicted"] == DATA.classes[(DATA.labels[index] + 1) % 3]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_what_a_spreadsheet_writes_is_read(tmp_path, delimiter):
+    path = tmp_path / "edited.csv"
+    lines = [["action", "p(tench, Tinca, x;y)", "predicted", "id"]]
+    lines += [[" Remove ", "one\nnote\u2028more", "row2", "train/00003"]]
+    lines += [["RELABEL", "a 4, really", "row4", "train/00000"]]
+    with open(path, "w", newline="", encoding="utf-8-sig") as file:
+        csv.writer(file, delimiter=delimiter, lineterminator="\r\n").writerows(lines)
+    kept, labels = read_decisions(path, DATA)
+    assert kept.tolist() == [index != 3 for index in range(9)]
+    assert labels.tolist() == [2, *DATA.labels[1:].tolist()]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("train/99999,keep,row0", r"line 3: train/99999 is not among the training images"),
+        ("train/00001,keep,row0", r"line 3: train/00001 is twice in this file"),
+        ("train/00002,burn,row0", r"line 3: the action is 'burn'; it must be one of remove, keep, relabel"),
+        ("train/00002,,row0", r"line 3: the action is ''"),
+        ("train/00002", r"line 3: the action is ''"),
+        ("train/00002,relabel,row9", r"line 3: there is no class 'row9' to relabel to"),
+        ("train/00003,relabel,row0", r"line 3: train/00003 is labelled row0 already; put the right class"),
+        ("train/00002,relabel", r"line 3: there is no class None to relabel to"),
+    ],
+)
+def test_each_faulty_line_is_named(tmp_path, line, message):
+    path = tmp_path / "edited.csv"
+    path.write_text(f"id,action,predicted\ntrain/00001,keep,row0\n{line}\n")
+    with pytest.raises(UserError, match=message):
+        read_decisions(path, DATA)
+
+
+def test_something_of_every_class_must_be_kept(tmp_path):
+    path = written(tmp_path, DATA.labels != 1, DATA.labels)
+    with pytest.raises(UserError, match=r"top_losses\.csv: leaves no training image of the class row2"):
+        read_decisions(path, DATA)
+
+
+def test_a_stray_quote_swallows_no_line(tmp_path):
+    path = tmp_path / "edited.csv"
+    for stray in ('train/00001,keep,"row0\ntrain/00002,remove,row0\n', 'train/00001,keep,"row0"x\n'):
+        path.write_text(f"id,action,predicted\n{stray}")
+        with pytest.raises(UserError, match=r"edited\.csv, line \d: is no line of a table"):
+            read_decisions(path, DATA)
+
+
+@pytest.mark.parametrize("classes", [("=1+1", "\udcff", "-2"), ("'", "a\nb", "\x1b[2J"), ("@", "'@", "''@")])
+def test_names_that_are_no_text_or_a_formula_are_kept(tmp_path, classes):
+    odd = replace(DATA, ids=("train/\udcff.png", "=1", "'=1", *DATA.ids[3:]), classes=classes)
+    order, kept, labels = torch.arange(9), torch.arange(9) > 0, odd.labels.roll(1)
+    labels[0] = odd.labels[0]
+    path = tmp_path / "top_losses.csv"
+    write_ranking(path, odd, order, torch.zeros(9), torch.zeros(9), PROBABILITIES, kept, labels)
+    read_kept, read_labels = read_decisions(path, odd)
+    assert torch.equal(read_kept, kept)
+    assert torch.equal(read_labels, labels)
+
+
+def test_of_a_large_file_a_line_is_in_memory_at_a_time(tmp_path):
+    n_images, n_classes = 300, 300
+    large = replace(stripes(n_images), classes=tuple(f"class {label}" for label in range(n_classes)))
+    arguments = torch.arange(n_images), torch.zeros(n_images), torch.zeros(n_images)
+    probabilities, kept = torch.eye(n_images)[:, :n_classes], torch.arange(n_images) > 9
+    path = tmp_path / "top_losses.csv"
+    tracemalloc.start()
+    try:
+        write_ranking(path, large, *arguments, probabilities, kept, large.labels)
+        assert read_decisions(path, large)[0].tolist() == kept.tolist()
+        assert tracemalloc.get_traced_memory()[1] < path.stat().st_size  # as many bytes as the file has
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("content", [b"", b"id,rank\n", b"\xff\xfe\x00", None])
+def test_a_file_that_is_no_decisions_is_named(tmp_path, content):
+    path = tmp_path / "other.csv"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"other\.csv: (needs the columns|cannot be read)"):
+        read_decisions(path, DATA)

@@ -12,7 +12,6 @@ from itertools import accumulate
 from pathlib import Path
 
 from support import pictures
-from support.canvas import whole_ticks
 from support.chance import mean_sd
 from support.console import Parser, UserError, run_command
 from support.files import is_free
@@ -20,8 +19,7 @@ from support.run_folder import read_config, read_run, to_type
 from support.settings import Settings, command_line
 
 GOAL = 0.99  # of the test accuracy, to which epochs and seconds are counted
-# Settings that are not named where runs differ in them: the table has columns for them, or they are the place
-# of what the run's fingerprint and hardware say.
+# Not named in the column `settings`: other columns have them, or the data's fingerprint and the hardware.
 NOT_NAMED = ("model", "init", "seed", "data", "limit", "device", "precision", "threads")
 
 # ---------------------------------------------------------------- reading runs
@@ -66,15 +64,15 @@ def same_but_seed(runs):
     """
     groups = {}
     for run in runs:
-        settings, config = run["settings"], run["config"]
-        if not run["history"]:
+        settings, config, n_epochs = run["settings"], run["config"], len(run["history"])
+        if not n_epochs:
             print(f"Note: {run['folder']} is left out: none of its epochs is over; {go_on(run)}")
             continue
-        machine = config["platform"]
+        machine = config["platform"]["hardware"], config["platform"]["n_processes"]
         # Where the data and the weights lie counts for less than what they are.
         same = replace(settings, seed=0, data="", limit=None, weights=None)
-        key = (same, config.get("weights"), *run["contents"], machine["hardware"], machine["n_processes"])
-        group = groups.setdefault((*key, len(run["history"]), run["finished"]), [])
+        key = (same, config.get("weights"), *run["contents"], *machine, n_epochs, run["finished"])
+        group = groups.setdefault(key, [])
         twins = [other["folder"] for other in group if other["settings"].seed == settings.seed]
         if twins:
             print(f"Note: {run['folder']} is left out: it repeats seed {settings.seed} of {twins[0]}")
@@ -86,30 +84,31 @@ def same_but_seed(runs):
 # ---------------------------------------------------------------- what is told of a group
 
 
-def sum_up(group):
-    """Return a row of the table, a dict, for runs that differ in their seed only."""
-    run, histories = group[0], [run["history"] for run in group]
-    settings, config = run["settings"], run["config"]
+def row_of(group):
+    """Return a row of the table, a dict, for runs that differ in their seed only; `named` is still empty."""
+    settings, config = group[0]["settings"], group[0]["config"]
+    data, machine = config["data"], config["platform"]
+    histories = [run["history"] for run in group]
     row = {"model": settings.model, "init": settings.init, "named": "", "n_seeds": len(group)}
-    row |= {"seeds": " ".join(str(run["settings"].seed) for run in group), "data": config["data"]["source"]}
-    row |= {name: config["data"][name] for name in ("n_train", "n_test")}
-    row |= {"n_parameters": config["n_parameters"], "epochs": len(histories[0]), "finished": run["finished"]}
+    row |= {"seeds": " ".join(str(run["settings"].seed) for run in group), "data": data["source"]}
+    row |= {"n_train": data["n_train"], "n_test": data["n_test"], "n_parameters": config["n_parameters"]}
+    row |= {"epochs": len(histories[0]), "finished": group[0]["finished"]}
     final = [100 * history[-1]["test_accuracy"] for history in histories]
-    best = [100 * max(row["test_accuracy"] for row in history) for history in histories]
-    for name, numbers in (("final", final), ("best", best)):
-        mean, sd = mean_sd(numbers)
+    best = [100 * max(epoch["test_accuracy"] for epoch in history) for history in histories]
+    for name, accuracies in (("final", final), ("best", best)):
+        mean, sd = mean_sd(accuracies)
         row |= {f"{name}_accuracy": round(mean, 3), f"{name}_sd": round(sd, 3) if len(group) > 1 else None}
     reached = [reach for reach in map(first_over, histories) if reach]
     row |= {"n_reached": len(reached), "epochs_to_99": None, "seconds_to_99": None}
     if reached:
         row["epochs_to_99"] = round(mean_sd([epoch for epoch, _ in reached])[0], 1)
         row["seconds_to_99"] = round(mean_sd([seconds for _, seconds in reached])[0], 1)
-    seconds = mean_sd([sum(row["seconds"] for row in history) for history in histories])[0]
+    seconds = mean_sd([sum(epoch["seconds"] for epoch in history) for history in histories])[0]
     row["seconds"] = round(seconds, 1)
     row["images_per_second"] = round(row["epochs"] * row["n_train"] / max(seconds, 1e-9))
-    where = f"{config['platform']['hardware']}, {settings.precision}, {settings.threads} threads"
-    n_processes = config["platform"]["n_processes"]
-    row["hardware"] = where + (f" in each of {n_processes} processes" if n_processes > 1 else "")
+    row["hardware"] = f"{machine['hardware']}, {settings.precision}, {settings.threads} threads"
+    if machine["n_processes"] > 1:
+        row["hardware"] += f" in each of {machine['n_processes']} processes"
     return row | {"command": command_line(settings)}
 
 
@@ -122,21 +121,24 @@ def first_over(history):
     return None
 
 
-def with_names(groups):
+def rows_of(groups):
     """Return the rows of groups that were tested on the same images; `named` is what tells a group apart.
 
     That are the settings in which it differs from others of its model, such as "n_blocks 4", the switches
     that are on, and what it was trained on, and where, if that differs from any other's.
     """
-    rows = [sum_up(group) for group in groups]
+    rows = [row_of(group) for group in groups]
     names = [field.name for field in fields(Settings) if field.name not in NOT_NAMED]
     for group, row in zip(groups, rows, strict=True):
         settings = group[0]["settings"]
         others = [other[0]["settings"] for other in groups if other[0]["settings"].model == settings.model]
-        varied = [name for name in names if len({getattr(other, name) for other in others}) > 1]
-        values = [(name, getattr(settings, name)) for name in names]
-        values = [(name, value) for name, value in values if name in varied or value is True]
-        words = [name if value is True else f"{name} {value}" for name, value in values if value]
+        words = []
+        for name in names:
+            value = getattr(settings, name)
+            if value is True:
+                words.append(name)
+            elif value and any(getattr(other, name) != value for other in others):
+                words.append(f"{name} {value}")
         if len({other[0]["contents"][0] for other in groups}) > 1:
             words.append(f"trained on {row['n_train']:,} of {row['data']}")
         if len({other["hardware"] for other in rows}) > 1:
@@ -149,21 +151,21 @@ def with_names(groups):
 
 HEADER = (
     "      model    init        seeds  trained on  parameters  epochs  final accuracy  best epoch's"
-    "    99 % after  images/s  differs in"
+    "    99 % after  images/s"
 )
 
 
 def print_section(groups, rows):
     """Print the table of groups that were tested on the same images, given their rows."""
-    print(f"\ntested on {rows[0]['data']}, {rows[0]['n_test']:,} images\n{HEADER}")
+    print(HEADER + "  settings" * any(row["named"] for row in rows))
     for number, row in enumerate(rows, 1):
         final, best = (
             f"{row[f'{name}_accuracy']:.2f}" + (f" ± {row[f'{name}_sd']:.2f}" if row["n_seeds"] > 1 else "")
             for name in ("final", "best")
         )
-        reached = (
-            f"{row['epochs_to_99']:g} ep., {row['seconds_to_99']:.0f} s" if row["n_reached"] else "never"
-        )
+        reached = "never"
+        if row["n_reached"]:
+            reached = f"{row['epochs_to_99']:g} ep., {row['seconds_to_99']:.0f} s"
         if 0 < row["n_reached"] < row["n_seeds"]:
             reached += f" ({row['n_reached']})"
         print(
@@ -181,26 +183,25 @@ def print_section(groups, rows):
                 print(f"   {go_on(run)}")
 
 
-def picture_row(groups, rows):
-    """Return what `pictures.draw_lines` takes for groups that were tested on the same images."""
+def panels_and_lines(groups, rows):
+    """Return (panels, lines) as `pictures.draw_lines` takes them, for groups and their rows."""
     lines = []
     for group, row in zip(groups, rows, strict=True):
-        curves = [[], []]  # over epochs, and over seconds
-        elapsed = [list(accumulate(row["seconds"] for row in run["history"])) for run in group]
-        for epoch in range(row["epochs"]):
-            errors = [max(100 - 100 * run["history"][epoch]["test_accuracy"], 0.01) for run in group]
+        by_epoch, by_seconds = [], []
+        elapsed = [list(accumulate(epoch["seconds"] for epoch in run["history"])) for run in group]
+        for index in range(row["epochs"]):
+            errors = [max(100 - 100 * run["history"][index]["test_accuracy"], 0.01) for run in group]
             point = (mean_sd(errors)[0], min(errors), max(errors))
-            curves[0].append((epoch + 1, *point))
-            curves[1].append((max(mean_sd([seconds[epoch] for seconds in elapsed])[0], 0.01), *point))
+            by_epoch.append((index + 1, *point))
+            by_seconds.append((max(mean_sd([seconds[index] for seconds in elapsed])[0], 0.01), *point))
         name = ", ".join(filter(None, (row["model"], row["init"], row["named"])))
         seeds = f"{row['n_seeds']} seeds" if row["n_seeds"] > 1 else f"seed {row['seeds']}"
-        lines.append((f"{name} ({seeds}{'' if row['finished'] else ', not finished'})", curves))
-    longest = max(row["epochs"] for row in rows)
+        unfinished = "" if row["finished"] else ", not finished"
+        lines.append((f"{name} ({seeds}{unfinished})", [by_epoch, by_seconds]))
     error = {"title": "test error (%, log scale)", "log_y": True}
-    epochs = error | {"x_title": "epoch", "x_ticks": whole_ticks(1, longest)}
-    seconds = error | {"x_title": "seconds of training (log scale)", "log_x": True}
-    heading = f"tested on {rows[0]['data']}, {rows[0]['n_test']:,} images"
-    return heading, [epochs, seconds], lines
+    epochs = {"x_title": "epoch", "x_ticks": pictures.whole_ticks(1, max(row["epochs"] for row in rows))}
+    seconds = {"x_title": "seconds of training (log scale)", "log_x": True}
+    return [error | epochs, error | seconds], lines
 
 
 def main(arguments=None):
@@ -223,16 +224,17 @@ def main(arguments=None):
         sections.setdefault(group[0]["contents"][1], []).append(group)
     table, diagrams = [], []
     for members in sections.values():
-        rows = with_names(members)
+        rows = rows_of(members)
+        heading = f"tested on {rows[0]['data']}, {rows[0]['n_test']:,} images"
+        print(f"\n{heading}")
         print_section(members, rows)
-        diagrams.append(picture_row(members, rows))
+        diagrams.append((heading, *panels_and_lines(members, rows)))
         table += rows
     print("\nAccuracies in percent, mean ± sd over seeds. The final one is the result; the best epoch's is")
     print("chosen by the test set, and so flatters. A (1) after the time to 99 %: so many seeds got there.")
     if len(sections) > 1:
         print(f"Compare within each of the {len(sections)} tables only: each has test images of its own.")
-    title = f"{sum(map(len, groups))} runs; bands: lowest to highest seed"
-    pictures.write_outputs(given, table, title, diagrams)
+    pictures.write_outputs(given, table, "Runs side by side; bands: lowest to highest seed", diagrams)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,15 @@ from pathlib import Path
 
 from support.console import Parser, UserError, network_timeout, one_line, positive, run_command, seed_number
 from support.files import check_new
-from support.image_files import TRAIN_NAMES, list_folder, list_images, read_images, split_folder, write_images
+from support.image_files import (
+    TRAIN_NAMES,
+    list_folder,
+    list_images,
+    note_others,
+    read_images,
+    split_folder,
+    write_images,
+)
 from support.mislabelled import make_wrong, mislabel, true_labels
 from support.randomness import random_part
 
@@ -177,17 +185,18 @@ def download_mnist():
 def load_folder(root, limit=None, image_size=None):
     """Return (train, test) of the image folders `root`/train/CLASS/… and `root`/test/CLASS/…"""
     listings = list_folder(root)
-    classes, test_classes = (listing[2] for listing in listings)
+    classes, test_classes = (listing.classes for listing in listings)
     if classes != test_classes:
         lone = min(set(classes) ^ set(test_classes))
         split = "training" if lone in classes else "test"
         raise UserError(
             f"{root}: only the {split} set has the class {lone}; both need the same class folders"
         )
+    note_others(root, listings)
     halves = []
-    for files, labels, *_ in listings:
-        kept = random_part(len(files), limit)
-        halves.append(([files[index] for index in kept], torch.tensor(labels)[kept]))
+    for listing in listings:
+        kept = random_part(len(listing.files), limit)
+        halves.append(([listing.files[index] for index in kept], torch.tensor(listing.labels)[kept]))
     (train_files, train_labels), (test_files, test_labels) = halves
     images = read_images(train_files + test_files, image_size)
     ids = tuple(Path(file).relative_to(root).as_posix() for file in train_files + test_files)
@@ -270,7 +279,7 @@ def find_imperfect(source, n_wrong, check):
 def make_imperfect(clean, source, out, n_wrong, check):
     """Copy the folder `clean` to `out`, `n_wrong` labels wrong; without it, it is made of `source` first."""
     if clean.is_dir():
-        check(len(list_images(split_folder(clean, *TRAIN_NAMES))[0]))
+        check(len(list_images(split_folder(clean, *TRAIN_NAMES)).files))
     else:
         train, test = load(source)
         check(len(train))

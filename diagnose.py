@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from support import pictures
-from support.chance import difference, mean_sd, spread_over_classes
+from support.chance import print_effect, print_summary, spread_over_classes
 from support.console import UserError, duration, positive, printable, run_command
 from support.decisions import check_none_emptied, read_decisions, write_clean, write_ranking
 from support.files import check_new, locked, write_csv
@@ -27,8 +27,6 @@ from data import find_imperfect, known_truth, load
 # results/wrong_labels.csv shows.
 RECIPE = {"init": "xavier", "epochs": 2, "augment": True}
 SURE = 4  # another class is e⁴ ≈ 55 times as probable as the label
-
-MEASURES = {"train_loss": 1, "train_accuracy": 100, "test_loss": 1, "test_accuracy": 100}  # as shown: factors
 
 
 @dataclass(frozen=True)
@@ -212,17 +210,18 @@ def show_suspects(data, suspects, scores, losses, probabilities, folder):
     if len(suspects) == 0:
         print("\nno image is to be removed or relabelled")
         return
-    predicted, some = probabilities.argmax(dim=1), suspects[:100]
-    names = [(data.classes[data.labels[index]], data.classes[predicted[index]]) for index in some]
-    captions = [(*pair, f"loss {losses[index]:.2f}") for pair, index in zip(names, some, strict=True)]
-    title = f"{data.source}: {len(some)} suspects by score, from label to prediction"
-    pictures.draw_sheet(folder / "top_losses.png", data.images[some], captions, title)
+    predicted = probabilities.argmax(dim=1)
+    shown = suspects[:100]
+    names = [(data.classes[data.labels[index]], data.classes[predicted[index]]) for index in shown]
+    captions = [(*pair, f"loss {losses[index]:.2f}") for pair, index in zip(names, shown, strict=True)]
+    title = f"{data.source}: {len(shown)} suspects by score, from label to prediction"
+    pictures.draw_sheet(folder / "top_losses.png", data.images[shown], captions, title)
     print(
         f"\n{len(suspects):,} suspects; {folder}/top_losses.png has the first 100, top_losses.csv all images"
     )
     print("the score is the loss plus the log of the mistake's share of the surely wrong labels:")
     print("rank  score   loss  label → prediction  image")
-    for rank, (index, pair) in enumerate(zip(some[:10].tolist(), names, strict=False), 1):
+    for rank, (index, pair) in enumerate(zip(shown[:10].tolist(), names, strict=False), 1):
         numbers = f"{rank:4}  {scores[index]:5.2f}  {losses[index]:5.2f}"
         print(printable(f"{numbers}  {' → '.join(pair):18}  {data.ids[index]}"))
     n_agreed = (predicted == data.labels)[suspects].sum().item()
@@ -252,38 +251,6 @@ def show_found(data, truth, order, changed, folder):
         title = f"{data.source}: {len(captions)} of {len(missed):,} missed wrong labels, from label to truth"
         pictures.draw_sheet(folder / "missed.png", data.images[indices], captions, title)
         print(f"the first of them to be missed has rank {missed[0] + 1:,}; see {folder}/missed.png")
-
-
-def effect_texts(measure, before, after):
-    """Return (before, after, change, verdict) as texts for one of MEASURES, from two lists of rows."""
-    factor = MEASURES[measure]
-    digits = 2 if factor == 100 else 4
-    numbers = [[factor * row[measure] for row in rows] for rows in (before, after)]
-    texts = [f"{mean:.{digits}f} ± {sd:.{digits}f}" for mean, sd in map(mean_sd, numbers)]
-    mean, sd, verdict = difference(*numbers)
-    return *texts, f"{mean:+.{digits}f} ± {sd:.{digits}f}", verdict
-
-
-def print_effect(before, after):
-    """Print what changed between two lists of rows, dicts of MEASURES with a name in the column labels."""
-    print(f"\n{'mean ± sd, ' + str(len(before)) + ' seeds':20}", end="")
-    print(f"{before[0]['labels']:>18}{after[0]['labels']:>18}{'change':>20}")
-    for measure, factor in MEASURES.items():
-        name = measure.replace("_", " ") + (" (%)" if factor == 100 else "")
-        old, new, change, verdict = effect_texts(measure, before, after)
-        print(f"{name:20}{old:>18}{new:>18}{change:>20}  {verdict}")
-
-
-def print_summary(before, after, n_suspects, n_images):
-    """Say what the cleaning changed, given the rows before it and after it."""
-    print(f"\nCleaning {n_suspects:,} of {n_images:,} images ({n_suspects / n_images:.2%}) changed")
-    for measure, unit, remark in (
-        ("test_accuracy", " points", ""),
-        ("test_loss", "", ""),
-        ("train_loss", "", " (without images of great loss it falls in any case)"),
-    ):
-        *_, change, verdict = effect_texts(measure, before, after)
-        print(f"  the {measure.replace('_', ' ')} by {change}{unit}: {verdict}{remark}")
 
 
 # ---------------------------------------------------------------- the command line

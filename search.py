@@ -20,7 +20,7 @@ from support.processes import alone, from_main, is_main, join_processes
 from support.randomness import CANDIDATES, random_order, random_part
 from support.run_folder import describe, resumable_by, same_run_folder
 from support.settings import Settings, add_flags, complete, flag, flag_name, typed
-from support.trials import THE_SHEETS, Architecture, Trial, Trials, costs, split_off
+from support.trials import THE_SHEETS, Architecture, Trials, split_off
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -126,30 +126,13 @@ def successive_halving(candidates, rungs, run):
     return ranked
 
 
-# ---------------------------------------------------------------- the budget
-
-
-def final_trials(trials, winner, passes):
-    """Return the trials that judge the winner, and the sheet's architecture, on the test set."""
-    pair = dict.fromkeys([winner, THE_SHEETS])  # which may be the same
-    seeds = range(trials.settings.seed, trials.settings.seed + N_FINAL_SEEDS)
-    return [Trial("test", each, float(passes), seed) for seed in seeds for each in pair]
-
-
-def seconds_needed(trials, candidates, rungs, passes):
-    """Return the seconds that (the rungs, the final after them) will take if the costliest always go on.
-
-    `passes` are those of the final. What has been trained already takes none.
-    """
-    costliest = max(candidates, key=trials.cost.get)
-    final = final_trials(trials, costliest, passes)
-    return trials.seconds_for_rungs(rungs, candidates), trials.seconds_for(final)
+# ---------------------------------------------------------------- the plan
 
 
 def possible_plans(candidates, options, seed):
-    """Yield (entrants, rungs), from the longest trainings of all candidates to the shortest of two.
+    """Yield (entrants, rungs) for less and less time: shorter trainings, then fewer entrants.
 
-    Fewer entrants are chosen at random. With --grid all candidates go through all rungs.
+    These are chosen at random. With --grid there is one plan: all candidates go through all rungs.
     """
     n = len(candidates)
     if options.grid:
@@ -164,21 +147,6 @@ def possible_plans(candidates, options, seed):
         yield entrants, halving_rungs(n_entrants, longest)
 
 
-def plan(trials, candidates, options):
-    """Return (entrants, rungs): the first of the `possible_plans` for which the budget will do.
-
-    Raises UserError where there is not the time to compare two architectures.
-    """
-    for entrants, rungs in possible_plans(candidates, options, trials.settings.seed):
-        needed = trials.seconds() + sum(seconds_needed(trials, entrants, rungs, rungs[-1][0]))
-        if needed < options.budget:
-            return entrants, rungs
-    raise UserError(
-        f"--minutes {options.budget / 60:.2g} are too short to compare two architectures; "
-        f"try --minutes {math.ceil(needed / 60 + 0.5)}, or fewer images with --limit"
-    )
-
-
 def kept_plan(trials, candidates, options, folder):
     """Return the (entrants, rungs) that plan.json keeps; a search that goes on has those of its start.
 
@@ -187,7 +155,8 @@ def kept_plan(trials, candidates, options, folder):
     file = folder / "plan.json"
     if not file.exists():
         try:
-            write_json(file, plan(trials, candidates, options))
+            plans = possible_plans(candidates, options, trials.settings.seed)
+            write_json(file, trials.affordable(plans, options.budget))
         except UserError:  # then there is no search, and its folder is free for another
             (folder / "config.json").unlink()
             raise
@@ -198,17 +167,19 @@ def kept_plan(trials, candidates, options, folder):
 # ---------------------------------------------------------------- what is trained
 
 
+@alone()
 def train_trial(trial, learned, judged, settings, task):
     """Train one network on the images `learned`; return its (accuracy, loss) on the images `judged`."""
     n_images = max(1, round(len(learned) * min(1, trial.passes / trial.epochs)))
     part = learned.subset(random_part(len(learned), n_images))  # at random, as a folder is sorted by class
-    settings = replace(settings, **trial.architecture._asdict(), epochs=trial.epochs, seed=trial.seed)
-    settings = complete(settings)
+    changes = {**trial.architecture._asdict(), "epochs": trial.epochs, "seed": trial.seed}
+    settings = complete(replace(settings, **changes))  # now, as the learning rate depends on the epochs
     model = models.build(settings, len(part.classes), part.images.shape[1:])
     last = train.fit(model, part, judged, settings, task=task)[-1]
     return last["test_accuracy"], last["test_loss"]
 
 
+@alone()
 def seconds_an_image(architecture, data, settings):
     """Return the measured seconds of training `architecture` on an image of `data`."""
     n_images = max(128, min(2048, 2**21 // data.images[0].numel()))  # a second or two, not minutes
@@ -235,18 +206,15 @@ def search(trials, candidates, options, folder):
 
     `folder` is None for all processes but the first.
     """
-    learned, _ = trials.data["validation"]
-    with alone():
-        cost = costs(trials.sizes, lambda each: seconds_an_image(each, learned, trials.settings))
-    trials.cost = from_main(lambda: cost)
+    trials.measure_speed(seconds_an_image)
     search_report.introduce(trials, candidates, THE_SHEETS)
     entrants, rungs = from_main(lambda: kept_plan(trials, candidates, options, folder))
     passes = rungs[-1][0]
-    needed = sum(seconds_needed(trials, entrants, rungs, passes))
+    needed = sum(trials.seconds_needed(entrants, rungs, passes))
     search_report.print_plan(rungs, len(candidates), needed, N_FINAL_SEEDS)
 
     def run_rung(number, asked):
-        later, final = seconds_needed(trials, entrants, rungs[number + 1 :], passes)
+        later, final = trials.seconds_needed(entrants, rungs[number + 1 :], passes)
         name = f"rung {number + 1} of {len(rungs)}"
         rows = trials.run(trials.validation_trials(asked), name, options.budget - final, later + final)
         search_report.print_rung(name, rungs[number], rows)
@@ -257,8 +225,8 @@ def search(trials, candidates, options, folder):
 
     ranked = successive_halving(entrants, rungs, run_rung)
     winner = ranked[0]
-    search_report.report(trials.rows, ranked, folder, learned.source)
-    trials.run(final_trials(trials, winner, passes), "final", 1.05 * options.budget, 0)
+    search_report.report(trials.rows, ranked, folder, trials.data["test"][1].source)
+    trials.run(trials.final_trials(winner, passes), "final", 1.05 * options.budget, 0)
     search_report.print_final(trials.rows, winner, THE_SHEETS, passes)
     search_report.print_next(trials.settings, winner, passes)
     return winner
@@ -316,20 +284,19 @@ def main(arguments=None):
     n_channels, *image_size = train_data.images.shape[1:]
     image_shape = (n_channels, *(2 * [given.image_size] if given.image_size else image_size))
     candidates = candidates_for(space, image_shape[1:], len(train_data))
-    networks = dict.fromkeys([*candidates, THE_SHEETS])
-    sizes = {each: size_of(each, n_classes, image_shape) for each in networks}
+    sizes = {each: size_of(each, n_classes, image_shape) for each in [*candidates, THE_SHEETS]}
     candidates.sort(key=lambda candidate: sizes[candidate][0])  # of equally good ones the cheaper goes on
 
-    settings = replace(settings, threads=None)
     model = models.build(replace(settings, **THE_SHEETS._asdict()), n_classes, image_shape)
     options_kept = {"space": space} | asdict(options)
     del options_kept["out"]
-    description = describe(settings, model, train_data, test_data, options_kept)
+    description = describe(replace(settings, threads=None), model, train_data, test_data, options_kept)
     folder = from_main(lambda: same_run_folder("search", description, options.out))
     words = ["search.py", *(sys.argv[1:] if arguments is None else arguments)]
     with resumable_by(words, folder), locked(folder) if is_main() else nullcontext():
         file = folder / "results.csv" if is_main() else None
-        trials = Trials(file, split_off(train_data, test_data), given, sizes, train_trial)
+        data = split_off(train_data, test_data)
+        trials = Trials(file, data, given, sizes, train_trial, THE_SHEETS, N_FINAL_SEEDS)
         done = f"goes on, {len(trials.rows)} trials are done" if trials.rows else "begins"
         print(f"in {folder} the search {done}")
         return search(trials, candidates, options, folder if is_main() else None)

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from support.console import (
     TABLE_HEADER,
-    Progress,
     UserError,
     Watch,
+    counted,
     is_out_of_memory,
     keep_freed_memory,
     run_command,
@@ -208,14 +208,12 @@ def finite(loss):
 def predict(model, data, settings, task="testing"):
     """Return the logits of all of `data`, float32 (N, classes), on the device of `settings`."""
     model.eval()
-    logits, progress = [], Progress()
-    for images in data.images.split(settings.batch_size):
+    logits = []
+    batches = data.images.split(settings.batch_size)
+    for images in counted(batches, task, len(data), each=settings.batch_size):
         images = batch_to_float(images.to(settings.device), settings.image_size)
         with autocast(settings.device, settings.precision):
             logits.append(model(images).float())
-        if progress.due():
-            progress.show(f"{task}: {sum(map(len, logits)):,} of {len(data):,} images")
-    progress.clear()
     return torch.cat(logits)
 
 

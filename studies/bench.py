@@ -1,6 +1,6 @@
 """Images per second of our training loop beside a plain PyTorch loop: same network, images and machine.
 
-    python bench.py
+    python -m studies.bench
 
 Each part is a process of its own, so that none inherits another's memory, threads or settings; the parts
 alternate, since a machine's speed drifts, and their medians count. The pixels are random.
@@ -169,12 +169,12 @@ TABLE, COLUMNS = "results/bench.csv", ("measure", "median", "low", "high", "unit
 
 def measured(part):
     """Return what the function named `part` returns in a process of its own."""
-    line = [sys.executable, __file__, "--part", part]
-    done = subprocess.run(line, capture_output=True, text=True)
-    if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] if done.returncode > 0 else []  # else a signal ended it
-        raise UserError(f"measuring {part} failed: {last[0] if last else f'status {done.returncode}'}")
-    return json.loads(done.stdout.splitlines()[-1])
+    command = [sys.executable, "-m", "studies.bench", "--part", part]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    if ended.returncode:
+        said = ended.stderr.strip().splitlines() if ended.returncode > 0 else []  # else a signal ended it
+        raise UserError(f"measuring {part} failed: {said[-1] if said else f'status {ended.returncode}'}")
+    return json.loads(ended.stdout.splitlines()[-1])
 
 
 def measure():

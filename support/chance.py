@@ -6,6 +6,9 @@ from collections import Counter
 
 import torch
 
+# ---------------------------------------------------------------- over seeds
+
+MEASURES = {"train_loss": 1, "train_accuracy": 100, "test_loss": 1, "test_accuracy": 100}  # as shown: factors
 # Student's t, two-sided 95 %, by the number of seeds; for more than ten the last, a little too strict.
 T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}
 
@@ -28,6 +31,41 @@ def difference(before, after):
         return mean, sd, "no spread to judge by"
     larger = abs(mean) > T_95[min(n, 10)] * sd / math.sqrt(n)
     return mean, sd, "larger than chance" if larger else "within chance"
+
+
+def effect_texts(measure, before, after):
+    """Return (before, after, change, verdict) as texts for one of MEASURES, from two lists of rows."""
+    factor = MEASURES[measure]
+    digits = 2 if factor == 100 else 4
+    numbers = [[factor * row[measure] for row in rows] for rows in (before, after)]
+    texts = [f"{mean:.{digits}f} ± {sd:.{digits}f}" for mean, sd in map(mean_sd, numbers)]
+    mean, sd, verdict = difference(*numbers)
+    return *texts, f"{mean:+.{digits}f} ± {sd:.{digits}f}", verdict
+
+
+def print_effect(before, after):
+    """Print what changed between two lists of rows, dicts of MEASURES with a name in the column labels."""
+    print(f"\n{'mean ± sd, ' + str(len(before)) + ' seeds':20}", end="")
+    print(f"{before[0]['labels']:>18}{after[0]['labels']:>18}{'change':>20}")
+    for measure, factor in MEASURES.items():
+        name = measure.replace("_", " ") + (" (%)" if factor == 100 else "")
+        old, new, change, verdict = effect_texts(measure, before, after)
+        print(f"{name:20}{old:>18}{new:>18}{change:>20}  {verdict}")
+
+
+def print_summary(before, after, n_suspects, n_images):
+    """Say what the cleaning changed, given the rows before it and after it."""
+    print(f"\nCleaning {n_suspects:,} of {n_images:,} images ({n_suspects / n_images:.2%}) changed")
+    for measure, unit, remark in (
+        ("test_accuracy", " points", ""),
+        ("test_loss", "", ""),
+        ("train_loss", "", " (without images of great loss it falls in any case)"),
+    ):
+        *_, change, verdict = effect_texts(measure, before, after)
+        print(f"  the {measure.replace('_', ' ')} by {change}{unit}: {verdict}{remark}")
+
+
+# ---------------------------------------------------------------- over classes
 
 
 def spread_over_classes(labels, predicted, suspects, classes):

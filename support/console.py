@@ -184,6 +184,19 @@ class Progress:
             print(f"\r\x1b[K{text}", end="", flush=True, file=stream)
 
 
+def counted(items, task, n_all=None, each=1):
+    """Yield `items`, a sequence, and show how far they are done: "reading images: 1,200 of 60,000".
+
+    With `n_all` an item stands for `each` things, of which there are so many.
+    """
+    progress, n_all = Progress(), n_all or len(items)
+    for n_done, item in enumerate(items, 1):
+        yield item
+        if progress.due():
+            progress.show(f"{task}: {min(each * n_done, n_all):,} of {n_all:,}")
+    progress.clear()
+
+
 def duration(seconds):
     """Return `seconds` as a person says them: "8 s", "4 min 10 s", "3 h 05 min"."""
     minutes, seconds = divmod(round(seconds), 60)

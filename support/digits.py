@@ -8,7 +8,7 @@ stretches the strokes, bends them by smooth waves, and draws them with a pen of 
 import functools
 import math
 
-from support.console import Progress
+from support.console import counted
 
 import torch
 
@@ -111,9 +111,9 @@ def write_digits(labels, generator):
 
     paths = [(digit, *pen_path(shape)) for digit, shapes in SHAPES.items() for shape in shapes]
     digit_of_path = torch.tensor([digit for digit, _, _ in paths])
-    chosen = torch.multinomial((labels[:, None] == digit_of_path).float(), 1, generator=generator).squeeze(1)
-    weights = torch.stack([weights for _, weights, _ in paths])[chosen]
-    controls = torch.stack([controls for _, _, controls in paths])[chosen]
+    path_numbers = torch.multinomial((labels[:, None] == digit_of_path).float(), 1, generator=generator).squeeze(1)
+    weights = torch.stack([weights for _, weights, _ in paths])[path_numbers]
+    controls = torch.stack([controls for _, _, controls in paths])[path_numbers]
 
     points = weights @ (controls + 0.05 * normal(N_CONTROLS, 2))
     points = points - points.mean(dim=1, keepdim=True)
@@ -151,10 +151,5 @@ def digits(n_images, seed):
     """Return images, uint8 (n_images, 1, 28, 28), and labels, int64 (n_images,), the same ones for a seed."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(10, (n_images,), generator=generator)
-    images, progress = [], Progress()
-    for batch in labels.split(500):
-        images.append(draw(write_digits(batch, generator), generator))
-        if progress.due():
-            progress.show(f"drawing digits: {500 * len(images):,} of {n_images:,}")
-    progress.clear()
-    return torch.cat(images), labels
+    batches = counted(labels.split(500), "drawing digits", n_images, each=500)
+    return torch.cat([draw(write_digits(batch, generator), generator) for batch in batches]), labels

@@ -186,20 +186,20 @@ def locked(folder):
     What a kill left half written there, at any depth, is removed.
     """
     with held(folder):
-        for left in Path(folder).rglob(".*.part"):
-            if LEFT_OVER.fullmatch(left.name):
+        for part in Path(folder).rglob(".*.part"):
+            if LEFT_OVER.fullmatch(part.name):
                 with suppress(OSError):  # where nothing may be written
-                    left.unlink()
+                    part.unlink()
         yield
 
 
 @contextmanager
 def held(folder):
     """Do as `locked` does, but leave what is in `folder` alone."""
-    place = Path(folder).resolve()
+    target = Path(folder).resolve()
     if not fcntl:  # Windows opens no folders: it locks a byte of a file beside it
-        place = place.with_name(f".{place.name}.lock")
-    descriptor = os.open(place, os.O_RDONLY if fcntl else os.O_RDWR | os.O_CREAT)
+        target = target.with_name(f".{target.name}.lock")
+    descriptor = os.open(target, os.O_RDONLY if fcntl else os.O_RDWR | os.O_CREAT)
     try:
         if fcntl:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -214,7 +214,7 @@ def held(folder):
         os.close(descriptor)
         if not fcntl:
             with suppress(OSError):  # the next process has it open already
-                place.unlink()
+                target.unlink()
 
 
 def is_free(folder):

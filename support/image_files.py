@@ -12,8 +12,9 @@ import warnings
 import zlib
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from support.console import Progress, UserError, is_out_of_memory, one_line, printable
+from support.console import UserError, counted, is_out_of_memory, one_line, printable
 from support.files import check_new, locked
 
 import numpy as np
@@ -44,20 +45,29 @@ def split_folder(root, *names):
     return folders[0]
 
 
-def list_images(folder):
-    """Return (files, labels, classes, others) of a folder that has a folder of images per class.
+class Listing(NamedTuple):
+    """What is in a folder that has a folder of images per class, in the order of torchvision's ImageFolder."""
 
-    Their order is that of torchvision's ImageFolder: by class, then by folder, then by name. `others` are the
-    files that are no images, by their extension. Files and folders whose names begin with a dot are hidden.
+    files: list  # of the images: by class, then by folder, then by name
+    labels: list  # of the images: indices into `classes`
+    classes: tuple  # names
+    others: list  # files that are no images, by their extension
+
+
+def list_images(folder):
+    """Return the Listing of `folder`. Files and folders whose names begin with a dot are hidden.
+
+    Raises UserError where a class has no image, and where there are fewer than two classes.
     """
     entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     classes = sorted(entry.name for entry in entries if entry.is_dir())
-    files, labels, others = [], [], [entry.path for entry in entries if not entry.is_dir()]
+    others = [entry.path for entry in entries if not entry.is_dir()]
+    files, labels = [], []
     for label, name in enumerate(classes):
         found = []
-        for place, folders, names in os.walk(os.path.join(folder, name), followlinks=True):
-            folders[:] = [inner for inner in folders if enters(os.path.join(place, inner))]
-            found += [os.path.join(place, file) for file in names if not file.startswith(".")]
+        for parent, folders, names in os.walk(os.path.join(folder, name), followlinks=True):
+            folders[:] = [inner for inner in folders if enters(os.path.join(parent, inner))]
+            found += [os.path.join(parent, file) for file in names if not file.startswith(".")]
         for file in sorted(found, key=os.path.split):
             if file.lower().endswith(EXTENSIONS):
                 files.append(file)
@@ -73,7 +83,7 @@ def list_images(folder):
     if len(classes) < 2:
         has = f"one class only, {classes[0]}" if classes else "no class folders"
         raise UserError(f"{folder}: has {has}; two or more are needed")
-    return files, labels, tuple(classes), others
+    return Listing(files, labels, tuple(classes), others)
 
 
 def enters(folder):
@@ -84,17 +94,17 @@ def enters(folder):
 
 
 def list_folder(root):
-    """Return what `list_images` does, of the training and of the test images of `root`.
+    """Return the Listings of the training and of the test images of `root`."""
+    return [list_images(split_folder(root, *names)) for names in (TRAIN_NAMES, TEST_NAMES)]
 
-    Prints how many files are no images, if any, and the first three names.
-    """
-    train, test = (list_images(split_folder(root, *names)) for names in (TRAIN_NAMES, TEST_NAMES))
-    others = train[3] + test[3]
+
+def note_others(root, listings):
+    """Say how many files of the `listings` in `root` are no images, if any, and the first three names."""
+    others = [file for listing in listings for file in listing.others]
     if others:
         names = printable(", ".join(Path(file).relative_to(root).as_posix() for file in others[:3]))
         more = ", …" if len(others) > 3 else ""
         print(f"Note: files in {root} that are no images are left out, {len(others):,} in all: {names}{more}")
-    return train, test
 
 
 def read_images(files, image_size=None):
@@ -104,8 +114,8 @@ def read_images(files, image_size=None):
     memory. Raises UserError where a file is no whole image, sizes are mixed without `image_size`, or memory
     is too small for all of them.
     """
-    progress = Progress()
-    for index, file in enumerate(files):  # one by one: for small files threads cost more than they gain
+    # One by one: for small files threads cost more than they gain.
+    for index, file in enumerate(counted(files, "reading images")):
         image = read_image(file, image_size)
         if index == 0:
             images = new_images(len(files), *image.shape)
@@ -123,9 +133,6 @@ def read_images(files, image_size=None):
         if shape != images.shape[1:]:  # the first in colour, or of another size
             images = converted(images, index, shape)
         images[index] = image
-        if progress.due():
-            progress.show(f"reading images: {index + 1:,} of {len(files):,}")
-    progress.clear()
     return images
 
 
@@ -212,14 +219,16 @@ def is_small_and_plain(content):
     width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29].ljust(13))
     if kind not in CHANNELS or interlaced or width * height > SMALL:
         return False
-    place, names, packed = len(PNG), set(), b""
-    while (name := content[place + 4 : place + 8]) != b"IEND":
-        end = place + 8 + int.from_bytes(content[place : place + 4], "big")
-        if zlib.crc32(content[place + 4 : end]).to_bytes(4, "big") != content[end : end + 4]:
+    start = len(PNG)
+    names = set()
+    packed = b""
+    while (name := content[start + 4 : start + 8]) != b"IEND":
+        end = start + 8 + int.from_bytes(content[start : start + 4], "big")
+        if zlib.crc32(content[start + 4 : end]).to_bytes(4, "big") != content[end : end + 4]:
             raise ValueError("it is cut short or damaged")
-        packed += content[place + 8 : end] if name == b"IDAT" else b""
+        packed += content[start + 8 : end] if name == b"IDAT" else b""
         names.add(bytes(name))
-        place = end + 4
+        start = end + 4
     n_bytes = height * (1 + math.ceil(width * depth * CHANNELS[kind] / 8))  # a row: a byte and its pixels
     stream = zlib.decompressobj()
     if len(stream.decompress(packed, n_bytes + 1)) < n_bytes:  # never all that it may hold
@@ -270,8 +279,8 @@ def whole_folder(out):
     part.mkdir(parents=True, exist_ok=True)
     with locked(part):
         try:
-            for left in part.iterdir():  # of a process that was killed
-                shutil.rmtree(left)
+            for remains in part.iterdir():  # of a process that was killed
+                shutil.rmtree(remains)
             yield part
             if out.exists():
                 out.rmdir()  # empty; Windows renames to no name that is taken
@@ -286,19 +295,14 @@ def write_images(train, test, out):
 
     Their names are training/CLASS/00042.png, where 42 is the image's index, and testing/CLASS/00042.png.
     """
-    progress, n_done = Progress(), 0
     with whole_folder(out) as folder:
         for split, data in (("training", train), ("testing", test)):
             for name in data.classes:
                 (folder / split / name).mkdir(parents=True)
-            for index, (image, label) in enumerate(zip(data.images, data.labels, strict=True)):
+            for index, label in enumerate(counted(data.labels, f"writing {out}/{split}")):
                 # Not write_png, which does not tell of a full disk.
                 path = folder / split / data.classes[label] / f"{index:05}.png"
-                path.write_bytes(encode_png(image).numpy().tobytes())
-                n_done += 1
-                if progress.due():
-                    progress.show(f"writing {out}: {n_done:,} of {len(train) + len(test):,} images")
-    progress.clear()
+                path.write_bytes(encode_png(data.images[index]).numpy().tobytes())
     print(f"{out}: {len(train):,} training and {len(test):,} test images of {train.source}")
 
 
@@ -319,11 +323,10 @@ def copy_images(root, out, new_classes):
     """
     check_copy(root, out)
     train = split_folder(root, *TRAIN_NAMES).relative_to(root)
-    files = [Path(file).relative_to(root) for listing in list_folder(root) for file in listing[0]]
+    files = [Path(file).relative_to(root) for listing in list_folder(root) for file in listing.files]
     taken = {file.as_posix() for file in files}
-    progress = Progress()
     with whole_folder(out) as folder:
-        for n_done, file in enumerate(files, 1):
+        for file in counted(files, f"writing {out}"):
             target = file
             if file.as_posix() in new_classes:
                 new_class = new_classes[file.as_posix()]
@@ -332,9 +335,6 @@ def copy_images(root, out, new_classes):
                 target = free_name(train / new_class / file.name, taken)
             (folder / target).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / file, folder / target)
-            if progress.due():
-                progress.show(f"writing {out}: {n_done:,} of {len(files):,} images")
-    progress.clear()
 
 
 def free_name(path, taken):

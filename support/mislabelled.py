@@ -4,7 +4,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from support.console import UserError
-from support.image_files import TRAIN_NAMES, copy_images, list_images, split_folder
+from support.image_files import copy_images, list_folder, note_others
 from support.randomness import WRONG_LABELS, mix
 
 import torch
@@ -23,11 +23,11 @@ def make_wrong(labels, n_classes, count, seed, classes=None):
             f"{count:,} labels cannot be made wrong: {len(candidates):,} images are in {len(classes)} classes"
         )
     generator = torch.Generator().manual_seed(mix(seed, WRONG_LABELS))
-    chosen = candidates[torch.randperm(len(candidates), generator=generator)[:count]].sort().values
+    changed = candidates[torch.randperm(len(candidates), generator=generator)[:count]].sort().values
     steps = torch.randint(1, len(classes), (count,), generator=generator)  # never 0: never the same class
     wrong = labels.clone()
-    wrong[chosen] = classes[(torch.searchsorted(classes, labels[chosen]) + steps) % len(classes)]
-    return wrong, chosen
+    wrong[changed] = classes[(torch.searchsorted(classes, labels[changed]) + steps) % len(classes)]
+    return wrong, changed
 
 
 def mislabel(source, out, count=100, seed=0, classes=None):
@@ -36,7 +36,9 @@ def mislabel(source, out, count=100, seed=0, classes=None):
     `classes` are names; with them, only their images are changed, into one another.
     """
     root = Path(source)
-    files, labels, names, _ = list_images(split_folder(root, *TRAIN_NAMES))
+    listings = list_folder(root)
+    note_others(root, listings)
+    files, labels, names, _ = listings[0]
     for name in classes or []:
         if name not in names:
             raise UserError(f"{source} has no class {name}; it has {', '.join(names)}")

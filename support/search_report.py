@@ -1,12 +1,14 @@
 """How the architectures of a search stand: rungs, leaderboard, which parameter matters, the final."""
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 
 from support import pictures
 from support.chance import difference, mean_sd
 from support.console import duration
-from support.trials import Architecture, Trial
+from support.settings import Settings, command_line
+from support.trials import Architecture, Trial, architecture_of
 
 
 def length(passes):
@@ -31,11 +33,11 @@ def introduce(trials, candidates, reference):
 
 def print_plan(rungs, n_candidates, seconds, n_final_seeds):
     """Say which networks will be trained, in about `seconds`."""
-    parts = []
+    trainings = []
     for passes, n, n_seeds in rungs:
-        parts.append(f"{n} for {length(passes)}" + (f" from {n_seeds} seeds" if n_seeds > 1 else ""))
+        trainings.append(f"{n} for {length(passes)}" + (f" from {n_seeds} seeds" if n_seeds > 1 else ""))
     which = "" if rungs[-1][1] == rungs[0][1] > 2 else "the best "
-    print(f"the plan: {f', then {which}'.join(parts)};")
+    print(f"the plan: {f', then {which}'.join(trainings)};")
     if rungs[0][1] < n_candidates:
         print(f"there is not the time for all: only {rungs[0][1]} of {n_candidates}, chosen at random")
     print(f"last the winner and the sheet's, from {n_final_seeds} seeds each, for the test set")
@@ -45,22 +47,22 @@ def print_plan(rungs, n_candidates, seconds, n_final_seeds):
 def print_rung(title, rung, rows):
     """Say what came of a rung, (passes, architectures, seeds); `rows` is None where the time was up."""
     passes, n, n_seeds = rung
-    what = f"{title}: {n} architectures for {length(passes)}" + (f", {n_seeds} seeds" if n_seeds > 1 else "")
+    text = f"{title}: {n} architectures for {length(passes)}" + (f", {n_seeds} seeds" if n_seeds > 1 else "")
     if rows is None:
-        print(f"{what}: the time is up, so it does not count", flush=True)
+        print(f"{text}: the time is up, so it does not count", flush=True)
         return
-    accuracies, done = {}, [row for row in rows if not row["error"]]
-    for row in done:
-        architecture = Architecture(*(row[field] for field in Architecture._fields))
-        accuracies.setdefault(architecture, []).append(row["accuracy"])
-    means = {architecture: mean_sd(own)[0] for architecture, own in accuracies.items()}
-    if means:
-        what += (
-            f": {min(means.values()):.2%} to {max(means.values()):.2%}, the best {max(means, key=means.get)}"
-        )
-    if len(done) < len(rows):
-        what += f", {len(rows) - len(done)} failed (see error in results.csv)"
-    print(what, flush=True)
+    accuracies = {}
+    for row in rows:
+        if not row["error"]:
+            accuracies.setdefault(architecture_of(row), []).append(row["accuracy"])
+    if accuracies:
+        means = {architecture: mean_sd(of_seeds)[0] for architecture, of_seeds in accuracies.items()}
+        best = max(means, key=means.get)
+        text += f": {min(means.values()):.2%} to {means[best]:.2%}, the best {best}"
+    n_failed = sum(bool(row["error"]) for row in rows)
+    if n_failed:
+        text += f", {n_failed} failed (see error in results.csv)"
+    print(text, flush=True)
 
 
 def leaderboard(rows, ranked):
@@ -69,19 +71,23 @@ def leaderboard(rows, ranked):
     Each holds its architecture, what its longest trials in `rows`, {Trial: row}, have in common, and of their
     accuracies on the validation images the mean, sd and n, the number of seeds.
     """
-    good = [trial for trial, row in rows.items() if trial.judged_on == "validation" and not row["error"]]
-    good = [trial for trial in good if trial.architecture in ranked]
-    longest = {}
-    for trial in sorted(good, key=lambda trial: trial.passes):
-        longest[trial.architecture] = trial.passes
     board = []
-    for architecture, passes in longest.items():
-        own = [rows[each] for each in good if (each.architecture, each.passes) == (architecture, passes)]
-        mean, sd = mean_sd([row["accuracy"] for row in own])
-        seconds = sum(row["seconds"] for row in own) / (len(own) * passes)
-        entry = {"architecture": architecture, "mean": mean, "sd": sd, "n": len(own), "seconds": seconds}
-        board.append({**own[0], **entry})
-    return sorted(board, key=lambda entry: ranked.index(entry["architecture"]))
+    for architecture in ranked:
+        trials = [trial for trial in judged(rows, "validation") if trial.architecture == architecture]
+        if not trials:
+            continue
+        passes = max(trial.passes for trial in trials)
+        longest = [rows[trial] for trial in trials if trial.passes == passes]
+        mean, sd = mean_sd([row["accuracy"] for row in longest])
+        seconds = sum(row["seconds"] for row in longest) / (len(longest) * passes)  # a pass
+        entry = {"architecture": architecture, "mean": mean, "sd": sd, "n": len(longest), "seconds": seconds}
+        board.append({**longest[0], **entry})
+    return board
+
+
+def judged(rows, judged_on):
+    """Return the trials among `rows`, {Trial: row}, that did not fail and were judged on `judged_on`."""
+    return [trial for trial, row in rows.items() if trial.judged_on == judged_on and not row["error"]]
 
 
 def report(rows, ranked, folder, source):
@@ -113,24 +119,22 @@ def print_importance(rows):
     seeds of one pair say nothing of other architectures. The trials are those of the longest training that
     all candidates had, so that like is compared with like.
     """
-    by_length = {}
-    for trial, row in rows.items():
-        if trial.judged_on == "validation" and not row["error"]:
-            own = by_length.setdefault(trial.passes, {}).setdefault(trial.architecture, {})
-            own[trial.seed] = 100 * row["accuracy"]
-    most = max(map(len, by_length.values()))
-    passes = max(passes for passes, own in by_length.items() if len(own) == most)
-    accuracies = by_length[passes]  # {architecture: {seed: percent}}
+    by_length = {}  # {passes: {architecture: {seed: percent}}}
+    for trial in judged(rows, "validation"):
+        by_seed = by_length.setdefault(trial.passes, {}).setdefault(trial.architecture, {})
+        by_seed[trial.seed] = 100 * rows[trial]["accuracy"]
+    passes = max(by_length, key=lambda passes: (len(by_length[passes]), passes))
+    accuracies = by_length[passes]
     print(f"\nwhat matters, after {length(passes)}: the change of the validation accuracy, in points")
     for parameter in Architecture._fields:
         first, *others = sorted({getattr(architecture, parameter) for architecture in accuracies})
         for value in others:
-            changes = []
-            for architecture, own in accuracies.items():
-                other = accuracies.get(architecture._replace(**{parameter: value}), {})
-                seeds = own.keys() & other.keys()
+            changes = []  # a pair's each
+            for architecture, before in accuracies.items():
+                after = accuracies.get(architecture._replace(**{parameter: value}), {})
+                seeds = before.keys() & after.keys()
                 if getattr(architecture, parameter) == first and seeds:
-                    changes.append(mean_sd([other[seed] - own[seed] for seed in seeds])[0])
+                    changes.append(mean_sd([after[seed] - before[seed] for seed in seeds])[0])
             if changes:
                 mean, sd = mean_sd(changes)
                 error = f"± {sd / math.sqrt(len(changes)):.2f} (standard error)" if len(changes) > 1 else ""
@@ -140,9 +144,9 @@ def print_importance(rows):
 def print_final(rows, winner, reference, passes):
     """Say how the winner compares with the sheet's architecture on the test set, over the seeds both had."""
     accuracies = {winner: {}, reference: {}}
-    for trial, row in rows.items():
-        if (trial.judged_on, trial.passes) == ("test", passes) and not row["error"]:
-            accuracies.get(trial.architecture, {})[trial.seed] = 100 * row["accuracy"]
+    for trial in judged(rows, "test"):
+        if trial.passes == passes and trial.architecture in accuracies:
+            accuracies[trial.architecture][trial.seed] = 100 * rows[trial]["accuracy"]
     seeds = sorted(accuracies[winner].keys() & accuracies[reference].keys())
     if not seeds:
         print(
@@ -151,12 +155,19 @@ def print_final(rows, winner, reference, passes):
         return
     print(f"\ntest accuracy after {length(passes)}, trained on the held-out images too,", end=" ")
     print(f"mean ± sd of {len(seeds)} seeds" if len(seeds) > 1 else "one seed: there was no time for more")
+    percents = {each: [accuracies[each][seed] for seed in seeds] for each in (winner, reference)}
     for title, architecture in (("the winner", winner), ("the sheet's", reference)):
-        mean, sd = mean_sd([accuracies[architecture][seed] for seed in seeds])
+        mean, sd = mean_sd(percents[architecture])
         print(f"{title:12} {mean:6.2f} ± {sd:.2f} %  {architecture}")
     if winner == reference:
         print("the winner is the sheet's own architecture")
         return
-    both = [[accuracies[architecture][seed] for seed in seeds] for architecture in (reference, winner)]
-    mean, sd, verdict = difference(*both)
+    mean, sd, verdict = difference(percents[reference], percents[winner])
     print(f"{'difference':12} {mean:+6.2f} ± {sd:.2f} points: {verdict}")
+
+
+def print_next(settings, winner, passes):
+    """Say how the winner is trained by train.py: for so many `passes`, or as long as by default."""
+    epochs = int(passes) if passes == int(passes) else Settings.epochs
+    best = replace(settings, **winner._asdict(), epochs=epochs)
+    print(f"\nnext, to train the winner: {command_line(best)}")

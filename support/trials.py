@@ -1,11 +1,12 @@
 """The trials of an architecture search: the table that remembers them, their cost, and whose turn it is."""
 
+import math
 import time
 from typing import NamedTuple
 
 from support.console import Progress, UserError, duration, is_out_of_memory, one_line
 from support.files import append_csv, drop_torn_line, read_csv
-from support.processes import alone, from_all, from_main, is_main, n_processes, process_number
+from support.processes import from_all, from_main, is_main, n_processes, process_number
 from support.randomness import random_order
 from support.settings import ARCHITECTURE, Settings
 
@@ -56,9 +57,10 @@ def number_or_none(text):
     return float(text) if text else None
 
 
+# Of results.csv; "elapsed" are the seconds since the search began.
 COLUMNS = {"judged_on": str, **Architecture.__annotations__, "passes": float, "seed": int}
 COLUMNS |= {"accuracy": number_or_none, "loss": number_or_none, "error": str}
-COLUMNS |= {"mflop": float, "n_parameters": int, "seconds": float, "elapsed": float}  # since the search began
+COLUMNS |= {"mflop": float, "n_parameters": int, "seconds": float, "elapsed": float}
 
 
 def parsed(texts, file):
@@ -67,11 +69,13 @@ def parsed(texts, file):
         row = {name: kind(texts[name]) for name, kind in COLUMNS.items()}
     except (KeyError, ValueError):
         raise UserError(f"{file}: has a line that is no trial; mend it, or move the file away") from None
-    architecture = Architecture(*(row[name] for name in Architecture._fields))
-    return Trial(row["judged_on"], architecture, row["passes"], row["seed"]), row
+    return Trial(row["judged_on"], architecture_of(row), row["passes"], row["seed"]), row
 
 
-# ---------------------------------------------------------------- what things cost
+def architecture_of(row):
+    """Return the Architecture that a row of results.csv is about."""
+    return Architecture(*(row[name] for name in Architecture._fields))
+
 
 FAILURES = (UserError, MemoryError, RuntimeError)  # of a training; see check_failure
 
@@ -82,22 +86,11 @@ def check_failure(error):
         raise error
 
 
-def costs(sizes, measure):
-    """Return {architecture: seconds of training an image}, a straight line over the MFLOP.
+# ---------------------------------------------------------------- the table and the turns
 
-    It goes through the seconds that `measure(architecture)` returns of the cheapest architecture and of the
-    costliest for which the memory suffices. `sizes` are {architecture: (MFLOP, parameters)}.
-    """
-    cheapest, *others = sorted(sizes, key=lambda architecture: sizes[architecture][0])
-    least_mflop, least_seconds = sizes[cheapest][0], measure(cheapest)
-    slope = 0
-    for costly in reversed(others):
-        try:
-            slope = (measure(costly) - least_seconds) / max(sizes[costly][0] - least_mflop, 1e-9)
-            break
-        except FAILURES as error:
-            check_failure(error)
-    return {each: least_seconds + max(0, slope) * (size[0] - least_mflop) for each, size in sizes.items()}
+
+clock = time.perf_counter  # in seconds; the tests have another
+RECENT = 0.7  # the weight of the trial before the last, for a machine's speed changes
 
 
 def split_off(train_data, test_data):
@@ -108,27 +101,21 @@ def split_off(train_data, test_data):
     return {"validation": (learned, held_out), "test": (train_data, test_data)}
 
 
-# ---------------------------------------------------------------- whose turn it is
-
-
-clock = time.perf_counter  # in seconds; the tests have another
-RECENT = 0.7  # the weight of the trial before the last, for a machine's speed changes
-
-
 class Trials:
     """Has what the strategy asks for trained, each trial once: results.csv, a line per trial, is the memory.
 
-    `file` is results.csv, None for all processes but the first. `data` are, for each `judged_on`, the images
-    to learn from and those to judge by; `settings` what all trials share. `sizes` are {architecture: (MFLOP,
-    parameters)}. `train(trial, learned, judged, settings, task)` trains a network and returns its (accuracy,
-    loss); its progress line is named `task`.
+    `file` is results.csv, None for all processes but the first. `data` are the images, of `split_off`;
+    `settings` what all trials share; `sizes` {architecture: (MFLOP, parameters)}. `train(trial, learned,
+    judged, settings, task)` trains a network, whose progress line is named `task`, and returns its (accuracy,
+    loss). In the end the winner and the `reference` are judged, from `n_final_seeds`.
     """
 
-    def __init__(self, file, data, settings, sizes, train):
+    def __init__(self, file, data, settings, sizes, train, reference, n_final_seeds):
         self.file, self.data, self.settings, self.sizes, self.train = file, data, settings, sizes, train
+        self.reference, self.n_final_seeds = reference, n_final_seeds
         self.rows = from_main(self.read)  # of results.csv, by Trial
         self.started = clock() - max((row["elapsed"] for row in self.rows.values()), default=0)
-        self.cost = {}  # seconds an image, by architecture, as `costs` returns them
+        self.cost = {}  # seconds an image, by architecture; see `measure_speed`
         self.expected, self.measured = 0.0, 0.0  # seconds of the last trials
 
     def read(self):
@@ -138,10 +125,6 @@ class Trials:
         drop_torn_line(self.file)
         return dict(parsed(texts, self.file) for texts in read_csv(self.file))
 
-    def seconds(self):
-        """Return the seconds that the search has taken, those before interruptions included."""
-        return clock() - self.started
-
     def turns(self, trials):
         """Return those of `trials` that are to be trained, in lists of one for each process.
 
@@ -150,37 +133,6 @@ class Trials:
         todo = [trial for trial in trials if trial not in self.rows]
         todo.sort(key=lambda trial: (trial.seed, -self.sizes[trial.architecture][0]))
         return [todo[start : start + n_processes()] for start in range(0, len(todo), n_processes())]
-
-    def seconds_of(self, trial):
-        """Return the seconds that one trial takes by the measured speed."""
-        learned, judged = self.data[trial.judged_on]
-        n_images = trial.passes * len(learned) + trial.epochs * len(judged) / 3  # see Watch.show
-        return n_images * self.cost[trial.architecture]
-
-    def seconds_for(self, trials):
-        """Return the seconds that what is to be trained of `trials` will take, by the last trials' pace."""
-        pace = self.measured / self.expected if self.expected else 1
-        return pace * sum(max(map(self.seconds_of, turn)) for turn in self.turns(trials))
-
-    def validation_trials(self, asked):
-        """Return the Trials that a list of (architecture, passes, seed), seeds from 0, stands for."""
-        first_seed = self.settings.seed
-        return [Trial("validation", each, passes, first_seed + seed) for each, passes, seed in asked]
-
-    def seconds_for_rungs(self, rungs, candidates):
-        """Return the seconds that `rungs`, (passes, architectures, seeds) each, take of all `candidates`.
-
-        That is if the costliest always go on.
-        """
-        costly = sorted(candidates, key=lambda candidate: -self.cost[candidate])
-        planned, seconds = set(), 0
-        for passes, n, n_seeds in rungs:
-            rung = self.validation_trials(
-                (each, passes, seed) for each in costly[:n] for seed in range(n_seeds)
-            )
-            seconds += self.seconds_for([trial for trial in rung if trial not in planned])
-            planned.update(rung)
-        return seconds
 
     def run(self, trials, name, deadline, seconds_after):
         """Return the rows of `trials`, or None where the time is up, at `deadline`, before all are done.
@@ -218,9 +170,8 @@ class Trials:
         row |= {"passes": trial.passes, "seed": trial.seed, "accuracy": None, "loss": None, "error": ""}
         started = clock()
         try:
-            with alone():
-                task = f"{trial.architecture}, {task}"
-                accuracy, loss = self.train(trial, *self.data[trial.judged_on], self.settings, task)
+            task = f"{trial.architecture}, {task}"
+            accuracy, loss = self.train(trial, *self.data[trial.judged_on], self.settings, task)
             row |= {"accuracy": accuracy, "loss": loss}
         except FAILURES as error:
             check_failure(error)
@@ -234,3 +185,81 @@ class Trials:
         rows = (row for trial, row in self.rows.items() if trial.judged_on == "validation")
         best = max((row["accuracy"] or 0 for row in rows), default=0)
         return f", best {best:.2%}" if best else ""
+
+    # ------------------------------------------------------------ the budget
+
+    def measure_speed(self, seconds_an_image):
+        """Set `cost`, {architecture: seconds of training an image}: a straight line over the MFLOP.
+
+        It goes through what `seconds_an_image(architecture, data, settings)` returns for the cheapest
+        architecture and for the costliest for which the memory suffices.
+        """
+        learned, _ = self.data["validation"]
+        cheapest, *others = sorted(self.sizes, key=lambda architecture: self.sizes[architecture][0])
+        least = self.sizes[cheapest][0]
+        seconds = seconds_an_image(cheapest, learned, self.settings)
+        slope = 0
+        for costly in reversed(others):
+            try:
+                more_seconds = seconds_an_image(costly, learned, self.settings) - seconds
+                slope = max(0, more_seconds / max(self.sizes[costly][0] - least, 1e-9))
+                break
+            except FAILURES as error:
+                check_failure(error)
+        cost = {each: seconds + slope * (mflop - least) for each, (mflop, _) in self.sizes.items()}
+        self.cost = from_main(lambda: cost)
+
+    def seconds(self):
+        """Return the seconds that the search has taken, those before interruptions included."""
+        return clock() - self.started
+
+    def seconds_of(self, trial):
+        """Return the seconds that one trial takes by the measured speed."""
+        learned, judged = self.data[trial.judged_on]
+        n_images = trial.passes * len(learned) + trial.epochs * len(judged) / 3  # see Watch.show
+        return n_images * self.cost[trial.architecture]
+
+    def seconds_for(self, trials):
+        """Return the seconds that what is to be trained of `trials` will take, by the last trials' pace."""
+        pace = self.measured / self.expected if self.expected else 1
+        return pace * sum(max(map(self.seconds_of, turn)) for turn in self.turns(trials))
+
+    def validation_trials(self, asked):
+        """Return the Trials that a list of (architecture, passes, seed), seeds from 0, stands for."""
+        first = self.settings.seed
+        return [Trial("validation", each, passes, first + seed) for each, passes, seed in asked]
+
+    def final_trials(self, winner, passes):
+        """Return the trials that judge the winner, and the reference beside it, on the test set."""
+        pair = dict.fromkeys([winner, self.reference])  # which may be the same
+        seeds = range(self.settings.seed, self.settings.seed + self.n_final_seeds)
+        return [Trial("test", each, float(passes), seed) for seed in seeds for each in pair]
+
+    def seconds_needed(self, candidates, rungs, passes):
+        """Return the seconds that (the rungs, the final after them) will take if the costliest always go on.
+
+        A rung is (passes, architectures, seeds); `passes` are those of the final. What has been trained
+        already takes none.
+        """
+        costly = sorted(candidates, key=lambda candidate: -self.cost[candidate])
+        planned, seconds = set(), 0
+        for length, n, n_seeds in rungs:
+            asked = [(candidate, length, seed) for candidate in costly[:n] for seed in range(n_seeds)]
+            new = [trial for trial in self.validation_trials(asked) if trial not in planned]
+            seconds += self.seconds_for(new)
+            planned.update(new)
+        return seconds, self.seconds_for(self.final_trials(costly[0], passes))
+
+    def affordable(self, plans, budget):
+        """Return the first of the `plans`, (candidates, rungs), for which the `budget`, in seconds, will do.
+
+        Raises UserError where there is not the time to compare two architectures.
+        """
+        for candidates, rungs in plans:
+            needed = self.seconds() + sum(self.seconds_needed(candidates, rungs, rungs[-1][0]))
+            if needed < budget:
+                return candidates, rungs
+        raise UserError(
+            f"--minutes {budget / 60:.2g} are too short to compare two architectures; "
+            f"try --minutes {math.ceil(needed / 60 + 0.5)}, or fewer images with --limit"
+        )

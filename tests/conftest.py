@@ -1,19 +1,22 @@
-"""What several test files use: small data sets, as tensors and as real files."""
+"""What several test files use: small data sets, as tensors and as real files, and small networks."""
 
 import os
+import sys
+from collections import OrderedDict
 
-from support import (
-    settings,
-)
+from support.console import run_command
+from support.settings import Settings, complete, flag_name
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings as hypothesis_settings
 from PIL import Image
+from torch import nn
 
 import data
 import models
+import train
 
 # A slow machine must not fail a test, and a test must not fail only now and then.
 hypothesis_settings.register_profile("project", deadline=None, derandomize=True, max_examples=30)
@@ -43,16 +46,30 @@ def write_folder(root, n_train=24, n_test=12, **kind):
     return root
 
 
+# The settings of a network that trains in a moment, and as they are typed.
+NETWORK = {"n_blocks": 2, "n_features_1": 4, "n_features_2": 4, "n_fully_1": 8, "n_fully_2": 8}
+SMALL = NETWORK | {"batch_size": 8, "precision": "fp32"}
+FLAGS = " ".join(f"{flag_name(name)} {value}" for name, value in (SMALL | {"threads": 1}).items())
+DIAGNOSE = f"--epochs 6 --seeds 2 --mislabelled 5 --remove 5 {FLAGS}"
+SEARCH = "--data images --n-blocks 1 2 --n-features-1 2 3 --n-features-2 2 --n-fully-1 4 --n-fully-2 4"
+SEARCH += " --batch-size 8 --precision fp32 --minutes 9 --threads 1 --epochs 2"
+
+
 def small_settings(**changes):
     """Return complete settings for a network that trains in a moment."""
-    small = {"n_blocks": 2, "n_features_1": 4, "n_features_2": 4, "n_fully_1": 8, "n_fully_2": 8}
-    small |= {"batch_size": 8, "epochs": 2, "device": "cpu", "precision": "fp32", "threads": 2}
-    return settings.complete(settings.Settings(**(small | changes)))
+    return complete(Settings(**(SMALL | {"epochs": 2, "device": "cpu", "threads": 2} | changes)))
 
 
 def small_model(run_settings, images):
     """Return the network of `run_settings` for the ImageData `images`."""
     return models.build(run_settings, len(images.classes), images.images.shape[1:])
+
+
+def small_vgg16():
+    """Return a network that has of torchvision's vgg16 the names and the five halvings, and little else."""
+    features = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), *5 * [nn.MaxPool2d(2)])
+    classifier = nn.Sequential(nn.Linear(4, 6), nn.Dropout(), nn.Linear(6, 1000))
+    return nn.Sequential(OrderedDict(features=features, flatten=nn.Flatten(), classifier=classifier))
 
 
 def same_weights(model, other):
@@ -61,6 +78,35 @@ def same_weights(model, other):
     return state.keys() == other_state.keys() and all(
         torch.equal(state[key], other_state[key]) for key in state
     )
+
+
+def contents(root):
+    """Return {relative path: bytes} of all files under `root`."""
+    files = [path for path in root.rglob("*") if path.is_file()]
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.fixture
+def refused(tmp_path, monkeypatch, capsys):
+    """A function that runs a script with arguments that it must refuse; it returns the one line of stderr.
+
+    It runs in this process, in a folder that has small images in images/.
+    """
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "images")
+
+    def run(arguments, script=train):
+        name = f"{script.__name__}.py"
+        monkeypatch.setattr(sys, "argv", [name, *arguments.split()])
+        with pytest.raises(SystemExit) as end:
+            run_command(script.main)
+        assert end.value.code == 2
+        stderr = capsys.readouterr().err
+        assert stderr.startswith(f"{name}: ")
+        assert stderr.count("\n") == 1
+        return stderr
+
+    return run
 
 
 @pytest.fixture

@@ -3,9 +3,8 @@
 import math
 import re
 from collections import Counter
-from dataclasses import replace
 
-from support import mislabelled, randomness
+from support import mislabelled
 from support.console import UserError
 from support.digits import digits
 from support.mislabelled import true_labels
@@ -103,28 +102,6 @@ def test_planted_wrong_labels_are_found():
     assert len(set(order[:40].tolist()) & set(changed.tolist())) >= 15  # a random order has 0.4
 
 
-# ---------------------------------------------------------------- what is known of the labels
-
-
-def test_true_labels_are_found_by_the_pixels():
-    clean = stripes(30)
-    order = randomness.random_order(30, 4)
-    imperfect = replace(clean.subset(order), labels=(clean.labels[order] + 1) % 3)
-    assert torch.equal(true_labels(imperfect, clean), clean.labels[order])
-    assert true_labels(stripes(30, seed=9), clean).tolist() == [-1] * 30
-    renamed = replace(clean, classes=clean.classes[::-1])
-    assert torch.equal(true_labels(imperfect, renamed), 2 - clean.labels[order])
-
-
-def test_of_a_picture_in_two_classes_either_label_is_right():
-    clean = stripes(6)
-    images = clean.images.clone()
-    images[1] = images[0]  # of the classes 0 and 1
-    clean = replace(clean, images=images)
-    assert torch.equal(true_labels(clean, clean), clean.labels)
-    assert true_labels(replace(clean, labels=clean.labels * 0 + 2), clean).tolist()[:3] == [0, 0, 2]
-
-
 @given(st.integers(1, 30), st.data())
 def test_removing_the_first_keeps_every_other(n, content):
     order = torch.tensor(content.draw(st.permutations(range(n))))
@@ -144,6 +121,24 @@ def test_suspects_that_are_predicted_as_labelled_are_counted(tmp_path, capsys):
         assert ("of the suspects have" in out) == (n_agreed > 0)
         n_pairs = sum(map(int, re.findall(r"row\d → row\d: (\d+)", out)))
         assert n_pairs == len(suspects) - n_agreed  # only those that disagree tell of the classes
+
+
+def test_found_and_missed_wrong_labels_are_counted(tmp_path, capsys):
+    images = stripes(30)
+    truth = images.labels.clone()
+    truth[[2, 5, 7]] = (truth[[2, 5, 7]] + 1) % 3
+    order = torch.tensor([5, 9, 7, *(index for index in range(30) if index not in (5, 9, 7))])
+    changed = ~diagnose.without_first(order, 2)
+    diagnose.show_found(images, truth, order, changed, tmp_path)
+    out = capsys.readouterr().out
+    assert (
+        "of the 2 suspects 1 labels are wrong (precision 50.0%), of 3 wrong labels in all (recall 33.3%)"
+        in out
+    )
+    assert "the first of them to be missed has rank 3; see" in out
+    assert (tmp_path / "missed.png").exists()
+    diagnose.show_found(images, images.labels, order, changed, tmp_path)
+    assert "recall" not in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- the imperfect data
@@ -236,21 +231,3 @@ def test_true_labels_that_cannot_be_had_are_done_without(empty_place, capsys):
     assert known_truth(more, "other", None) is None
     assert "12 of its images are not in other" in capsys.readouterr().out
     assert known_truth(images, None, None) is None
-
-
-def test_found_and_missed_wrong_labels_are_counted(tmp_path, capsys):
-    images = stripes(30)
-    truth = images.labels.clone()
-    truth[[2, 5, 7]] = (truth[[2, 5, 7]] + 1) % 3
-    order = torch.tensor([5, 9, 7, *(index for index in range(30) if index not in (5, 9, 7))])
-    changed = ~diagnose.without_first(order, 2)
-    diagnose.show_found(images, truth, order, changed, tmp_path)
-    out = capsys.readouterr().out
-    assert (
-        "of the 2 suspects 1 labels are wrong (precision 50.0%), of 3 wrong labels in all (recall 33.3%)"
-        in out
-    )
-    assert "the first of them to be missed has rank 3; see" in out
-    assert (tmp_path / "missed.png").exists()
-    diagnose.show_found(images, images.labels, order, changed, tmp_path)
-    assert "recall" not in capsys.readouterr().out

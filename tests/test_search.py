@@ -1,8 +1,12 @@
-"""The search: what it enumerates, who is promoted, that the budget holds; test_cli.py runs it for real."""
+"""The search: what it enumerates, who is promoted, what a trial trains, and that the budget holds.
+
+test_cli.py runs it as a user does, support/test_trials.py tests the table and the turns alone.
+"""
 
 import functools
 import itertools
 import math
+from pathlib import Path
 
 from support import trials
 from support.console import UserError
@@ -17,6 +21,7 @@ from hypothesis import strategies as st
 import models
 import search
 import train
+from search import SearchOptions
 
 # ---------------------------------------------------------------- the space
 
@@ -29,7 +34,6 @@ spaces = st.fixed_dictionaries(
 
 @given(spaces, st.integers(1, 20), st.integers(1, 20))
 def test_the_loops_give_just_the_combinations_that_the_models_take(space, height, width):
-    legal, n_illegal = search.architectures(space, (height, width))
     taken = []
     for combination in itertools.product(*(space[name] for name in Architecture._fields)):
         architecture = Architecture(*combination)
@@ -39,14 +43,13 @@ def test_the_loops_give_just_the_combinations_that_the_models_take(space, height
         except UserError:
             continue
         taken.append(architecture)
-    assert legal == taken
-    assert n_illegal == math.prod(map(len, space.values())) - len(taken)
+    assert search.architectures(space, (height, width)) == taken
 
 
 def test_the_default_space_holds_the_sheets_own_networks():
-    legal, n_illegal = search.architectures(search.SPACE, (28, 28))
-    assert (len(legal), n_illegal) == (24, 0)
-    assert {THE_SHEETS, THE_SHEETS._replace(model="encoder")} <= set(legal)
+    architectures = search.architectures(search.SPACE, (28, 28))
+    assert len(architectures) == 24
+    assert {THE_SHEETS, THE_SHEETS._replace(model="encoder")} <= set(architectures)
 
 
 # ---------------------------------------------------------------- the strategy
@@ -70,35 +73,33 @@ accuracies = st.one_of(st.none(), st.integers(0, 3).map(lambda tenth: tenth / 10
 
 @given(st.integers(1, 12), st.data())
 def test_just_the_best_of_a_rung_go_on(n, content):
-    rungs, asked_before = search.halving_rungs(n, 3), []
+    rungs, best_before, all_failed = search.halving_rungs(n, 3), [], []
 
     def run(number, asked):
         passes, size, n_seeds = rungs[number]
         assert [(each[1], each[2]) for each in asked] == [(passes, seed) for seed in range(n_seeds)] * size
         candidates = [each[0] for each in asked[::n_seeds]]
-        if asked_before:
-            assert candidates == asked_before[-1][: len(candidates)]
+        if best_before:
+            assert candidates == best_before[-1][: len(candidates)]
         values = content.draw(st.lists(accuracies, min_size=len(asked), max_size=len(asked)))
-        own = [values[i * n_seeds : (i + 1) * n_seeds] for i in range(size)]
-        mean = {
-            name: -1 if None in each else sum(each) / n_seeds
-            for name, each in zip(candidates, own, strict=True)
-        }
+        mean = {}
+        for candidate, *of_seeds in zip(candidates, *(values[i::n_seeds] for i in range(n_seeds)), strict=True):
+            mean[candidate] = -1 if None in of_seeds else sum(of_seeds) / n_seeds
+        all_failed.append(max(mean.values()) == -1)
         # The oracle: take away the best again and again, of equal ones the one that was ahead.
-        best = []
+        best_before.append([])
         while mean:
-            best.append(max(mean, key=lambda name: (mean[name], -candidates.index(name))))
-            del mean[best[-1]]
-        if max(values, key=lambda value: -1 if value is None else value) is None:
-            best = candidates  # all failed: as they were
-        asked_before.append(best)
+            best = max(mean, key=lambda name: (mean[name], -candidates.index(name)))
+            best_before[-1].append(best)
+            del mean[best]
         return values
 
     ranked = search.successive_halving(list(range(n)), rungs, run)
     assert sorted(ranked) == list(range(n))
-    assert ranked[: len(asked_before[-1])] == asked_before[-1]
-    all_failed = [index for index, rung in enumerate(asked_before) if rung is None]
-    assert len(asked_before) == len(rungs) or all_failed == []
+    assert ranked[: len(best_before[-1])] == best_before[-1]
+    # It ends with the last rung, or with one in which all failed, and not before.
+    assert not any(all_failed[:-1])
+    assert all_failed[-1] or len(all_failed) == len(rungs)
 
 
 @pytest.mark.parametrize("later", [lambda n: None, lambda n: [None] * n])
@@ -133,16 +134,16 @@ class Machine:
     """
 
     def __init__(self, monkeypatch, seconds_an_image=0.01):
-        self.now, self.seconds_an_image, self.trained = 0.0, seconds_an_image, []
-        monkeypatch.setattr(trials, "clock", lambda: self.now)
+        self.seconds, self.seconds_an_image, self.trained = 0.0, seconds_an_image, []
+        monkeypatch.setattr(trials, "clock", lambda: self.seconds)
         monkeypatch.setattr(train, "fit", self.fit)
 
-    def fit(self, model, data, test, settings, folder=None, label=None):
+    def fit(self, model, data, test, settings, folder=None, task=None):
         cost = self.seconds_an_image * (0.4 + 0.1 * settings.n_features_1 + 0.05 * settings.n_features_2)
         cost = min(cost, 2 * self.seconds_an_image)  # the sheet's is wide
         seconds = cost * (len(data) * settings.epochs + len(test) / 3)
-        self.now += seconds
-        self.trained.append((label, len(data), settings))
+        self.seconds += seconds
+        self.trained.append((task, len(data), settings))
         accuracy = 0.5 + settings.n_features_1 / 100 + len(data) / 1e6
         row = {"test_accuracy": accuracy, "test_loss": 1 - accuracy, "seconds": seconds / settings.epochs}
         return settings.epochs * [row]
@@ -156,16 +157,15 @@ SMALL_SPACE = {
     "n_fully_1": [4],
     "n_fully_2": [4],
 }
-OPTIONS = {"minutes": 1, "grid": False, "epochs": None}
 
 
-def make_trials(folder=None, n_train=120, **changes):
+def make_trials(folder=Path("no folder"), n_train=120):
     """Return (Trials on small data, the candidates of SMALL_SPACE)."""
-    candidates, _ = search.architectures(SMALL_SPACE, (8, 8))
-    data = stripes(n_train), stripes(30, seed=1)
-    sizes = {each: trials.mega_flops(each, data[0].classes, (1, 8, 8)) for each in [*candidates, THE_SHEETS]}
-    file = folder / "results.csv" if folder else None
-    return Trials(file, *data, small_settings(**changes), sizes), candidates
+    candidates = search.architectures(SMALL_SPACE, (8, 8))
+    sizes = {each: search.size_of(each, 3, (1, 8, 8)) for each in [*candidates, THE_SHEETS]}
+    data = trials.split_off(stripes(n_train), stripes(30, seed=1))
+    arguments = (data, small_settings(), sizes, search.train_trial, THE_SHEETS, search.N_FINAL_SEEDS)
+    return Trials(folder / "results.csv", *arguments), candidates
 
 
 @functools.cache
@@ -179,12 +179,18 @@ def trials_on_the_test_set(bench):
     return [trial for trial in bench.rows if trial.judged_on == "test"]
 
 
+def plan(bench, candidates, seconds):
+    """Return the (entrants, rungs) that so many seconds suffice for."""
+    plans = search.possible_plans(candidates, SearchOptions(), bench.settings.seed)
+    return bench.affordable(plans, seconds)
+
+
 @pytest.mark.parametrize("minutes", [1, 2, 4, 8])
 def test_the_search_and_the_final_end_within_the_budget(tmp_path, monkeypatch, capsys, minutes):
     machine = Machine(monkeypatch)
     bench, candidates = make_trials(tmp_path)
-    winner = search.search(bench, candidates, 60 * minutes, OPTIONS, tmp_path)
-    assert machine.now <= 60 * minutes
+    winner = search.search(bench, candidates, SearchOptions(minutes=minutes), tmp_path)
+    assert machine.seconds <= 60 * minutes
     assert len(trials_on_the_test_set(bench)) == 10
     assert {trial.architecture for trial in trials_on_the_test_set(bench)} == {winner, THE_SHEETS}
     assert winner.n_features_1 == 4
@@ -194,7 +200,7 @@ def test_the_search_and_the_final_end_within_the_budget(tmp_path, monkeypatch, c
         fresh, _ = small_trials()
         fresh.cost, rungs = bench.cost, search.halving_rungs(24, longer)
         measuring = 7  # seconds, of the speed
-        assert measuring + sum(search.seconds_needed(fresh, candidates, rungs, longer)) > 60 * minutes
+        assert measuring + sum(fresh.seconds_needed(candidates, rungs, longer)) > 60 * minutes
     out = capsys.readouterr().out
     assert "no spread to judge by" in out  # as all seeds are alike here
     first = out.split("architecture\n")[1].splitlines()[0]  # of the leaderboard
@@ -205,8 +211,8 @@ def test_the_search_and_the_final_end_within_the_budget(tmp_path, monkeypatch, c
 def test_where_there_is_not_the_time_for_all_some_are_chosen_and_that_is_said(tmp_path, monkeypatch, capsys):
     machine = Machine(monkeypatch)
     bench, candidates = make_trials(tmp_path)
-    search.search(bench, candidates, 20, OPTIONS, tmp_path)
-    assert machine.now <= 1.05 * 20
+    search.search(bench, candidates, SearchOptions(minutes=1 / 3), tmp_path)
+    assert machine.seconds <= 1.05 * 20
     n = len({trial.architecture for trial in bench.rows if trial.judged_on == "validation"})
     assert 2 <= n < 24
     assert f"only {n} of 24, chosen at random" in capsys.readouterr().out
@@ -226,8 +232,8 @@ def test_a_machine_that_becomes_slow_cuts_the_search_short_and_not_the_final(
         return fit(*arguments, **options)
 
     monkeypatch.setattr(train, "fit", slow)
-    search.search(bench, candidates, 120, OPTIONS, tmp_path)
-    assert machine.now <= 1.1 * 120
+    search.search(bench, candidates, SearchOptions(minutes=2), tmp_path)
+    assert machine.seconds <= 1.1 * 120
     assert "the time is up, so it does not count" in capsys.readouterr().out
     assert len(trials_on_the_test_set(bench)) >= {1.3: 10, 4: 2}[slower]
 
@@ -243,7 +249,7 @@ def test_a_machine_that_is_slow_from_the_start_has_nothing_to_compare(tmp_path, 
 
     monkeypatch.setattr(train, "fit", slow)
     with pytest.raises(UserError, match="no architecture could be compared: the time is up"):
-        search.search(bench, candidates, 120, OPTIONS, tmp_path)
+        search.search(bench, candidates, SearchOptions(minutes=2), tmp_path)
 
 
 @given(st.floats(1e-4, 10), st.integers(1, 24), st.floats(0, 5000))
@@ -258,7 +264,7 @@ def test_the_minutes_that_a_refusal_suggests_will_do(cost, n, spent):
         minutes = int(str(error).split("try --minutes ")[1].split(",")[0])
     some, rungs = search.plan(bench, candidates[:n], 60 * minutes)
     assert len(some) >= min(n, 2)
-    assert bench.seconds() + sum(search.seconds_needed(bench, some, rungs, rungs[-1][0])) < 60 * minutes
+    assert bench.seconds() + sum(bench.seconds_needed(some, rungs, rungs[-1][0])) < 60 * minutes
 
 
 @given(st.floats(20, 1000))
@@ -275,9 +281,9 @@ def test_processes_that_share_the_trials_need_as_long_as_their_turns(monkeypatch
     bench, candidates = make_trials()
     bench.cost = dict.fromkeys(bench.sizes, 0.01)
     rungs = search.halving_rungs(24, 3)  # 24 brief and 5 full trainings, and 3 more
-    alone = search.seconds_needed(bench, candidates, rungs, 3)
+    alone = bench.seconds_needed(candidates, rungs, 3)
     monkeypatch.setattr(trials, "ranks", lambda: (0, 4))
-    search_seconds, final_seconds = search.seconds_needed(bench, candidates, rungs, 3)
+    search_seconds, final_seconds = bench.seconds_needed(candidates, rungs, 3)
     # Turns of four: six brief ones, then two, one and, in the final, three full ones.
     assert search_seconds == pytest.approx(0.01 * (100 * (6 / 3 + 3 * 3) + 20 / 3 * (6 + 3 * 3)))
     assert final_seconds == pytest.approx(0.01 * 3 * (120 * 3 + 30 / 3 * 3))
@@ -289,11 +295,11 @@ def test_what_is_trained_already_needs_no_time(tmp_path, monkeypatch):
     bench, candidates = make_trials(tmp_path)
     bench.cost = dict.fromkeys(bench.sizes, 0.01)
     rungs = [(1 / 3, 24, 1)]
-    before, final = search.seconds_needed(bench, candidates, rungs, 1)
+    before, final = bench.seconds_needed(candidates, rungs, 1)
     bench.run(search.trials_of(bench, [(each, 1 / 3, 0) for each in candidates]), "all", math.inf, 0)
     assert before > 0
     bench.predicted = 0  # the machine's pace is another matter
-    assert search.seconds_needed(bench, candidates, rungs, 1) == (0, pytest.approx(final))
+    assert bench.seconds_needed(candidates, rungs, 1) == (0, pytest.approx(final))
 
 
 # ---------------------------------------------------------------- trials
@@ -364,7 +370,7 @@ def test_a_trial_that_fails_is_a_line_and_not_the_end(tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(train, "fit", fail_where_wide)
     bench, candidates = make_trials(tmp_path)
-    winner = search.search(bench, candidates, 600, OPTIONS, tmp_path)
+    winner = search.search(bench, candidates, SearchOptions(minutes=10), tmp_path)
     assert winner.n_features_1 == 3
     failed = [trial for trial, row in bench.rows.items() if row["error"] and trial.judged_on == "validation"]
     assert {trial.architecture.n_features_1 for trial in failed} == {4}
@@ -388,7 +394,7 @@ def test_where_all_fail_the_reason_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "fit", fail)
     bench, candidates = make_trials(tmp_path)
     with pytest.raises(UserError, match="no architecture could be compared: training diverged"):
-        search.search(bench, candidates, 600, OPTIONS, tmp_path)
+        search.search(bench, candidates, SearchOptions(minutes=10), tmp_path)
 
 
 def test_a_mistake_of_ours_is_not_taken_for_a_trial_that_failed(monkeypatch):
@@ -408,8 +414,8 @@ def test_what_is_in_the_table_is_not_trained_again(tmp_path, monkeypatch):
     bench.cost = dict.fromkeys(bench.sizes, 0.01)
     asked = [Trial("validation", each, 1 / 3, 0) for each in candidates]
     rows = bench.run(asked[:5], "some", math.inf, 0)
-    spent = machine.now
-    machine.now = 1000  # another day
+    spent = machine.seconds
+    machine.seconds = 1000  # another day
     bench, _ = make_trials(tmp_path)
     bench.cost = dict.fromkeys(bench.sizes, 0.01)
     assert bench.seconds() == pytest.approx(spent, abs=0.1)
@@ -420,7 +426,7 @@ def test_what_is_in_the_table_is_not_trained_again(tmp_path, monkeypatch):
 def test_a_grid_trains_every_architecture_at_every_length(tmp_path, monkeypatch, capsys):
     Machine(monkeypatch)
     bench, candidates = make_trials(tmp_path)
-    search.search(bench, candidates, math.inf, OPTIONS | {"grid": True}, tmp_path)
+    search.search(bench, candidates, SearchOptions(grid=True), tmp_path)
     on = {trial for trial in bench.rows if trial.judged_on == "validation"}
     lengths = (1 / 3, 1.0, 3.0)
     assert on == {Trial("validation", *each) for each in itertools.product(candidates, lengths, range(3))}

@@ -9,7 +9,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from support import files, run_folder
+from support import files
 from support.console import UserError
 
 import pytest
@@ -124,17 +124,6 @@ def test_json_and_csv_are_read_back(tmp_path):
     with open(tmp_path / "a.csv", newline="") as file:
         read = [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
     assert read == rows
-
-
-def test_no_run_folder_is_used_twice(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert [run_folder.new_run_folder("a").name for _ in range(3)] == ["a", "a-2", "a-3"]
-    assert run_folder.new_run_folder("a", out="mine/run").is_dir()
-    assert run_folder.new_run_folder("a", out="mine/run").is_dir()  # still empty
-    (tmp_path / "mine" / "run" / "file").touch()
-    for taken in ("mine/run", "mine/run/file"):
-        with pytest.raises(UserError, match="something is there"):
-            run_folder.new_run_folder("a", out=taken)
 
 
 names = st.binary(max_size=9).map(lambda name: name.replace(b"\0", b"")).map(os.fsdecode)  # of any file

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from support import search_report
 from support.console import Parser, UserError, positive, run_command
 from support.files import locked, read_json, write_json
-from support.processes import alone, from_main, is_main, join_processes
+from support.processes import alone, from_main, is_main, meet_others
 from support.randomness import CANDIDATES, random_order, random_part
 from support.run_folder import describe, resumable_by, same_run_folder
 from support.settings import Settings, add_flags, complete, flag, flag_name, typed
@@ -274,7 +274,7 @@ def candidates_for(space, image_size, n_images):
 def main(arguments=None):
     """Search as the command line says; return the winner."""
     given, space, options = parse(arguments)
-    join_processes(given.device)
+    meet_others(given.device)
     settings = complete(given)
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.deterministic = True

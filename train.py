@@ -11,37 +11,11 @@ from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
-from support.console import (
-    TABLE_HEADER,
-    UserError,
-    Watch,
-    counted,
-    is_out_of_memory,
-    keep_freed_memory,
-    run_command,
-    table_row,
-)
+from support import run_folder
+from support.console import UserError, Watch, counted, is_out_of_memory, keep_freed_memory, run_command
 from support.files import locked, write_csv, write_tensors
-from support.processes import (
-    averaging,
-    from_main,
-    is_main,
-    join_processes,
-    n_processes,
-    process_number,
-    total,
-)
+from support.processes import averaging, from_main, is_main, meet_others, n_processes, process_number, total
 from support.randomness import mix, random_order
-from support.run_folder import (
-    describe,
-    is_finished,
-    load_position,
-    read_resumable,
-    resumable_by,
-    save_position,
-    start_of_epoch,
-    start_or_resume,
-)
 from support.settings import complete, parse
 
 import torch
@@ -92,10 +66,13 @@ def train_epochs(model, train, test, settings, folder, watch, seconds):
     n_steps = settings.epochs * math.ceil(len(train) / settings.batch_size)
     optimizer, scheduler = optimisation(model, settings.lr, n_steps)
     trained = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-    position = load_position(folder, trained, settings.device) or start_of_epoch([], settings.device, seconds)
+    start = run_folder.start_of_epoch([], settings.device, seconds)
+    position = run_folder.load_position(folder, trained, settings.device) or start
     folder = folder if is_main() else None  # which only the main process writes
     network = averaging(model)
-    watch.table(TABLE_HEADER, *map(table_row, position.history))
+    watch.print_head()
+    for row in position.history:
+        watch.print_row(row)
 
     for epoch in range(len(position.history), settings.epochs):
         model.train()
@@ -108,20 +85,19 @@ def train_epochs(model, train, test, settings, folder, watch, seconds):
                 watch.show(position.n_seen, finite(position.sums[0]))
                 if folder and watch.time_to_save():
                     with watch.saving():
-                        save_position(folder, trained, replace(position, seconds=watch.seconds()))
+                        run_folder.save_position(folder, trained, replace(position, seconds=watch.seconds()))
 
         row = {"epoch": epoch + 1, "train_loss": finite(position.sums[0]) / len(train)}
         row["train_accuracy"] = position.sums[1].item() / len(train)
         seconds = watch.seconds()  # of training, without the test
         row["test_loss"], row["test_accuracy"] = evaluate(model, test, settings)
         row["seconds"] = seconds
-        watch.table(table_row(row))
-        position = start_of_epoch([*position.history, row], settings.device)
+        watch.print_row(row)
+        position = run_folder.start_of_epoch([*position.history, row], settings.device)
         if folder:
-            write_csv(
-                folder / "metrics.csv", position.history
-            )  # before the state that says this epoch is over
-            save_position(folder, trained, position)
+            # The table first: the state says that this epoch is over.
+            write_csv(folder / "metrics.csv", position.history)
+            run_folder.save_position(folder, trained, position)
     return position.history
 
 
@@ -136,12 +112,12 @@ def fit(model, train, test, settings, folder=None, task=None):
     loss is no longer finite.
     """
     keep_freed_memory()
-    started, image_size = time.perf_counter(), settings.image_size or max(train.images.shape[2:])
+    started = time.perf_counter()
     if settings.freeze:
         model, train, test = frozen(model, train, test, settings)
     seconds = time.perf_counter() - started if settings.freeze else 0.0  # of computing the features
     train, test = on_device(train, settings.device), on_device(test, settings.device)
-    watch = Watch(settings.epochs, len(train), len(test), task, image_size)
+    watch = Watch(settings.epochs, len(train), len(test), task)
     return train_epochs(model, train, test, settings, folder, watch, seconds)
 
 
@@ -261,10 +237,10 @@ def main(arguments=None):
     settings, options = parse(__doc__, arguments)
     config = None
     if options.resume:
-        settings, config = read_resumable(Path(options.resume))
-        if is_finished(options.resume, "model.pt"):
+        settings, config = run_folder.read_resumable(Path(options.resume))
+        if run_folder.is_finished(options.resume, "model.pt"):
             return None
-    join_processes(settings.device)
+    meet_others(settings.device)
     settings = complete(settings)
     models.check_image_size(settings)  # before the data are looked for
     torch.set_num_threads(settings.threads)
@@ -276,13 +252,13 @@ def main(arguments=None):
     images = f"{len(train):,} training and {len(test):,} test images, {width} pixels wide and {height} high"
     print(f"{train.source}: {images}, in {len(train.classes)} classes")
     model = models.build(settings, len(train.classes), (channels, height, width))
-    description = describe(settings, model, train, test)
+    description = run_folder.describe(settings, model, train, test)
     introduce(settings, model)
 
     name = f"{settings.model}-{settings.init}" + ("-frozen" if settings.freeze else "")
-    folder = start_or_resume(name, description, options, config)
+    folder = run_folder.start_or_resume(name, description, options, config)
     with (
-        resumable_by(["train.py", "--resume", folder], folder),
+        run_folder.resumable_by(["train.py", "--resume", folder], folder),
         locked(folder) if is_main() else nullcontext(),
     ):
         history = fit(model, train, test, settings, folder)

@@ -15,6 +15,7 @@ import tempfile
 import time
 from contextlib import redirect_stdout
 from dataclasses import replace
+from functools import partial
 from io import StringIO
 from pathlib import Path
 
@@ -52,27 +53,19 @@ def random_digits(n_images):
 def ours(n_images=6000, **changes):
     """Return images per second of `train.fit` in its second epoch; `changes` are of its settings."""
     settings = complete(Settings(init="xavier", epochs=2, **changes))
-    data, model = random_digits(n_images), build(settings, 10, (1, 28, 28))
+    data = random_digits(n_images)
+    model = build(settings, 10, (1, 28, 28))
     with redirect_stdout(StringIO()):  # its table
         rows = train.fit(model, data, data.subset(torch.arange(min(128, n_images))), settings)
     return n_images / rows[1]["seconds"]
-
-
-def ours_fp32():
-    """Return images per second of our loop in fp32."""
-    return ours(3000, precision="fp32")
-
-
-def vgg16():
-    """Return images per second of our loop with vgg16 at 32×32 pixels."""
-    return ours(384, model="vgg16", image_size=32)
 
 
 class PlainDataset(Dataset):
     """One image at a time, as torchvision.datasets.MNIST gives it with ToTensor."""
 
     def __init__(self, data):
-        self.data, self.to_tensor = data, ToTensor()
+        self.data = data
+        self.to_tensor = ToTensor()
 
     def __len__(self):
         return len(self.data)
@@ -83,7 +76,7 @@ class PlainDataset(Dataset):
 
 
 def plain(precision="fp32", n_images=3000):
-    """Return images per second of a DataLoader loop, after 640 images to warm up."""
+    """Return images per second of a DataLoader loop in `precision`, after 640 images to warm up."""
     settings = replace(complete(Settings()), precision=precision)
     model = ResNet().to(settings.device)
     optimizer = torch.optim.AdamW(model.parameters())
@@ -99,11 +92,6 @@ def plain(precision="fp32", n_images=3000):
             start = time.perf_counter()
     loss.item()
     return n_images / (time.perf_counter() - start)
-
-
-def plain_bf16():
-    """Return images per second of the same loop under bf16 autocast."""
-    return plain("bf16")
 
 
 def limit():
@@ -162,13 +150,27 @@ def image_sizes():
     return {f"{size}×{size} pixels": ours(3000 // (size // 14), image_size=size) for size in (14, 28, 56)}
 
 
+PARTS = {
+    "ours": ours,
+    "ours_fp32": partial(ours, 3000, precision="fp32"),
+    "vgg16": partial(ours, 384, model="vgg16", image_size=32),
+    "plain": plain,
+    "plain_bf16": partial(plain, "bf16"),
+    "limit": limit,
+    "reading": reading,
+    "data_sizes": data_sizes,
+    "image_sizes": image_sizes,
+    "memory": memory,
+}
+
 # ---------------------------------------------------------------- the table
 
-TABLE, COLUMNS = "results/bench.csv", ("measure", "median", "low", "high", "unit")  # and the machine
+TABLE = "results/bench.csv"
+COLUMNS = ("measure", "median", "low", "high", "unit")  # and the machine
 
 
 def measured(part):
-    """Return what the function named `part` returns in a process of its own."""
+    """Return what the function of PARTS named `part` returns in a process of its own."""
     command = [sys.executable, "-m", "studies.bench", "--part", part]
     ended = subprocess.run(command, capture_output=True, text=True)
     if ended.returncode:
@@ -179,27 +181,28 @@ def measured(part):
 
 def measure():
     """Return a list of rows, dicts of measure, median, low, high and unit."""
-    progress, values = Progress(), {}
     compared = ["ours", "plain", "plain_bf16", "limit"]
     if complete(Settings()).precision == "fp32":
         compared.remove("plain_bf16")
-    todo = [*compared, "ours_fp32", "vgg16", "reading", "data_sizes", "image_sizes"] * N_ROUNDS + ["memory"]
-    for number, part in enumerate(todo, 1):
-        progress.show(f"measuring {part.replace('_', ' ')} ({number} of {len(todo)})")
+    names = [*compared, "ours_fp32", "vgg16", "reading", "data_sizes", "image_sizes"] * N_ROUNDS + ["memory"]
+    progress = Progress()
+    values = {}  # by measure, a list with each round's
+    for number, part in enumerate(names, 1):
+        progress.show(f"measuring {part.replace('_', ' ')} ({number} of {len(names)})")
         result = measured(part)
         for name, value in result.items() if isinstance(result, dict) else [(part, result)]:
             values.setdefault(name, []).append(value)
     progress.clear()
     for other in compared[1:]:  # round by round, as the machine's speed drifts
-        pairs = zip(values["ours"], values[other], strict=True)
-        values[f"ours / {other}"] = [mine / its for mine, its in pairs]
+        rounds = zip(values["ours"], values[other], strict=True)
+        values[f"ours / {other}"] = [ours_then / other_then for ours_then, other_then in rounds]
     units = {"reading": "PNGs/s", "memory": "MiB", "matrix product": "TFLOP/s"}
     rows = []
-    for name, each in values.items():
+    for name, numbers in values.items():
         unit = "×" if " / " in name else units.get(name, "images/s")
         digits = 2 if unit in ("×", "TFLOP/s") else 0
-        numbers = [round(f(each), digits or None) for f in (statistics.median, min, max)]
-        rows.append(dict(zip(COLUMNS, (name, *numbers, unit), strict=True)))
+        spread = [round(function(numbers), digits or None) for function in (statistics.median, min, max)]
+        rows.append(dict(zip(COLUMNS, (name, *spread, unit), strict=True)))
     return rows
 
 
@@ -220,32 +223,26 @@ def main():
     """Measure everything, print a table and write results/bench.csv."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON, nothing else")
-    parser.add_argument("--part", choices=sorted(PARTS), help="measure only this, in this process")
+    parser.add_argument("--part", choices=PARTS, help="measure only this, in this process")
     given = parser.parse_args()
     if given.part:
         print(json.dumps(PARTS[given.part]()))
         return
     settings = complete(Settings())
-    where = {"hardware": hardware_name(settings.device), "precision": settings.precision}
-    where |= {"threads": settings.threads, "torch": torch.__version__, "torchvision": torchvision.__version__}
-    check_replaceable(TABLE, [*COLUMNS, *where])  # before minutes of measuring
-    if given.json:
-        with redirect_stdout(StringIO()):
-            rows = measure()
-        print(json.dumps([row | where for row in rows], indent=2))
-    else:
-        print(", ".join(f"{name} {value}" for name, value in where.items()))
+    machine = {"hardware": hardware_name(settings.device), "precision": settings.precision}
+    machine |= {"threads": settings.threads, "torch": torch.__version__}
+    machine |= {"torchvision": torchvision.__version__}
+    check_replaceable(TABLE, [*COLUMNS, *machine])  # before minutes of measuring
+    with redirect_stdout(StringIO() if given.json else sys.stdout):
+        print(", ".join(f"{name} {value}" for name, value in machine.items()))
         print("this takes about three minutes on two cores; leave the machine alone meanwhile", flush=True)
         rows = measure()
         print_table(rows)
+    if given.json:
+        print(json.dumps([row | machine for row in rows], indent=2))
     Path("results").mkdir(exist_ok=True)
-    write_csv(TABLE, [row | where for row in rows])
+    write_csv(TABLE, [row | machine for row in rows])
 
-
-PARTS = {
-    part.__name__: part
-    for part in (ours, ours_fp32, vgg16, plain, plain_bf16, limit, reading, memory, data_sizes, image_sizes)
-}
 
 if __name__ == "__main__":
     run_command(main)

@@ -1,6 +1,6 @@
 """How large a network's activations and gradients are, layer by layer: does the signal get through?
 
-    python layers.py runs/vgg16-xavier runs/vgg16-default
+    python -m studies.layers runs/vgg16-xavier runs/vgg16-default
 
 Each run's network is looked at as it was initialised, and as it was trained (exercise sheet 1.1 c).
 """
@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from support import pictures
-from support.canvas import whole_ticks
 from support.console import Parser, UserError, run_command
 from support.files import read_tensors
 from support.randomness import random_part
@@ -30,7 +29,8 @@ def layer_stds(model, images, labels):
     """Return a dict of layer, activation_std and gradient_std for each convolution and linear layer.
 
     `images` are float (N, channels, height, width), `labels` int64 (N,). A layer's activations are what it
-    puts out, before a ReLU; the gradients are those of each image's cross-entropy by them. Dropout is off.
+    puts out, before a ReLU; the gradients are those of each image's cross-entropy with respect to them.
+    Dropout is off.
     Raises UserError where they are not finite.
     """
     outputs, hooks = {}, []
@@ -55,43 +55,41 @@ def layer_stds(model, images, labels):
 
 
 def look_at(folder):
-    """Return {name: rows of layer_stds} of the run in `folder`: at the start, and trained, if it is."""
+    """Return {network: rows of layer_stds} of the run in `folder`: at the start, and trained, if it is."""
     run = read_run(folder)
     settings = complete(replace(run["settings"], device=None, precision=None, threads=None))
     data, test = load(settings.data, settings.limit, settings.image_size)
     model = models.build(settings, len(data.classes), data.images.shape[1:])
     check_inputs(folder, run["config"], describe(settings, model, data, test))
-    some = data.subset(random_part(len(data), N_IMAGES)).to(settings.device)  # as folders are sorted by class
-    images = batch_to_float(some.images, settings.image_size)
-    found = {f"{folder}, at the start, on {data.source}": layer_stds(model, images, some.labels)}
+    sample = data.subset(random_part(len(data), N_IMAGES)).to(settings.device)  # a folder is sorted by class
+    images = batch_to_float(sample.images, settings.image_size)
+    networks = {f"{folder}, at the start, on {data.source}": layer_stds(model, images, sample.labels)}
     if run["finished"]:
         try:
             model.load_state_dict(read_tensors(folder / "model.pt"))
         except (RuntimeError, TypeError, AttributeError):
             raise UserError(f"{folder}/model.pt: is not what {folder}/config.json describes") from None
-        found[f"{folder}, trained, on {data.source}"] = layer_stds(model, images, some.labels)
+        networks[f"{folder}, trained, on {data.source}"] = layer_stds(model, images, sample.labels)
     else:
         print(f"Note: {folder} is not finished; only its start is shown")
-    return found
+    return networks
 
 
-def print_table(found):
+def print_table(networks):
     """Print the networks beside each other, layer by layer; networks with other layers have a table each."""
     by_layers = {}
-    for name, rows in found.items():
+    for name, rows in networks.items():
         by_layers.setdefault(tuple(row["layer"] for row in rows), {})[name] = rows
-    for layers, networks in by_layers.items():
+    for layers, alike in by_layers.items():
         print(
-            "\nstandard deviations: of what a layer puts out, before a ReLU; of the loss's gradients by that"
+            "\nstandard deviations: of a layer's output, before a ReLU; of the gradients with respect to it"
         )
-        for number, name in enumerate(networks, 1):
+        for number, name in enumerate(alike, 1):
             print(f"{number}: {name}")
-        heads = "".join(f"{number:>8}: out{'gradient':>10}" for number in range(1, len(networks) + 1))
+        heads = "".join(f"{number:>8}: out{'gradient':>10}" for number in range(1, len(alike) + 1))
         print(f"{'layer':28}{heads}")
         for index, layer in enumerate(layers):
-            pairs = [
-                (rows[index]["activation_std"], rows[index]["gradient_std"]) for rows in networks.values()
-            ]
+            pairs = [(rows[index]["activation_std"], rows[index]["gradient_std"]) for rows in alike.values()]
             stds = "".join(f"{activation:13.2g}{gradient:10.2g}" for activation, gradient in pairs)
             print(f"{index + 1:3} {layer:24}{stds}")
 
@@ -102,19 +100,19 @@ def main(arguments=None):
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of train.py")
     pictures.add_output_flags(parser, "runs/layers.png")
     given = parser.parse_args(arguments)
-    found = {}
+    networks = {}
     for folder in given.runs:
-        found |= look_at(folder)
-    print_table(found)
+        networks |= look_at(folder)
+    print_table(networks)
     lines = []
-    for name, rows in found.items():
+    for name, rows in networks.items():
         stds = [[max(row[key], 1e-12) for row in rows] for key in ("activation_std", "gradient_std")]
-        lines.append((name, [[(n, std, std, std) for n, std in enumerate(part, 1)] for part in stds]))
-    ticks = whole_ticks(1, max(map(len, found.values())))
+        lines.append((name, [pictures.curve_of(numbers) for numbers in stds]))
+    ticks = pictures.whole_ticks(1, max(map(len, networks.values())))
     panel = {"x_title": "layer, from the image to the logits", "log_y": True, "x_ticks": ticks}
     titles = ("standard deviation of the activations", "standard deviation of the gradients")
     panels = [panel | {"title": f"{title} (log scale)"} for title in titles]
-    table = [{"network": name, **row} for name, rows in found.items() for row in rows]
+    table = [{"network": name, **row} for name, rows in networks.items() for row in rows]
     pictures.write_outputs(given, table, "Activations and gradients, layer by layer", [("", panels, lines)])
 
 

@@ -1,7 +1,7 @@
 """Replay search strategies on a grid that was trained once: how good is what they pick, and at what cost?
 
-    python search.py --grid --data mnist         trains the grid, for an hour on two cores
-    python replay.py results/search_grid.csv     replays our search and random search on it
+    python search.py --grid --data mnist                     trains the grid, for an hour on two cores
+    python -m studies.search_replay results/search_grid.csv  replays our search and random search on it
 
 Each of the grid's seeds is held out in turn: a strategy searches by the other seeds' accuracies, and what it
 picks is judged by the accuracy from the held-out seed, which it has not seen.
@@ -38,8 +38,8 @@ class Table(NamedTuple):
 
     def hold_out(self, number):
         """Return (a Table without the seed at `number`, a Table of that seed alone)."""
-        seen = {key: own[:number] + own[number + 1 :] for key, own in self.accuracies.items()}
-        unseen = {key: [own[number]] for key, own in self.accuracies.items()}
+        seen = {key: by_seed[:number] + by_seed[number + 1 :] for key, by_seed in self.accuracies.items()}
+        unseen = {key: [by_seed[number]] for key, by_seed in self.accuracies.items()}
         return self._replace(accuracies=seen), self._replace(accuracies=unseen)
 
     def cost(self, architecture, passes):
@@ -64,14 +64,14 @@ def read_table(path):
             mflop[trial.architecture] = row["mflop"]
     lengths = tuple(sorted({passes for _, passes in accuracies}))
     needed = {rung[0] for rung in search.halving_rungs(len(mflop), max(lengths, default=1))}
-    seeds = sorted({seed for own in accuracies.values() for seed in own})
-    whole = len(accuracies) == 3 * len(mflop) and all(len(own) == len(seeds) for own in accuracies.values())
+    seeds = sorted(set().union(*accuracies.values()))
+    whole = len(accuracies) == 3 * len(mflop) and all(len(each) == len(seeds) for each in accuracies.values())
     if not whole or not needed <= set(lengths) or len(seeds) < 3:
         raise UserError(
             f"{path}: needs every architecture at three lengths from the same three seeds, as a finished "
             "search.py --grid leaves them"
         )
-    in_order = {key: [own[seed] for seed in seeds] for key, own in accuracies.items()}
+    in_order = {key: [by_seed[seed] for seed in seeds] for key, by_seed in accuracies.items()}
     return Table(in_order, mflop, lengths)
 
 
@@ -80,15 +80,16 @@ def read_table(path):
 
 def ours(table, rng, budget=None):
     """Successive halving with the rungs of search.py, the architectures and the seeds in random order."""
-    candidates, spent, seeds = rng.sample(list(table.mflop), len(table.mflop)), {}, {}
+    candidates = rng.sample(list(table.mflop), len(table.mflop))
+    spent, shuffled = {}, {}  # by training; the accuracies by (architecture, passes)
 
     def run(number, asked):
         accuracies = []
         for architecture, passes, seed in asked:
             known = table.accuracies[architecture, passes]
-            order = seeds.setdefault((architecture, passes), rng.sample(known, len(known)))
+            by_seed = shuffled.setdefault((architecture, passes), rng.sample(known, len(known)))
             spent[architecture, passes, seed] = table.cost(architecture, passes)
-            accuracies.append(order[seed])
+            accuracies.append(by_seed[seed])
         return accuracies
 
     rungs = search.halving_rungs(len(candidates), table.lengths[-1])
@@ -98,7 +99,8 @@ def ours(table, rng, budget=None):
 
 def random_search(table, rng, budget):
     """Train architectures in full, in random order, while there is budget; the best accuracy wins."""
-    full, seen, spent = table.lengths[-1], {}, 0
+    full = table.lengths[-1]
+    seen, spent = {}, 0
     for architecture in rng.sample(list(table.mflop), len(table.mflop)):
         cost = table.cost(architecture, full)
         if spent + cost <= budget:
@@ -153,7 +155,8 @@ def judged(table, strategy, n_replays, budget=None):
 
     The accuracies are those of its picks from the held-out seed, in percent: a list for each of the seeds.
     """
-    rng, accuracies, costs = random.Random(0), [], []
+    rng = random.Random(0)
+    accuracies, costs = [], []
     for number in range(len(next(iter(table.accuracies.values())))):
         seen, unseen = table.hold_out(number)
         picks = [strategy(seen, rng, budget) for _ in range(n_replays)]
@@ -180,15 +183,17 @@ def main(arguments=None):
     print(f"{len(table.mflop)} architectures, {table.lengths[-1]:g} epochs, {given.replays} replays for each")
     print("seed held out; ± is the standard error over replays; the difference is to search.py, in points\n")
     print("strategy          accuracy (%)  difference, by held-out seed     cost of the grid")
-    ours_by_seed, budget = None, None
+    our_means, budget = None, None
     for name, strategy in strategies.items():
         accuracies, cost = judged(table, strategy, given.replays, budget)
         means, sds = zip(*map(mean_sd, accuracies), strict=True)
-        ours_by_seed, budget = ours_by_seed or means, budget or cost  # the others have as much as ours
-        mean, error = statistics.mean(means), math.hypot(*sds) / len(sds) / math.sqrt(given.replays)
-        more = [each - own for each, own in zip(means, ours_by_seed, strict=True)]
-        by_seed = " ".join(f"{each:+.3f}" for each in more)
-        print(f"{name:14} {mean:7.3f} ± {error:.3f}      {statistics.mean(more):+.3f} ({by_seed})", end="")
+        our_means = our_means or means
+        budget = budget or cost  # the others have as much as ours
+        mean = statistics.mean(means)
+        error = math.hypot(*sds) / len(sds) / math.sqrt(given.replays)
+        gains = [each - our_mean for each, our_mean in zip(means, our_means, strict=True)]
+        by_seed = " ".join(f"{gain:+.3f}" for gain in gains)
+        print(f"{name:14} {mean:7.3f} ± {error:.3f}      {statistics.mean(gains):+.3f} ({by_seed})", end="")
         print(f"{cost / table.whole_cost():12.1%}", flush=True)
 
 

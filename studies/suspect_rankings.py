@@ -1,7 +1,7 @@
 """How many of 100 wrong labels do the first 100 suspects hold? Ways to rank, compared on MNIST.
 
-    python wrong_labels.py --classes random --seeds 0 1 2 3 4
-    python wrong_labels.py --classes 4_9 --seeds 0 1 2 3 4
+    python -m studies.suspect_rankings --classes random --seeds 0 1 2 3 4
+    python -m studies.suspect_rankings --classes 4_9 --seeds 0 1 2 3 4
 
 Each seed is another set of wrong labels. Each way to rank is a line of results/wrong_labels.csv. Labels that
 were not changed and are suspects all the same are drawn in results/wrong_labels_DATA_CLASSES.png.
@@ -55,17 +55,18 @@ def log_probabilities(data, settings):
 
     It is {recipe: float (how many networks, N, classes)}.
     """
-    everything, outputs = torch.arange(len(data)), {}
+    everything = torch.arange(len(data))
+    outputs = {}
     for recipe, (epochs, augment, held_out, n_networks) in NETWORKS.items():
         outputs[recipe] = torch.empty(n_networks, len(data), len(data.classes))
         for seed in range(n_networks):
-            one = complete(replace(settings, epochs=epochs, augment=augment, seed=seed))
+            seeded = complete(replace(settings, epochs=epochs, augment=augment, seed=seed))
             halves = random_order(len(data), seed, HALVES).chunk(2)  # not the wrong labels' order
             for learnt, ranked in [halves, halves[::-1]] if held_out else [(everything, everything)]:
-                model = models.build(one, len(data.classes), data.images.shape[1:])
+                model = models.build(seeded, len(data.classes), data.images.shape[1:])
                 task = f"{recipe}, seed {seed}"
-                train.fit(model, data.subset(learnt), data.subset(ranked[:1]), one, task=task)
-                outputs[recipe][seed, ranked] = diagnose.predict_all([model], data.subset(ranked), one)[0]
+                train.fit(model, data.subset(learnt), data.subset(ranked[:1]), seeded, task=task)
+                outputs[recipe][seed, ranked] = diagnose.predict_all([model], data.subset(ranked), seeded)[0]
     return outputs
 
 
@@ -75,15 +76,9 @@ def selected(outputs, way):
 
 
 def rankings(labels, log_probabilities):
-    """Return {name: order}: by loss, by margin (best other class against the label), and as diagnose.py."""
+    """Return {name: order}, int64 (N,): by loss alone, and by loss and pair, as diagnose.py."""
     order, _, losses = diagnose.top_losses(labels, log_probabilities)
-    mean = log_probabilities.mean(dim=0)
-    margins = mean.scatter(1, labels[:, None], -torch.inf).max(dim=1).values + losses
-    return {
-        "loss": losses.argsort(descending=True, stable=True),
-        "margin": margins.argsort(descending=True, stable=True),
-        "loss and pair": order,
-    }
+    return {"loss": diagnose.greatest_first(losses), "loss and pair": order}
 
 
 TABLE = Path("results", "wrong_labels.csv")
@@ -98,12 +93,39 @@ def write_rows(rows):
     write_csv(TABLE, [row for row in others if [row[name] for name in KEY] not in same] + rows)
 
 
-def show_others(others, predicted, clean, n_sets, picture):
+def measure(clean, classes, seeds, settings):
+    """Rank the images of `clean` by each way, with a set of wrong labels for each of `seeds`.
+
+    `classes` are for `make_wrong`. Returns (found, unchanged, predicted): {(way, ranking): for each set the
+    number of wrong labels found}, a Counter of how often a label that was not changed is a suspect by
+    DEFAULT, and the classes that were then predicted, int64 (N,).
+    """
+    found = {}
+    unchanged = Counter()
+    predicted = torch.zeros_like(clean.labels)
+    for seed in seeds:
+        labels, wrong = make_wrong(clean.labels, len(clean.classes), N_WRONG, seed, classes)
+        outputs = log_probabilities(replace(clean, labels=labels), settings)
+        for way in WAYS:
+            for ranking, order in rankings(labels, selected(outputs, way)).items():
+                n_found = torch.isin(order[:N_WRONG], wrong).sum().item()
+                found.setdefault((way, ranking), []).append(n_found)
+        default = selected(outputs, DEFAULT)
+        suspects = diagnose.top_losses(labels, default)[0][:N_WRONG]
+        suspects = suspects[~torch.isin(suspects, wrong)]
+        unchanged.update(suspects.tolist())
+        predicted[suspects] = default.mean(dim=0)[suspects].argmax(dim=1)
+        print(f"seed {seed}:", *(found[way, "loss and pair"][-1] for way in WAYS), flush=True)
+    return found, unchanged, predicted
+
+
+def show_unchanged(unchanged, predicted, clean, n_sets, picture):
     """Print and draw labels that were not changed, but are suspects: the nine most often so.
 
-    `others` counts the sets for each index, `predicted` is int64 (N,), the classes that were predicted.
+    Arguments as `measure` returns them.
     """
-    most, captions = others.most_common(9), []
+    most = unchanged.most_common(9)
+    captions = []
     for index, n in most:
         names = clean.classes[clean.labels[index]], clean.classes[predicted[index]]
         captions.append((*names, f"{n} of {n_sets} sets"))
@@ -116,48 +138,33 @@ def show_others(others, predicted, clean, n_sets, picture):
 def main(arguments=None):
     """Measure each way to rank on each set of wrong labels."""
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--classes", choices=("random", "4_9"), default="random", help="which labels are wrong"
-    )
+    text = "which labels are wrong"
+    parser.add_argument("--classes", choices=("random", "4_9"), default="random", help=text)
     parser.add_argument("--seeds", nargs="+", type=seed_number, default=[0], help="of the sets (default: 0)")
     parser.add_argument("--data", default="mnist", help="mnist, digits or a folder (default: mnist)")
     given = parser.parse_args(arguments)
-    settings, (clean, _) = Settings(init="xavier"), load(given.data)
     picture = f"results/wrong_labels_{given.data.replace('/', '_')}_{given.classes}.png"
     check_replaceable(TABLE, COLUMNS)  # before the training
     check_replaceable(picture)
-    Path("results").mkdir(exist_ok=True)
-    if given.classes == "4_9" and not {"4", "9"} <= set(clean.classes):
-        raise UserError(f"--classes 4_9: {given.data} has no classes 4 and 9")
+    clean, _ = load(given.data)
+    classes = None
+    if given.classes == "4_9":
+        if not {"4", "9"} <= set(clean.classes):
+            raise UserError(f"--classes 4_9: {given.data} has no classes 4 and 9")
+        classes = [clean.classes.index(name) for name in "49"]
+    settings = Settings(init="xavier")
     torch.set_num_threads(complete(settings).threads)
-    found, others, predicted = {}, Counter(), torch.zeros_like(clean.labels)
-    for seed in given.seeds:
-        classes = None if given.classes == "random" else [clean.classes.index(name) for name in "49"]
-        labels, wrong = make_wrong(clean.labels, len(clean.classes), N_WRONG, seed, classes)
-        outputs = log_probabilities(replace(clean, labels=labels), settings)
-        for way in WAYS:
-            for name, order in rankings(labels, selected(outputs, way)).items():
-                n_found = torch.isin(order[:N_WRONG], wrong).sum().item()
-                found.setdefault((way, name), []).append(n_found)
-        default = selected(outputs, DEFAULT)
-        suspects = diagnose.top_losses(labels, default)[0][:N_WRONG]
-        unchanged = suspects[~torch.isin(suspects, wrong)]
-        others.update(unchanged.tolist())
-        predicted[unchanged] = default.mean(dim=0)[unchanged].argmax(dim=1)
-        print(
-            f"{given.classes}, seed {seed}:",
-            *(f"{found[way, 'loss and pair'][-1]}" for way in WAYS),
-            flush=True,
-        )
+    found, unchanged, predicted = measure(clean, classes, given.seeds, settings)
     rows = []
-    for (way, name), numbers in found.items():
+    for (way, ranking), numbers in found.items():
         mean, sd = mean_sd(numbers)
-        seeds, each = (" ".join(map(str, some)) for some in (given.seeds, numbers))
-        cells = (given.data, given.classes, way, name, seeds, each, round(mean, 1), round(sd, 1))
+        seeds, counts = (" ".join(map(str, values)) for values in (given.seeds, numbers))
+        cells = (given.data, given.classes, way, ranking, seeds, counts, round(mean, 1), round(sd, 1))
         rows.append(dict(zip(COLUMNS, cells, strict=True)))
-        print(f"{way:42} {name:14} {mean:5.1f} ± {sd:.1f}")
+        print(f"{way:42} {ranking:14} {mean:5.1f} ± {sd:.1f}")
+    TABLE.parent.mkdir(exist_ok=True)
     write_rows(rows)
-    show_others(others, predicted, clean, len(given.seeds), picture)
+    show_unchanged(unchanged, predicted, clean, len(given.seeds), picture)
 
 
 if __name__ == "__main__":

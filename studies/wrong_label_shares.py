@@ -1,6 +1,6 @@
-"""Before and after, over several seeds: how large a change is, and whether it is larger than chance.
+"""What ever more wrong labels do, and what cleaning them away does: diagnoses side by side.
 
-    python effect.py runs/diagnosis/effect.csv runs/diagnosis-2/effect.csv
+    python -m studies.wrong_label_shares runs/diagnosis/effect.csv runs/diagnosis-2/effect.csv
 
 draws what diagnoses of data with ever more wrong labels found, over the share of wrong labels.
 """
@@ -15,11 +15,7 @@ from support.files import read_csv
 
 from diagnose import MEASURES
 
-# ---------------------------------------------------------------- several diagnoses
-
 LABELS = {"clean": "no wrong labels", "imperfect": "before cleaning", "cleaned": "after cleaning"}  # as shown
-MOST = {"seed": 2**32, "n_images": 2**31, "n_wrong": 2**31, "train_loss": 1e6, "test_loss": 1e6}
-MOST |= {"train_accuracy": 1.001, "test_accuracy": 1.001}  # beyond which a number in a table is no such thing
 
 
 def read_effects(files):
@@ -29,50 +25,47 @@ def read_effects(files):
     The share, in percent, is that before the cleaning. Raises UserError for other files, and where the true
     labels were not known.
     """
-    runs = {}
+    diagnoses = {}
     for file in dict.fromkeys(Path(file).resolve() for file in files):
         rows = read_csv(file) if file.is_file() else []
         if not rows:
             raise UserError(f"{file}: is no file with rows")
-        for row in rows:
-            try:
+        try:
+            for row in rows:
                 numbers = {name: float(row[name]) for name in (*MEASURES, "seed", "n_images", "n_wrong")}
-                if not all(0 <= number < MOST[name] for name, number in numbers.items()):
-                    raise ValueError("out of range")
-                if numbers["n_images"] < max(numbers["n_wrong"], 1):
-                    raise ValueError("more wrong labels than images")
-                labels = runs.setdefault((file, row.get("command")), {}).setdefault(row["labels"], [])
-            except (KeyError, ValueError):
-                raise UserError(
-                    f"{file}: is no effect.csv of a diagnosis whose true labels are known"
-                ) from None
-            labels.append(numbers)
-    sizes = set()
-    for (file, _), run in runs.items():
-        if set(run) != set(LABELS):
-            raise UserError(f"{file}: needs rows for clean, imperfect and cleaned labels")
-        for rows in run.values():
+                diagnosis = diagnoses.setdefault((file, row.get("command")), {})
+                diagnosis.setdefault(row["labels"], []).append(numbers)
+        except (KeyError, ValueError):
+            raise UserError(f"{file}: is no effect.csv of a diagnosis whose true labels are known") from None
+    for (file, _), diagnosis in diagnoses.items():
+        for rows in diagnosis.values():
             rows.sort(key=lambda row: row["seed"])
-        seeds = [[row["seed"] for row in rows] for rows in run.values()]
-        if seeds.count(seeds[0]) < 3 or len(set(seeds[0])) < len(seeds[0]):
-            raise UserError(f"{file}: needs the same seeds, each once, for all three labels")
-        sizes.add(run["clean"][0]["n_images"])
-        run["share"] = 100 * run["imperfect"][0]["n_wrong"] / run["imperfect"][0]["n_images"]
-        if run["share"] == 0:
+        seeds = [[row["seed"] for row in rows] for rows in diagnosis.values()]
+        if set(diagnosis) != set(LABELS) or seeds.count(seeds[0]) < 3 or len(set(seeds[0])) < len(seeds[0]):
+            raise UserError(
+                f"{file}: needs the same seeds, each once, for clean, imperfect and cleaned labels"
+            )
+        imperfect = diagnosis["imperfect"][0]
+        diagnosis["share"] = 100 * imperfect["n_wrong"] / imperfect["n_images"]
+        if diagnosis["share"] == 0:
             raise UserError(f"{file}: has no wrong labels whose share could be drawn")
+    sizes = {diagnosis["clean"][0]["n_images"] for diagnosis in diagnoses.values()}
     if len(sizes) > 1:
         texts = " and ".join(f"{size:,.0f}" for size in sorted(sizes))
         raise UserError(f"these are diagnoses of different data, of {texts} training images")
-    return sorted(runs.values(), key=lambda run: run["share"])
+    return sorted(diagnoses.values(), key=lambda diagnosis: diagnosis["share"])
 
 
-def summary(run):
+def summary(diagnosis):
     """Return a row of the table, a dict: means and standard deviations over the seeds of a diagnosis."""
-    before, after = run["imperfect"][0], run["cleaned"][0]
-    row = {"wrong_percent": round(run["share"], 2), "n_removed": int(before["n_images"] - after["n_images"])}
+    before, after = diagnosis["imperfect"][0], diagnosis["cleaned"][0]
+    row = {
+        "wrong_percent": round(diagnosis["share"], 2),
+        "n_removed": int(before["n_images"] - after["n_images"]),
+    }
     row["n_found"] = int(before["n_wrong"] - after["n_wrong"])
     for measure, factor in MEASURES.items():
-        numbers = {name: [factor * seed[measure] for seed in run[name]] for name in LABELS}
+        numbers = {name: [factor * seed[measure] for seed in diagnosis[name]] for name in LABELS}
         for labels in LABELS:
             mean, sd = mean_sd(numbers[labels])
             row |= {f"{measure}_{labels}": round(mean, 5), f"{measure}_{labels}_sd": round(sd, 5)}
@@ -105,21 +98,24 @@ def main(arguments=None):
     parser.add_argument("files", nargs="+", metavar="FILE", help="effect.csv files")
     pictures.add_output_flags(parser, "runs/effect.png")
     given = parser.parse_args(arguments)
-    runs = read_effects(given.files)
-    table = [summary(run) for run in runs]
+    diagnoses = read_effects(given.files)
+    table = [summary(diagnosis) for diagnosis in diagnoses]
     print_diagnoses(table)
     lines = []
-    for name, text in LABELS.items():
-        curves = []
-        for value in (lambda row: 100 - 100 * row["test_accuracy"], lambda row: row["test_loss"]):
-            points = [(run["share"], [max(value(row), 1e-4) for row in run[name]]) for run in runs]
-            curves.append([(x, mean_sd(ys)[0], min(ys), max(ys)) for x, ys in points])
-        lines.append((text, curves))
+    for labels, text in LABELS.items():
+        errors, losses = [], []
+        for diagnosis in diagnoses:
+            rows = diagnosis[labels]
+            for curve, values in (
+                (errors, [100 - 100 * row["test_accuracy"] for row in rows]),
+                (losses, [row["test_loss"] for row in rows]),
+            ):
+                values = [max(value, 1e-4) for value in values]
+                curve.append((diagnosis["share"], mean_sd(values)[0], min(values), max(values)))
+        lines.append((text, [errors, losses]))
     panel = {"x_title": "wrong labels in the training set (%, log scale)", "log_x": True, "log_y": True}
     panels = [panel | {"title": f"test {name}, log scale"} for name in ("error (%)", "loss")]
-    title = (
-        f"What wrong labels among {runs[0]['clean'][0]['n_images']:,.0f} do; bands: lowest to highest seed"
-    )
+    title = f"What wrong labels among {diagnoses[0]['clean'][0]['n_images']:,.0f} do; bands: lowest to highest seed"
     pictures.write_outputs(given, table, title, [("", panels, lines)])
 
 

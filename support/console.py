@@ -213,16 +213,27 @@ class Watch:
     `task` the run is one of many, of which only the progress line is shown, after that text.
     """
 
-    def __init__(self, n_epochs, n_train, n_test, task=None, image_size=0):
-        self.task, self.image_size = task, image_size  # of a side, in pixels
+    def __init__(self, n_epochs, n_train, n_test, task=None):
         self.n_epochs, self.n_train, self.n_test = n_epochs, n_train, n_test
-        self.progress, self.estimated, self.next_save = Progress(), False, time.perf_counter() + 30
+        self.task = task
+        self.progress = Progress()
+        self.estimated = False
+        self.next_save = time.perf_counter() + 30
 
-    def table(self, *lines):
-        """Print lines of the run's table."""
+    def print_head(self):
+        """Print the head of the table of epochs."""
+        if not self.task:
+            print("epoch  train loss  train accuracy  test loss  test accuracy  seconds", flush=True)
+
+    def print_row(self, row):
+        """Print the line of an epoch that is over."""
         self.progress.clear()
         if not self.task:
-            print(*lines, sep="\n", flush=True)
+            print(
+                f"{row['epoch']:5}  {row['train_loss']:10.4f}  {row['train_accuracy']:14.2%}  "
+                f"{row['test_loss']:9.4f}  {row['test_accuracy']:13.2%}  {row['seconds']:7.1f}",
+                flush=True,
+            )
 
     def start_epoch(self, epoch, n_before, seconds_before):
         """Start timing `epoch` (from 0), of which `n_before` images were done before an interruption."""
@@ -263,8 +274,7 @@ class Watch:
         if seconds > 60:
             print(f"this takes about {duration(seconds)}; Ctrl-C stops it, --resume goes on", flush=True)
         if seconds > 1800:
-            smaller = ", --image-size 64 (vgg16 takes 32 and more)" if self.image_size > 64 else ""
-            print(f"shorter: --limit 2000, --epochs 1{smaller}", flush=True)
+            print("shorter: --limit 2000, --epochs 1, for large images --image-size 64", flush=True)
 
     def time_to_save(self):
         """Return whether to save: half a minute after the last time, or later where saving takes long."""
@@ -277,14 +287,3 @@ class Watch:
         yield
         ended = time.perf_counter()
         self.next_save = ended + max(30, 20 * (ended - started))
-
-
-TABLE_HEADER = "epoch  train loss  train accuracy  test loss  test accuracy  seconds"
-
-
-def table_row(row):
-    """Return one epoch's line under TABLE_HEADER."""
-    return (
-        f"{row['epoch']:5}  {row['train_loss']:10.4f}  {row['train_accuracy']:14.2%}  "
-        f"{row['test_loss']:9.4f}  {row['test_accuracy']:13.2%}  {row['seconds']:7.1f}"
-    )

@@ -111,7 +111,8 @@ def write_digits(labels, generator):
 
     paths = [(digit, *pen_path(shape)) for digit, shapes in SHAPES.items() for shape in shapes]
     digit_of_path = torch.tensor([digit for digit, _, _ in paths])
-    path_numbers = torch.multinomial((labels[:, None] == digit_of_path).float(), 1, generator=generator).squeeze(1)
+    same_digit = (labels[:, None] == digit_of_path).float()
+    path_numbers = torch.multinomial(same_digit, 1, generator=generator).squeeze(1)
     weights = torch.stack([weights for _, weights, _ in paths])[path_numbers]
     controls = torch.stack([controls for _, _, controls in paths])[path_numbers]
 

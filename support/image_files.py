@@ -46,9 +46,9 @@ def split_folder(root, *names):
 
 
 class Listing(NamedTuple):
-    """What is in a folder that has a folder of images per class, in the order of torchvision's ImageFolder."""
+    """What is in a folder that has a folder of images per class."""
 
-    files: list  # of the images: by class, then by folder, then by name
+    files: list  # of the images: by class, folder and name, as torchvision's ImageFolder has them
     labels: list  # of the images: indices into `classes`
     classes: tuple  # names
     others: list  # files that are no images, by their extension

@@ -56,7 +56,7 @@ def from_all(content):
     return contents
 
 
-def join_processes(device):
+def meet_others(device):
     """Meet the other processes that torchrun started, if it did. `device` is as typed, None if it was not.
 
     With GPUs each process takes one of its own.

@@ -53,8 +53,9 @@ def under_torchrun(script, arguments, cwd):
 def run_as_typed(module, arguments, cwd):
     """Do all that `python MODULE.py ARGUMENTS` does after its imports, in the folder `cwd`."""
     os.chdir(cwd)
-    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+    for descriptor, name in enumerate(("stdout", "stderr"), 1):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+        setattr(sys, name, open(descriptor, "w"))
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [f"{module}.py", *arguments]
     script = importlib.import_module(module)

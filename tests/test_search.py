@@ -5,11 +5,11 @@ test_cli.py runs it as a user does, support/test_trials.py tests the table and t
 
 import functools
 import itertools
-import math
 from pathlib import Path
 
 from support import trials
 from support.console import UserError
+from support.settings import Settings
 from support.trials import THE_SHEETS, Architecture, Trial, Trials
 
 import pytest
@@ -83,7 +83,9 @@ def test_just_the_best_of_a_rung_go_on(n, content):
             assert candidates == best_before[-1][: len(candidates)]
         values = content.draw(st.lists(accuracies, min_size=len(asked), max_size=len(asked)))
         mean = {}
-        for candidate, *of_seeds in zip(candidates, *(values[i::n_seeds] for i in range(n_seeds)), strict=True):
+        for candidate, *of_seeds in zip(
+            candidates, *(values[i::n_seeds] for i in range(n_seeds)), strict=True
+        ):
             mean[candidate] = -1 if None in of_seeds else sum(of_seeds) / n_seeds
         all_failed.append(max(mean.values()) == -1)
         # The oracle: take away the best again and again, of equal ones the one that was ahead.
@@ -252,108 +254,60 @@ def test_a_machine_that_is_slow_from_the_start_has_nothing_to_compare(tmp_path, 
         search.search(bench, candidates, SearchOptions(minutes=2), tmp_path)
 
 
+def spread_costs(bench, least, seconds_a_mflop):
+    """Set the seconds an image of all architectures."""
+    bench.cost = {each: least + seconds_a_mflop * mflop for each, (mflop, _) in bench.sizes.items()}
+
+
 @given(st.floats(1e-4, 10), st.integers(1, 24), st.floats(0, 5000))
 def test_the_minutes_that_a_refusal_suggests_will_do(cost, n, spent):
     bench, candidates = small_trials()
-    bench.cost = {each: cost * (1 + size[0]) for each, size in bench.sizes.items()}
+    spread_costs(bench, cost, cost)
     bench.started = trials.clock() - spent
     try:
-        search.plan(bench, candidates[:n], 30)
+        plan(bench, candidates[:n], 30)
         return
     except UserError as error:
         minutes = int(str(error).split("try --minutes ")[1].split(",")[0])
-    some, rungs = search.plan(bench, candidates[:n], 60 * minutes)
-    assert len(some) >= min(n, 2)
-    assert bench.seconds() + sum(bench.seconds_needed(some, rungs, rungs[-1][0])) < 60 * minutes
+    entrants, rungs = plan(bench, candidates[:n], 60 * minutes)
+    assert len(entrants) >= min(n, 2)
+    assert bench.seconds() + sum(bench.seconds_needed(entrants, rungs, rungs[-1][0])) < 60 * minutes
 
 
 @given(st.floats(20, 1000))
 def test_more_time_never_buys_less(seconds):
     bench, candidates = small_trials()
-    bench.cost = {each: 0.001 + size[0] / 100 for each, size in bench.sizes.items()}
+    spread_costs(bench, 0.001, 0.01)
     bench.started = trials.clock()
-    some, rungs = search.plan(bench, candidates, seconds)
-    more, longer = search.plan(bench, candidates, 1.5 * seconds)
-    assert (len(some), rungs[-1][0]) <= (len(more), longer[-1][0])
+    entrants, rungs = plan(bench, candidates, seconds)
+    more, longer = plan(bench, candidates, 1.5 * seconds)
+    assert (len(entrants), rungs[-1][0]) <= (len(more), longer[-1][0])
 
 
-def test_processes_that_share_the_trials_need_as_long_as_their_turns(monkeypatch):
-    bench, candidates = make_trials()
-    bench.cost = dict.fromkeys(bench.sizes, 0.01)
-    rungs = search.halving_rungs(24, 3)  # 24 brief and 5 full trainings, and 3 more
-    alone = bench.seconds_needed(candidates, rungs, 3)
-    monkeypatch.setattr(trials, "ranks", lambda: (0, 4))
-    search_seconds, final_seconds = bench.seconds_needed(candidates, rungs, 3)
-    # Turns of four: six brief ones, then two, one and, in the final, three full ones.
-    assert search_seconds == pytest.approx(0.01 * (100 * (6 / 3 + 3 * 3) + 20 / 3 * (6 + 3 * 3)))
-    assert final_seconds == pytest.approx(0.01 * 3 * (120 * 3 + 30 / 3 * 3))
-    assert search_seconds < alone[0] / 2
-
-
-def test_what_is_trained_already_needs_no_time(tmp_path, monkeypatch):
-    Machine(monkeypatch)
-    bench, candidates = make_trials(tmp_path)
-    bench.cost = dict.fromkeys(bench.sizes, 0.01)
-    rungs = [(1 / 3, 24, 1)]
-    before, final = bench.seconds_needed(candidates, rungs, 1)
-    bench.run(search.trials_of(bench, [(each, 1 / 3, 0) for each in candidates]), "all", math.inf, 0)
-    assert before > 0
-    bench.predicted = 0  # the machine's pace is another matter
-    assert bench.seconds_needed(candidates, rungs, 1) == (0, pytest.approx(final))
-
-
-# ---------------------------------------------------------------- trials
-
-
-def test_a_brief_trial_sees_few_images_and_the_final_all_of_them(monkeypatch):
+def test_a_search_that_goes_on_keeps_its_plan_whatever_the_speed_is_now(tmp_path, monkeypatch):
     machine = Machine(monkeypatch)
-    bench, _ = make_trials()
-    assert set(bench.data["validation"][0].ids).isdisjoint(bench.data["validation"][1].ids)
-    assert [len(part) for part in bench.data["validation"]] == [100, 20]
-    for passes, on, n_images, epochs in (
-        (1 / 3, "validation", 33, 1),
-        (1, "validation", 100, 1),
-        (5 / 3, "validation", 83, 2),
-        (5, "validation", 100, 5),
-        (2, "test", 120, 2),
-    ):
-        row = bench.train(Trial(on, THE_SHEETS, passes, 4), "label")
-        label, n, settings = machine.trained.pop()
-        assert (n, settings.epochs, settings.seed, row["error"]) == (n_images, epochs, 4, "")
-        assert label == f"{THE_SHEETS}, label"
-
-
-@pytest.mark.parametrize("judged_on", ["validation", "test"])
-@pytest.mark.parametrize("passes", [0.5, 0.75, 1.5])
-def test_a_broken_pass_over_sorted_images_has_all_classes_and_a_whole_one_their_order(
-    monkeypatch, judged_on, passes
-):
-    data, learnt = stripes(120), []
-    data = data.subset(data.labels.argsort(stable=True))  # as a folder is
-    monkeypatch.setattr(train, "fit", lambda model, data, *rest, **label: learnt.append(data) or 5 * [ROW])
-    bench = Trials(None, data, stripes(30, seed=1), small_settings(), {THE_SHEETS: (1.0, 1)})
-    for length in (passes, 3.0):
-        bench.train(Trial(judged_on, THE_SHEETS, length, 0), "label")
-    part, whole = learnt
-    assert whole.ids == bench.data[judged_on][0].ids
-    assert len(set(part.ids)) == len(part) == len(whole) * passes / round(passes + 0.01)
-    counts = torch.bincount(part.labels, minlength=3)
-    assert counts.min() > len(part) / 5  # the first half of them had 50, 10 and none
-
-
-ROW = {"test_accuracy": 0.5, "test_loss": 0.5}
-
-
-def test_between_short_trials_there_is_progress_too(tmp_path, monkeypatch, capsys):
-    Machine(monkeypatch)
-    monkeypatch.setattr(trials.Progress, "due", lambda self: True)
     bench, candidates = make_trials(tmp_path)
-    bench.cost = dict.fromkeys(bench.sizes, 0.01)
-    bench.run([Trial("validation", each, 1.0, 0) for each in candidates[:2]], "rung 1", math.inf, 60)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "rung 1, 1 of 2, about 1 min 02 s left"
-    assert lines[1].startswith("rung 1, 2 of 2, about 1 min 01 s left, best 5")
+    winner = search.search(bench, candidates, SearchOptions(minutes=2), tmp_path)
+    machine.seconds_an_image *= 5
+    machine.trained.clear()
+    again, _ = make_trials(tmp_path)
+    assert search.search(again, candidates, SearchOptions(minutes=2), tmp_path) == winner
+    assert [task for task, *_ in machine.trained] == 2 * ["measuring the speed"]
+    assert again.rows == bench.rows
 
+
+def test_a_grid_trains_every_architecture_at_every_length(tmp_path, monkeypatch, capsys):
+    Machine(monkeypatch)
+    bench, candidates = make_trials(tmp_path)
+    search.search(bench, candidates, SearchOptions(grid=True), tmp_path)
+    judged = {trial for trial in bench.rows if trial.judged_on == "validation"}
+    lengths = (1 / 3, 1.0, 3.0)
+    expected = itertools.product(["validation"], candidates, lengths, range(3))
+    assert judged == set(itertools.starmap(Trial, expected))
+    assert "24 for 1/3 epoch from 3 seeds, then 24 for 1 epoch from 3 seeds" in capsys.readouterr().out
+
+
+# ---------------------------------------------------------------- trainings that fail
 
 ERRORS = [UserError("training diverged"), RuntimeError("CUDA out of memory"), MemoryError()]
 
@@ -363,10 +317,10 @@ def test_a_trial_that_fails_is_a_line_and_not_the_end(tmp_path, monkeypatch, cap
     machine = Machine(monkeypatch)
     fit = machine.fit
 
-    def fail_where_wide(model, data, test, settings, label=None):
+    def fail_where_wide(model, data, test, settings, task=None):
         if settings.n_features_1 > 3:  # the costliest, whose speed is measured first, among them
             raise error
-        return fit(model, data, test, settings, label=label)
+        return fit(model, data, test, settings, task=task)
 
     monkeypatch.setattr(train, "fit", fail_where_wide)
     bench, candidates = make_trials(tmp_path)
@@ -386,10 +340,10 @@ def test_where_all_fail_the_reason_is_said(tmp_path, monkeypatch):
     machine = Machine(monkeypatch)
     fit = machine.fit
 
-    def fail(model, data, test, settings, label=None):
-        if label != "measuring the speed":
+    def fail(model, data, test, settings, task=None):
+        if task != "measuring the speed":
             raise UserError("training diverged")
-        return fit(model, data, test, settings, label=label)
+        return fit(model, data, test, settings, task=task)
 
     monkeypatch.setattr(train, "fit", fail)
     bench, candidates = make_trials(tmp_path)
@@ -397,63 +351,72 @@ def test_where_all_fail_the_reason_is_said(tmp_path, monkeypatch):
         search.search(bench, candidates, SearchOptions(minutes=10), tmp_path)
 
 
-def test_a_mistake_of_ours_is_not_taken_for_a_trial_that_failed(monkeypatch):
-    bench, _ = make_trials()
-
-    def broken(*arguments, **options):
-        raise RuntimeError("shapes cannot be multiplied")
-
-    monkeypatch.setattr(train, "fit", broken)
-    with pytest.raises(RuntimeError, match="multiplied"):
-        bench.train(Trial("validation", THE_SHEETS, 1, 0), "label")
+# ---------------------------------------------------------------- what is trained
 
 
-def test_what_is_in_the_table_is_not_trained_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("passes", "judged_on", "n_images", "epochs"),
+    [
+        (1 / 3, "validation", 33, 1),
+        (1, "validation", 100, 1),
+        (5 / 3, "validation", 83, 2),
+        (5, "validation", 100, 5),
+        (2, "test", 120, 2),
+    ],
+)
+def test_a_brief_trial_sees_few_images_and_the_final_all_of_them(
+    monkeypatch, passes, judged_on, n_images, epochs
+):
     machine = Machine(monkeypatch)
-    bench, candidates = make_trials(tmp_path)
-    bench.cost = dict.fromkeys(bench.sizes, 0.01)
-    asked = [Trial("validation", each, 1 / 3, 0) for each in candidates]
-    rows = bench.run(asked[:5], "some", math.inf, 0)
-    spent = machine.seconds
-    machine.seconds = 1000  # another day
-    bench, _ = make_trials(tmp_path)
-    bench.cost = dict.fromkeys(bench.sizes, 0.01)
-    assert bench.seconds() == pytest.approx(spent, abs=0.1)
-    assert bench.run(asked, "all", math.inf, 0)[:5] == rows
-    assert len(machine.trained) == len(candidates)
+    bench, _ = small_trials()
+    trial = Trial(judged_on, THE_SHEETS, passes, 4)
+    accuracy, loss = search.train_trial(trial, *bench.data[judged_on], small_settings(n_blocks=1), "rung 1")
+    ((task, n, settings),) = machine.trained
+    assert (task, n, settings.epochs, settings.seed) == ("rung 1", n_images, epochs, 4)
+    assert Architecture(*(getattr(settings, name) for name in Architecture._fields)) == THE_SHEETS
+    assert (accuracy, loss) == pytest.approx((0.82 + n / 1e6, 0.18 - n / 1e6))
 
 
-def test_a_grid_trains_every_architecture_at_every_length(tmp_path, monkeypatch, capsys):
-    Machine(monkeypatch)
-    bench, candidates = make_trials(tmp_path)
-    search.search(bench, candidates, SearchOptions(grid=True), tmp_path)
-    on = {trial for trial in bench.rows if trial.judged_on == "validation"}
-    lengths = (1 / 3, 1.0, 3.0)
-    assert on == {Trial("validation", *each) for each in itertools.product(candidates, lengths, range(3))}
-    assert "24 for 1/3 epoch from 3 seeds, then 24 for 1 epoch from 3 seeds" in capsys.readouterr().out
-
-
-def test_the_cost_of_an_image_is_a_line_through_two_measurements(monkeypatch):
+@pytest.mark.parametrize(("epochs", "lr"), [(1, 0.005), (2, 0.003)])
+def test_the_learning_rate_is_that_of_the_trials_own_length(monkeypatch, epochs, lr):
     machine = Machine(monkeypatch)
-    bench, candidates = make_trials()
-    cost = trials.seconds_an_image(bench.sizes, stripes(100), bench.settings)
-    assert len(machine.trained) == 2
-    low, *_, high = sorted(bench.sizes, key=lambda each: bench.sizes[each][0])
-    assert cost[low] == pytest.approx(0.01 * (0.4 + 0.2 + 0.1), rel=0.01)
-    assert cost[high] == pytest.approx(0.02, rel=0.01)
-    for one, other in itertools.pairwise(sorted(candidates, key=lambda each: bench.sizes[each][0])):
-        assert cost[one] <= cost[other]
-    sizes = {low: (1.0, 0), high: (3.0, 0), candidates[9]: (2.0, 0)}
-    between = trials.seconds_an_image(sizes, stripes(100), bench.settings)
-    assert between[candidates[9]] == pytest.approx((cost[low] + cost[high]) / 2)
-    assert set(trials.seconds_an_image({low: (1.0, 0)}, stripes(100), bench.settings)) == {low}
+    search.train_trial(Trial("test", THE_SHEETS, epochs, 0), stripes(12), stripes(3), Settings(), "final")
+    assert machine.trained[0][2].lr == lr
+
+
+@pytest.mark.parametrize("passes", [0.5, 0.75, 1.5])
+def test_a_broken_pass_over_sorted_images_has_all_classes_and_a_whole_one_their_order(monkeypatch, passes):
+    images, learnt = stripes(120), []
+    images = images.subset(images.labels.argsort(stable=True))  # as a folder is
+    row = {"test_accuracy": 0.5, "test_loss": 0.5}
+    monkeypatch.setattr(train, "fit", lambda model, data, *rest, **task: learnt.append(data) or [row])
+    for length in (passes, 3.0):
+        trial = Trial("test", THE_SHEETS, length, 0)
+        search.train_trial(trial, images, stripes(30, seed=1), small_settings(), "final")
+    part, whole = learnt
+    assert whole.ids == images.ids
+    assert len(set(part.ids)) == len(part) == len(whole) * passes / round(passes + 0.01)
+    counts = torch.bincount(part.labels, minlength=3)
+    assert counts.min() > len(part) / 5  # the first half of them had 40, 20 and none
+
+
+def test_the_speed_is_that_of_the_second_epoch_on_a_few_images(monkeypatch):
+    history = [{"seconds": 9.0}, {"seconds": 2.0}]
+    n_images = []
+    monkeypatch.setattr(
+        train, "fit", lambda model, data, *rest, **task: n_images.append(len(data)) or history
+    )
+    architecture = THE_SHEETS._replace(n_blocks=1)
+    assert search.seconds_an_image(architecture, stripes(100), small_settings()) == 2 / 100
+    assert search.seconds_an_image(architecture, stripes(3000), small_settings()) == 2 / 2048
+    assert n_images == [100, 2048]
 
 
 def test_the_flops_are_those_of_a_hand_count():
     # Stem 1→2, one block 2→2→3 with its 1×1 bypass, all at 8×8; then 3·4·4 = 48 → 4 → 4 → 3.
     convolutions = 64 * 9 * (1 * 2 + 2 * 2 + 2 * 3) + 64 * 2 * 3
     linear = 48 * 4 + 4 * 4 + 4 * 3
-    mflop, n_parameters = trials.mega_flops(Architecture("resnet", 1, 2, 3, 4, 4), "abc", (1, 8, 8))
+    mflop, n_parameters = search.size_of(Architecture("resnet", 1, 2, 3, 4, 4), 3, (1, 8, 8))
     assert mflop == pytest.approx(2 * (convolutions + linear) / 1e6)
     biases = 2 + 2 + 3 + 3 + 4 + 4 + 3
     assert n_parameters == 9 * (1 * 2 + 2 * 2 + 2 * 3) + 2 * 3 + linear + biases

@@ -3,7 +3,7 @@
 import math
 from dataclasses import replace
 
-from support import console, randomness
+from support import console, randomness, run_folder
 from support.console import UserError
 
 import pytest
@@ -280,13 +280,13 @@ def test_an_interruption_after_an_epochs_last_step_does_not_repeat_it(tmp_path, 
     assert without_times(history) == without_times(resumed_history)
 
 
-@pytest.mark.parametrize("lost", ["write_csv", "save_position"])
-def test_an_interruption_between_two_files_loses_no_row(tmp_path, monkeypatch, lost):
+@pytest.mark.parametrize(("module", "lost"), [(train, "write_csv"), (run_folder, "save_position")])
+def test_an_interruption_between_two_files_loses_no_row(tmp_path, monkeypatch, module, lost):
     def killed(*args):
         raise Interrupted
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, lost, killed)
+        patch.setattr(module, lost, killed)
         with pytest.raises(Interrupted):
             trained(small_settings(epochs=1), tmp_path)
     trained(small_settings(epochs=1), tmp_path)

@@ -1,6 +1,6 @@
-"""The benchmark: every part runs and measures something; no timing decides a test."""
+"""The benchmark: every part measures something and prints nothing, the table has the rounds' medians and
+ratios, and a part that fails is named. No timing decides a test."""
 
-import csv
 import json
 import sys
 from itertools import count
@@ -33,9 +33,8 @@ def test_parts_measure_something_and_print_nothing(part, capsys):
 
 
 def test_the_limit_is_the_matrix_products_rate_over_the_work_of_an_image(monkeypatch):
-    monkeypatch.setattr(
-        bench.time, "perf_counter", count(0, 0.001).__next__
-    )  # so that each takes a millisecond
+    clock = count(0, 0.001).__next__  # so that each product takes a millisecond
+    monkeypatch.setattr(bench.time, "perf_counter", clock)
     monkeypatch.setattr(bench, "complete", lambda settings: small_settings())
     limit = bench.limit()
     side, features = 28, 32
@@ -43,82 +42,95 @@ def test_the_limit_is_the_matrix_products_rate_over_the_work_of_an_image(monkeyp
     stem = 2 * side**2 * 9 * features
     blocks = sum(2 * 2 * n**2 * 9 * features**2 for n in (28, 14, 7))
     classifier = 2 * (288 * 144 + 144 * 72 + 72 * 10)
-    assert limit["matrix product"] * 1e12 / limit["limit"] == pytest.approx(
-        2 * stem + 3 * (blocks + classifier)
-    )
+    n_flops = 2 * stem + 3 * (blocks + classifier)
+    assert limit["matrix product"] * 1e12 / limit["limit"] == pytest.approx(n_flops)
     assert limit["matrix product"] == pytest.approx(2 * 2048**3 / 0.001 / 1e12)
 
 
-def test_the_table_compares_medians_and_the_files_hold_them(tmp_path, monkeypatch, capsys):
-    limit = {"limit": 100, "matrix product": 0.5}
-    values = {"ours": [10, 30, 20], "plain": [4, 5, 6], "plain_bf16": [8, 8, 8], "limit": [limit] * 3}
-    values |= {
-        "ours_fp32": [7] * 3,
-        "vgg16": [8] * 3,
-        "reading": [60000] * 3,
-        "data_sizes": [{"a": 1, "b": 2}] * 3,
-        "image_sizes": [{"c": 3}] * 3,
-    }
-    values |= {"memory": [500]}
+@pytest.fixture
+def values(tmp_path, monkeypatch):
+    """What each part measures in each round, {part: list}; who measures takes it out of there."""
+    values = {"ours": [10, 30, 20], "plain": [4, 5, 6], "plain_bf16": [8, 8, 8]}
+    values["limit"] = [{"limit": 100, "matrix product": 0.5}] * 3
+    values |= {"ours_fp32": [7] * 3, "vgg16": [8] * 3, "reading": [60000] * 3, "memory": [500]}
+    values |= {"data_sizes": [{"a": 1, "b": 2}] * 3, "image_sizes": [{"c": 3}] * 3}
     monkeypatch.setattr(bench, "measured", lambda part: values[part].pop(0))
     monkeypatch.setattr(bench, "complete", lambda settings: small_settings(precision="bf16"))
     monkeypatch.setattr(sys, "argv", ["bench.py"])
     monkeypatch.chdir(tmp_path)
+    return values
+
+
+def test_the_table_has_medians_and_the_ratios_of_each_round(values):
+    rows = {row["measure"]: row for row in bench.measure()}
+    assert rows["ours"] == {"measure": "ours", "median": 20, "low": 10, "high": 30, "unit": "images/s"}
+    assert rows["ours / plain"]["median"] == 3.33  # of 10 / 4, 30 / 5 and 20 / 6
+    assert rows["ours / plain_bf16"]["median"] == 2.5
+    assert rows["ours / limit"]["median"] == 0.2
+    units = {name: row["unit"] for name, row in rows.items() if row["unit"] != "images/s"}
+    ratios = dict.fromkeys(["ours / plain", "ours / plain_bf16", "ours / limit"], "×")
+    assert units == ratios | {"matrix product": "TFLOP/s", "reading": "PNGs/s", "memory": "MiB"}
+    assert not any(values.values())  # each was measured, so often as it should be
+
+
+def test_where_bf16_is_no_gain_the_plain_loop_in_bf16_is_left_out(values, monkeypatch):
+    monkeypatch.setattr(bench, "complete", lambda settings: small_settings(precision="fp32"))
+    assert not any("bf16" in row["measure"] for row in bench.measure())
+
+
+def test_the_table_is_printed_and_written_with_the_machine(values, capsys):
     bench.main()
-    out = capsys.readouterr().out
-    assert "ours                    20 images/s  (10 to 30)" in out
-    # The medians of each round's ratio: of 10 / 4, 30 / 5 and 20 / 6, of 10 / 8, …
-    assert "3.33 × the plain loop in fp32, 2.50 × the plain loop in bf16, and 20% of the limit" in out
-    assert "60,000 PNGs are read in 1.0 s" in out
-    rows = list(csv.DictReader(Path("results/bench.csv").read_text().splitlines()))
+    printed = capsys.readouterr().out
+    assert "3.33 × the plain loop in fp32, 2.50 × the plain loop in bf16, and 20% of the limit" in printed
+    assert "60,000 PNGs are read in 1.0 s" in printed
+    rows = read_csv("results/bench.csv")
     assert [(row["measure"], row["median"]) for row in rows][:2] == [("ours", "20"), ("plain", "5")]
     assert {row["threads"] for row in rows} == {"2"}
-    units = {row["measure"]: row["unit"] for row in rows}
-    assert units == {
-        **dict.fromkeys(
-            ["ours", "plain", "plain_bf16", "limit", "ours_fp32", "vgg16", "a", "b", "c"], "images/s"
-        ),
-        **dict.fromkeys(["ours / plain", "ours / plain_bf16", "ours / limit"], "×"),
-        "matrix product": "TFLOP/s",
-        "reading": "PNGs/s",
-        "memory": "MiB",
-    }
-    assert not any(values.values())  # each was measured, so often as it should be
+
+
+def test_its_own_table_is_replaced(values, monkeypatch):
+    bench.main()
     monkeypatch.setattr(bench, "measure", lambda: [dict.fromkeys(bench.COLUMNS, 1)])
     monkeypatch.setattr(bench, "print_table", print)
-    bench.main()  # its own table is replaced
+    bench.main()
     assert [row["median"] for row in read_csv("results/bench.csv")] == ["1"]
 
 
-def test_another_table_is_not_written_over_and_the_refusal_comes_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["bench.py"])
-    monkeypatch.setattr(bench, "measure", None)
+def test_another_table_is_not_written_over_and_the_refusal_comes_before_the_work(values):
     Path("results").mkdir()
     Path("results/bench.csv").write_text("measure,median\nmine,1\n")
     with pytest.raises(UserError, match=r"bench\.csv: is there without this program's mark"):
         bench.main()
     assert Path("results/bench.csv").read_text() == "measure,median\nmine,1\n"
+    assert all(values.values())  # nothing was measured
 
 
-def test_json_is_only_json(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(bench, "measured", lambda part: 5)
+def test_json_is_only_json(values, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench.py", "--json"])
-    monkeypatch.chdir(tmp_path)
     bench.main()
-    assert {row["median"] for row in json.loads(capsys.readouterr().out)} == {5, 1}  # 1 is a ratio
+    assert [row["median"] for row in json.loads(capsys.readouterr().out)][:3] == [20, 5, 8]
 
 
-def test_a_part_that_fails_is_named(tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "__file__", str(tmp_path / "bench.py"))
-    for script, reason in (
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
         ("raise SystemExit('the reason')", "the reason"),
-        (
-            "import os, sys; print('a warning', file=sys.stderr, flush=True); os.kill(os.getpid(), 9)",
-            "status -9",
-        ),
         ("raise SystemExit(3)", "status 3"),
-    ):
-        (tmp_path / "bench.py").write_text(script)
-        with pytest.raises(UserError, match=f"measuring ours failed: {reason}"):
-            bench.measured("ours")
+        ("import os, sys; print('a warning', file=sys.stderr); os.kill(os.getpid(), 9)", "status -9"),
+    ],
+)
+def test_a_part_is_a_process_of_the_folder_above_and_named_where_it_fails(
+    tmp_path, monkeypatch, script, reason
+):
+    monkeypatch.chdir(tmp_path)
+    Path("studies").mkdir()
+    Path("studies/bench.py").write_text(script)
+    with pytest.raises(UserError, match=f"measuring ours failed: {reason}"):
+        bench.measured("ours")
+
+
+def test_what_a_part_prints_last_is_what_was_measured(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("studies").mkdir()
+    Path("studies/bench.py").write_text("import sys; print('a note'); print(len(sys.argv[2]))")
+    assert bench.measured("plain") == 5

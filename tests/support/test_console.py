@@ -179,18 +179,10 @@ def test_a_long_run_is_announced_once_and_a_very_long_one_with_what_shortens_it(
     assert f"{rate} images/s  loss 0.5000" in output.replace(",", "")
 
 
-@pytest.mark.parametrize("size", [28, 64, 224])
-def test_smaller_images_are_advised_only_where_they_are_smaller(clock, capsys, size):
-    watch = console.Watch(n_epochs=9, n_train=9000, n_test=9, image_size=size)
-    watch.start_epoch(0, 0, 0.0)
-    clock.now += 4
-    watch.show(4, 1.0)
-    assert ("--image-size 64" in capsys.readouterr().out) == (size > 64)
-
-
 def test_one_run_of_many_shows_only_its_progress_after_its_label(clock, capsys):
     watch = console.Watch(n_epochs=2, n_train=9000, n_test=9, task="rung 1, 3 of 8")
-    watch.table(console.TABLE_HEADER)
+    watch.print_head()
+    watch.print_row({})
     watch.start_epoch(1, 0, 0.0)
     clock.now += 4
     watch.show(900, 1.0)

@@ -93,11 +93,11 @@ def test_each_process_takes_a_gpu_of_its_own(as_rank, monkeypatch, device, n_gpu
     monkeypatch.setattr(processes.torch.backends.mps, "is_available", lambda: mps)
     monkeypatch.setattr(processes.atexit, "register", lambda function: None)
     if outcome in ("gloo", "nccl"):
-        processes.join_processes(device)
+        processes.meet_others(device)
         assert calls == ([1, "nccl"] if outcome == "nccl" else ["gloo"])
     else:
         with pytest.raises(UserError, match=outcome):
-            processes.join_processes(device)
+            processes.meet_others(device)
 
 
 def test_on_its_own_a_process_of_several_is_alone(as_rank):

@@ -1,8 +1,9 @@
-"""Standings: the leaderboard, what a parameter does, the final, against counts by hand."""
+"""What a search tells: the leaderboard, what a parameter does, the final, against counts by hand."""
 
 import statistics
 
 from support import search_report
+from support.settings import Settings
 from support.trials import THE_SHEETS, Architecture, Trial
 
 import pytest
@@ -115,6 +116,13 @@ def test_a_rung_tells_its_best_and_its_failures(capsys):
         "1 failed (see error in results.csv)",
         "rung 3 of 4: 2 architectures for 5/3 epochs, 3 seeds: the time is up, so it does not count",
     ]
+
+
+@pytest.mark.parametrize(("passes", "words"), [(4.0, " --epochs 4"), (0.5, ""), (1.5, "")])
+def test_the_winner_is_trained_as_long_as_in_the_search_or_as_train_py_does(capsys, passes, words):
+    search_report.print_next(Settings(init="xavier"), WIDE, passes)
+    command = f"python train.py --model resnet --init xavier --n-features-2 64{words}"
+    assert capsys.readouterr().out == f"\nnext, to train the winner: {command}\n"
 
 
 def test_an_architecture_is_said_in_a_few_words():

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from support import pictures
 from support.chance import print_effect, print_summary, spread_over_classes
-from support.console import UserError, duration, positive, printable, run_command
+from support.console import UserError, duration, printable, run_command
 from support.decisions import check_none_emptied, read_decisions, write_clean, write_ranking
 from support.files import check_new, locked, write_csv
 from support.image_files import check_copy
@@ -33,16 +33,12 @@ SURE = 4  # another class is e⁴ ≈ 55 times as probable as the label
 class DiagnosisOptions(Options):
     """What diagnose.py is told besides the settings of its networks."""
 
-    remove: int = flag(
-        None, "images to remove, the most suspicious first (default: 100)", type=positive(int), metavar="N"
-    )
+    remove: int = flag(None, "images to remove, the most suspicious first (default: 100)")
     mislabelled: int = flag(
         None,
         "wrong labels in the imperfect data that are made where there are none (default: 100)",
-        type=positive(int),
-        metavar="N",
     )
-    seeds: int = flag(3, "networks for each set of labels", type=positive(int), metavar="N")
+    seeds: int = flag(3, "networks for each set of labels")
     decisions: str = flag(
         None,
         "instead of --remove: do what the column action of this edited top_losses.csv says; "

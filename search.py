@@ -11,7 +11,7 @@ import argparse
 import math
 import sys
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 
 from support import search_report
 from support.console import Parser, UserError, positive, run_command
@@ -19,7 +19,7 @@ from support.files import locked, read_json, write_json
 from support.processes import alone, from_main, is_main, meet_others
 from support.randomness import CANDIDATES, random_order, random_part
 from support.run_folder import describe, resumable_by, same_run_folder
-from support.settings import Settings, add_flags, complete, flag, flag_name, typed
+from support.settings import Settings, add_flags, complete, flag, flag_name, taken, typed
 from support.trials import THE_SHEETS, Architecture, Trials, split_off
 
 import torch
@@ -58,10 +58,7 @@ class SearchOptions:
         action="store_true",
     )
     epochs: int = flag(
-        None,
-        "passes over the training images in full (default: up to 5, as the minutes allow; --grid 3)",
-        type=positive(int),
-        metavar="N",
+        None, "passes over the training images in full (default: up to 5, as the minutes allow; --grid 3)"
     )
     out: str = flag(None, "folder to make or to go on in (default: runs/search)", metavar="DIR")
 
@@ -247,8 +244,7 @@ def parse(arguments=None):
     add_flags(parser, Settings, names.split())
     given = typed(parser, arguments)
     space = {name: list(dict.fromkeys(given.pop(name))) for name in SPACE}
-    options = {each.name: given.pop(each.name) for each in fields(SearchOptions) if each.name in given}
-    options = SearchOptions(**options)
+    options = taken(SearchOptions, given)
     if options.grid and options.minutes:
         raise UserError("--grid has no budget: leave out --minutes")
     return Settings(init="xavier", **given), space, options

@@ -30,10 +30,10 @@ def layer_stds(model, images, labels):
 
     `images` are float (N, channels, height, width), `labels` int64 (N,). A layer's activations are what it
     puts out, before a ReLU; the gradients are those of each image's cross-entropy with respect to them.
-    Dropout is off.
-    Raises UserError where they are not finite.
+    Dropout is off. Raises UserError where they are not finite.
     """
-    outputs, hooks = {}, []
+    outputs = {}
+    hooks = []
     for name, layer in model.named_modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
 
@@ -81,9 +81,7 @@ def print_table(networks):
     for name, rows in networks.items():
         by_layers.setdefault(tuple(row["layer"] for row in rows), {})[name] = rows
     for layers, alike in by_layers.items():
-        print(
-            "\nstandard deviations: of a layer's output, before a ReLU; of the gradients with respect to it"
-        )
+        print("\nstandard deviations: of a layer's output, before a ReLU; of the loss's gradients by that")
         for number, name in enumerate(alike, 1):
             print(f"{number}: {name}")
         heads = "".join(f"{number:>8}: out{'gradient':>10}" for number in range(1, len(alike) + 1))

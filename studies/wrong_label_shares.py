@@ -9,11 +9,9 @@ import argparse
 from pathlib import Path
 
 from support import pictures
-from support.chance import difference, mean_sd
+from support.chance import MEASURES, difference, mean_sd
 from support.console import Parser, UserError, run_command
 from support.files import read_csv
-
-from diagnose import MEASURES
 
 LABELS = {"clean": "no wrong labels", "imperfect": "before cleaning", "cleaned": "after cleaning"}  # as shown
 
@@ -42,9 +40,7 @@ def read_effects(files):
             rows.sort(key=lambda row: row["seed"])
         seeds = [[row["seed"] for row in rows] for rows in diagnosis.values()]
         if set(diagnosis) != set(LABELS) or seeds.count(seeds[0]) < 3 or len(set(seeds[0])) < len(seeds[0]):
-            raise UserError(
-                f"{file}: needs the same seeds, each once, for clean, imperfect and cleaned labels"
-            )
+            raise UserError(f"{file}: needs the same seeds, each once, for {', '.join(LABELS)} labels")
         imperfect = diagnosis["imperfect"][0]
         diagnosis["share"] = 100 * imperfect["n_wrong"] / imperfect["n_images"]
         if diagnosis["share"] == 0:
@@ -59,10 +55,8 @@ def read_effects(files):
 def summary(diagnosis):
     """Return a row of the table, a dict: means and standard deviations over the seeds of a diagnosis."""
     before, after = diagnosis["imperfect"][0], diagnosis["cleaned"][0]
-    row = {
-        "wrong_percent": round(diagnosis["share"], 2),
-        "n_removed": int(before["n_images"] - after["n_images"]),
-    }
+    row = {"wrong_percent": round(diagnosis["share"], 2)}
+    row["n_removed"] = int(before["n_images"] - after["n_images"])
     row["n_found"] = int(before["n_wrong"] - after["n_wrong"])
     for measure, factor in MEASURES.items():
         numbers = {name: [factor * seed[measure] for seed in diagnosis[name]] for name in LABELS}
@@ -103,19 +97,15 @@ def main(arguments=None):
     print_diagnoses(table)
     lines = []
     for labels, text in LABELS.items():
-        errors, losses = [], []
-        for diagnosis in diagnoses:
-            rows = diagnosis[labels]
-            for curve, values in (
-                (errors, [100 - 100 * row["test_accuracy"] for row in rows]),
-                (losses, [row["test_loss"] for row in rows]),
-            ):
-                values = [max(value, 1e-4) for value in values]
-                curve.append((diagnosis["share"], mean_sd(values)[0], min(values), max(values)))
-        lines.append((text, [errors, losses]))
+        curves = []
+        for value in (lambda row: 100 - 100 * row["test_accuracy"], lambda row: row["test_loss"]):
+            points = [(run["share"], [max(value(row), 1e-4) for row in run[labels]]) for run in diagnoses]
+            curves.append([(x, mean_sd(ys)[0], min(ys), max(ys)) for x, ys in points])
+        lines.append((text, curves))
     panel = {"x_title": "wrong labels in the training set (%, log scale)", "log_x": True, "log_y": True}
     panels = [panel | {"title": f"test {name}, log scale"} for name in ("error (%)", "loss")]
-    title = f"What wrong labels among {diagnoses[0]['clean'][0]['n_images']:,.0f} do; bands: lowest to highest seed"
+    n_images = diagnoses[0]["clean"][0]["n_images"]
+    title = f"What wrong labels among {n_images:,.0f} do; bands: lowest to highest seed"
     pictures.write_outputs(given, table, title, [("", panels, lines)])
 
 

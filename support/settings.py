@@ -11,7 +11,10 @@ import torch
 
 
 def flag(default, text, **argparse_options):
-    """Return a dataclass field that is a command-line flag too."""
+    """Return a dataclass field that is a command-line flag too, with `argparse_options`.
+
+    Without any, an int is a positive one.
+    """
     return field(default=default, metadata={"help": text, **argparse_options})
 
 
@@ -25,18 +28,14 @@ class Settings:
         "first weights: PyTorch's own, Xavier's, ImageNet's (vgg16 only), or another run's (see --weights)",
         choices=("default", "xavier", "pretrained", "transfer"),
     )
-    n_blocks: int = flag(3, "blocks, each of which halves the image", type=positive(int))
-    n_features_1: int = flag(
-        32, "channels of the stem and of a block's first convolution", type=positive(int)
-    )
-    n_features_2: int = flag(32, "channels of a block's second convolution", type=positive(int))
-    n_fully_1: int = flag(144, "units of the first hidden fully connected layer", type=positive(int))
-    n_fully_2: int = flag(72, "units of the second hidden fully connected layer", type=positive(int))
+    n_blocks: int = flag(3, "blocks, each of which halves the image")
+    n_features_1: int = flag(32, "channels of the stem and of a block's first convolution")
+    n_features_2: int = flag(32, "channels of a block's second convolution")
+    n_fully_1: int = flag(144, "units of the first hidden fully connected layer")
+    n_fully_2: int = flag(72, "units of the second hidden fully connected layer")
     data: str = flag("auto", "auto, mnist, digits (the built-in ones) or a folder", metavar="SOURCE")
-    epochs: int = flag(5, "passes over the training data", type=positive(int), metavar="N")
-    batch_size: int = flag(
-        None, "images in a step (default: 128; vgg16 and frozen networks 32)", type=positive(int), metavar="N"
-    )
+    epochs: int = flag(5, "passes over the training data")
+    batch_size: int = flag(None, "images in a step (default: 128; vgg16 and frozen networks 32)")
     lr: float = flag(
         None,
         "highest learning rate of the cycle (default: 0.003, in one epoch 0.005; vgg16 0.0001; "
@@ -51,23 +50,17 @@ class Settings:
     )
     freeze: bool = flag(
         False,
-        "train only the last layer, on what the layers before it make of the images, computed once",
+        "train only the last layer; the features below it are computed once",
         action="store_true",
     )
-    image_size: int = flag(
-        None, "resize images to N×N pixels (default: as they are; vgg16 224)", type=positive(int), metavar="N"
-    )
-    limit: int = flag(
-        None, "use at most N training and N test images (default: all)", type=positive(int), metavar="N"
-    )
+    image_size: int = flag(None, "resize images to N×N pixels (default: as they are; vgg16 224)")
+    limit: int = flag(None, "use at most N training and N test images (default: all)")
     seed: int = flag(0, "seed of all that is random", type=seed_number, metavar="N")
     device: str = flag(None, "cpu, cuda or mps (default: cuda or mps where there is one)", metavar="NAME")
     precision: str = flag(
         None, "default: bf16 where the hardware has it, else fp32", choices=("fp32", "bf16")
     )
-    threads: int = flag(
-        None, "CPU threads (default: as torch and OMP_NUM_THREADS say)", type=positive(int), metavar="N"
-    )
+    threads: int = flag(None, "CPU threads (default: as torch and OMP_NUM_THREADS say)")
     weights: str = flag(
         None,
         "for --init transfer another run's model.pt; for --init pretrained vgg16's ImageNet weights "
@@ -104,12 +97,11 @@ def add_flags(parser, kind, names=None, **defaults):
     `defaults` take the place of the fields' own.
     """
     for setting in fields(kind):
-        flag_options = dict(setting.metadata)
+        flag_options = {"type": positive(int), "metavar": "N"} if setting.type is int else {}
+        flag_options |= setting.metadata
         default = defaults.get(setting.name, setting.default)
         if default is not None and default is not False:
             flag_options["help"] += f" (default: {default})"
-        if setting.name in ARCHITECTURE:
-            flag_options["metavar"] = "N"
         if names is None or setting.name in names:
             # Without a default here, `typed` returns only what was really typed.
             parser.add_argument(flag_name(setting.name), default=argparse.SUPPRESS, **flag_options)
@@ -121,6 +113,11 @@ def typed(parser, arguments=None):
     if "" in given.values():
         raise UserError("a flag was given an empty text; leave the flag out, or give it a value")
     return given
+
+
+def taken(kind, given):
+    """Return a dataclass `kind` of what `typed` returned for its flags, which is taken out of `given`."""
+    return kind(**{option.name: given.pop(option.name) for option in fields(kind) if option.name in given})
 
 
 def parse(description, arguments=None, options_kind=Options, **defaults):
@@ -136,8 +133,7 @@ def parse(description, arguments=None, options_kind=Options, **defaults):
     if "resume" in given and len(given) > 1:
         other = next(name for name in given if name != "resume")
         raise UserError(f"--resume keeps the run's own settings: leave out {flag_name(other)}")
-    options = {field.name: given.pop(field.name) for field in fields(options_kind) if field.name in given}
-    options = options_kind(**options)
+    options = taken(options_kind, given)
     settings = Settings(**(defaults | given))
     if settings.model == "vgg16" and not given.keys().isdisjoint(ARCHITECTURE):
         raise UserError(

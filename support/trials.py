@@ -86,7 +86,7 @@ def check_failure(error):
         raise error
 
 
-# ---------------------------------------------------------------- the table and the turns
+# ---------------------------------------------------------------- whose turn it is
 
 
 clock = time.perf_counter  # in seconds; the tests have another

@@ -11,13 +11,11 @@ from support.run_folder import checksum
 
 import pytest
 import torch
-from conftest import write_folder
+from conftest import FLAGS, write_folder
 from PIL import Image
 
 import compare
 import train
-
-SMALL = "--n-blocks 1 --n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8 --threads 2"
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +35,7 @@ def folder(tmp_path_factory):
             "b": "--data shuffled --epochs 2 --augment",
             "c": "--data others --epochs 3",
         }.items():
-            train.main(f"{SMALL} {flags} --out runs/{name}".split())
+            train.main(f"{FLAGS} {flags} --out runs/{name}".split())
     return root
 
 

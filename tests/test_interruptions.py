@@ -7,6 +7,7 @@ import shutil
 import signal
 import time
 from contextlib import contextmanager, suppress
+from inspect import getsource
 from pathlib import Path
 
 from support import run_folder
@@ -121,15 +122,17 @@ def test_a_reader_who_goes_away_ends_the_run_in_one_line(tmp_path):
 
 
 def gradient_descent(model, lr, n_steps):
+    """Stand for train.optimisation: AdamW would hide gradients that are all too large or too small."""
     optimizer = torch.optim.SGD(model.parameters(), lr)
     return optimizer, torch.optim.lr_scheduler.ConstantLR(optimizer)
 
 
-SGD = f"""
+TRAIN_SO = f"""
 import sys
-sys.path[:0] = {[str(PROJECT), str(PROJECT / "tests")]!r}
-import test_interruptions, train
-train.optimisation = test_interruptions.gradient_descent
+sys.path.insert(0, {str(PROJECT)!r})
+import train, torch
+{getsource(gradient_descent)}
+train.optimisation = gradient_descent
 train.run_command(train.main)
 """
 
@@ -150,8 +153,7 @@ def said_where_one_dies(process, folder, rank, script):
 
 def test_two_processes_one_of_which_dies_give_the_weights_of_one_to_rounding(tmp_path, monkeypatch):
     write_folder(tmp_path / "images", n_train=25, n_test=11)  # the last batch is one image, for two processes
-    # Plain gradient descent, as AdamW would hide gradients that are all too large or too small.
-    Path("sgd.py").write_text(SGD)
+    Path("sgd.py").write_text(TRAIN_SO)
     arguments = f"--data images --epochs 60 --augment --image-size 9 --lr 0.05 {FLAGS}"
     process = under_torchrun("sgd.py", f"{arguments} --out two", tmp_path)
     said = said_where_one_dies(process, "two", 1, "sgd.py")

@@ -284,6 +284,17 @@ def test_more_time_never_buys_less(seconds):
     assert (len(entrants), rungs[-1][0]) <= (len(more), longer[-1][0])
 
 
+def test_fewer_entrants_are_chosen_by_the_seed_and_keep_their_order():
+    _, candidates = small_trials()
+    options = SearchOptions(epochs=1)
+    plans, same, others = (list(search.possible_plans(candidates, options, seed)) for seed in (0, 0, 1))
+    assert plans == same != others
+    assert [len(entrants) for entrants, _ in plans] == list(range(24, 1, -1))
+    for entrants, rungs in plans:
+        assert entrants == [candidate for candidate in candidates if candidate in entrants]
+        assert rungs == search.halving_rungs(len(entrants), 1)
+
+
 def test_a_search_that_goes_on_keeps_its_plan_whatever_the_speed_is_now(tmp_path, monkeypatch):
     machine = Machine(monkeypatch)
     bench, candidates = make_trials(tmp_path)

@@ -1,4 +1,4 @@
-"""The standard deviations by layer, against a forward pass by hand and Glorot's and He's laws."""
+"""Standard deviations by layer: against a pass by hand, Glorot's and He's laws, and of runs in folders."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from support.run_folder import read_config
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import write_folder
+from conftest import FLAGS, write_folder
 from PIL import Image
 from torch import nn
 
@@ -58,36 +58,52 @@ def test_xavier_halves_the_variance_at_every_relu_and_kaiming_keeps_it():
     assert stds[10] / stds[0] == pytest.approx(1, rel=0.5)
 
 
-SMALL = "--n-blocks 1 --n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8 --batch-size 4 --lr 0.02"
-
-
-def test_runs_are_looked_at_as_they_began_and_as_they_ended(tmp_path, monkeypatch, capsys):
+@pytest.fixture
+def runs(tmp_path, monkeypatch):
+    """In the current folder, images/ and a finished run with them, runs/xavier."""
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "images")
-    for init in ("xavier", "default"):
-        train.main(f"{SMALL} --data images --init {init} --out runs/{init}".split())
-    (tmp_path / "runs" / "default" / "model.pt").unlink()  # as if it were not finished
-    layers.main(["runs/xavier", "runs/default", "--csv", "table.csv"])
-    rows = read_csv("table.csv")
-    names = list(dict.fromkeys(row["network"] for row in rows))
-    states = ("runs/xavier, at the start", "runs/xavier, trained", "runs/default, at the start")
-    assert names == [f"{state}, on images" for state in states]
-    assert len(rows) == 3 * 6  # stem, two convolutions, three linear layers
-    assert float(rows[0]["activation_std"]) != float(rows[6]["activation_std"])
-    trained = torch.load("runs/xavier/model.pt", weights_only=True)
+    train.main(f"{FLAGS} --lr 0.02 --data images --init xavier --out runs/xavier".split())
+
+
+def test_runs_are_looked_at_as_they_began_and_as_they_ended(runs, capsys):
+    shutil.copytree("runs/xavier", "runs/other")
+    Path("runs/other/model.pt").unlink()  # as if it were not finished
+    layers.main(["runs/xavier", "runs/other", "--csv", "table.csv"])
+    networks = {}
+    for row in read_csv("table.csv"):
+        stds = [float(row["activation_std"]), float(row["gradient_std"])]
+        networks.setdefault(row["network"], []).append(stds)
+    start, trained, other = (
+        networks[f"{state}, on images"]
+        for state in ("runs/xavier, at the start", "runs/xavier, trained", "runs/other, at the start")
+    )
+    assert start == other != trained
+    assert len(start) == 8  # stem, two blocks of two convolutions, three linear layers
     settings, config = read_config(Path("runs/xavier"))
     model = models.build(settings, 3, config["data"]["image_shape"])
-    model.load_state_dict(trained)
+    model.load_state_dict(torch.load("runs/xavier/model.pt", weights_only=True))
     images = data.load("images")[0].subset(randomness.random_part(24, layers.N_IMAGES))
     expected = layers.layer_stds(model, data.batch_to_float(images.images), images.labels)
-    assert float(rows[6]["activation_std"]) == pytest.approx(expected[0]["activation_std"])
-    assert "runs/default is not finished" in capsys.readouterr().out
+    assert trained[0][0] == pytest.approx(expected[0]["activation_std"])
+    assert "runs/other is not finished" in capsys.readouterr().out
     Image.open("runs/layers.png").verify()
-    write_folder(tmp_path / "images", n_train=30)
+
+
+def test_a_run_whose_images_have_changed_is_refused(runs):
+    write_folder(Path("images"), n_train=30)
     with pytest.raises(UserError, match="is not what that run began with"):
         layers.main(["runs/xavier"])
-    shutil.rmtree("images")
-    write_folder(tmp_path / "images")
+
+
+def test_weights_of_another_network_are_refused(runs):
     torch.save(models.encoder().state_dict(), "runs/xavier/model.pt")
     with pytest.raises(UserError, match=r"model\.pt: is not what"):
         layers.main(["runs/xavier"])
+
+
+def test_where_numbers_are_not_finite_there_is_nothing_to_look_at():
+    model = models.encoder(3, image_size=8, n_blocks=1)
+    nn.init.constant_(model[-1].weight, torch.inf)
+    with pytest.raises(UserError, match="no finite numbers"):
+        layers.layer_stds(model, torch.rand(2, 1, 8, 8), torch.tensor([0, 1]))

@@ -1,9 +1,11 @@
-"""The comparison of ways to rank: each ranking against its definition, and the table that it leaves."""
+"""The comparison of ways to rank suspects: each ranking against its definition, what each way's networks
+learn and find, the table and the picture that are left, and what is refused before the training."""
 
-import csv
+from dataclasses import replace
 from pathlib import Path
 
 from support.console import UserError
+from support.files import read_csv, write_csv
 from support.settings import Settings
 
 import pytest
@@ -21,13 +23,8 @@ def test_each_ranking_is_a_sort_by_what_it_says():
     outputs = torch.randn(2, 40, 3, generator=generator).log_softmax(dim=2)
     mean = outputs.mean(dim=0).tolist()
     losses = [-mean[i][label] for i, label in enumerate(labels.tolist())]
-    margins = [
-        max(mean[i][c] for c in range(3) if c != label) - mean[i][label]
-        for i, label in enumerate(labels.tolist())
-    ]
     orders = suspect_rankings.rankings(labels, outputs)
     assert orders["loss"].tolist() == sorted(range(40), key=lambda i: -losses[i])
-    assert orders["margin"].tolist() == sorted(range(40), key=lambda i: -margins[i])
     assert torch.equal(orders["loss and pair"], diagnose.top_losses(labels, outputs)[0])
 
 
@@ -42,7 +39,7 @@ def test_each_way_is_a_line_with_what_each_set_of_wrong_labels_gave(tmp_path, mo
     monkeypatch.setattr(suspect_rankings, "NETWORKS", recipes)
     suspect_rankings.main(["--seeds", "3", "4"])
     rows = table()
-    assert len(rows) == 3 * len(suspect_rankings.WAYS)
+    assert len(rows) == 2 * len(suspect_rankings.WAYS)
     for row in rows:
         found = [int(number) for number in row["found of 100"].split()]
         assert (row["label seeds"], len(found)) == ("3 4", 2)
@@ -52,18 +49,16 @@ def test_each_way_is_a_line_with_what_each_set_of_wrong_labels_gave(tmp_path, mo
 
 
 def table():
-    with open(Path("results") / "wrong_labels.csv", newline="") as file:
-        return list(csv.DictReader(file))
+    return read_csv(Path("results") / "wrong_labels.csv")
 
 
 def test_a_held_out_network_never_sees_what_it_ranks(monkeypatch):
-    data, learnt = stripes(20), []
-    monkeypatch.setattr(
-        wrong_labels, "NETWORKS", {"held out": (1, False, True, 2), "whole": (1, False, False, 1)}
-    )
-    monkeypatch.setattr(
-        suspect_rankings.train, "fit", lambda model, train, *rest, **label: learnt.append(train.ids)
-    )
+    data = stripes(20)
+    learnt = []
+    recipes = {"held out": (1, False, True, 2), "whole": (1, False, False, 1)}
+    monkeypatch.setattr(suspect_rankings, "NETWORKS", recipes)
+    fit = lambda model, train, *_, **__: learnt.append(train.ids)  # noqa: E731
+    monkeypatch.setattr(suspect_rankings.train, "fit", fit)
 
     def ranked(networks, part, settings):
         assert set(part.ids) == set(data.ids) or not set(part.ids) & set(learnt[-1])
@@ -84,22 +79,22 @@ def two_sets(tmp_path, monkeypatch):
     monkeypatch.setattr(suspect_rankings, "load", lambda source: (data, None))
     monkeypatch.setattr(suspect_rankings, "N_WRONG", 4)
     changed = {3: torch.tensor([30, 31, 32, 33]), 4: torch.tensor([40, 41, 42, 7])}
-    monkeypatch.setattr(
-        wrong_labels, "wrong_labels", lambda labels, n, count, seed, _: (labels, changed[seed])
-    )
+    make_wrong = lambda labels, n_classes, count, seed, _: (labels, changed[seed])  # noqa: E731
+    monkeypatch.setattr(suspect_rankings, "make_wrong", make_wrong)
 
     def run(suspects, *flags):
         """`suspects` are {recipe: (images in the first set, images in the second)}."""
-        number = iter((0, 1))
+        numbers = iter((0, 1))
 
-        def outputs(given, settings):
-            at, result = next(number), {}
+        def outputs(data, settings):
+            number = next(numbers)
+            outputs = {}
             for recipe, (*_, n) in suspect_rankings.NETWORKS.items():
-                likely = torch.full((n, 60, 3), 0.01).scatter(2, given.labels.expand(n, -1)[..., None], 0.98)
-                for index in suspects[recipe][at]:
+                likely = torch.full((n, 60, 3), 0.01).scatter(2, data.labels.expand(n, -1)[..., None], 0.98)
+                for index in suspects[recipe][number]:
                     likely[:, index] = likely[:, index].roll(1, dims=1)
-                result[recipe] = likely.log()
-            return result
+                outputs[recipe] = likely.log()
+            return outputs
 
         monkeypatch.setattr(suspect_rankings, "log_probabilities", outputs)
         suspect_rankings.main(["--seeds", "3", "4", *flags])
@@ -114,22 +109,51 @@ def test_every_way_counts_what_its_own_networks_find(two_sets):
         suspects = dict.fromkeys(suspect_rankings.NETWORKS, (nothing, nothing))
         two_sets(suspects | {recipe: ([30, 31, 32, 33][:found] + nothing[found:], nothing)})
         for row in table():
-            parts = suspect_rankings.WAYS[row["networks"]]
-            if recipe not in parts:
+            recipes = suspect_rankings.WAYS[row["networks"]]
+            if recipe not in recipes:
                 assert row["found of 100"] == "0 0"
-            elif len(parts) == 1:
+            elif len(recipes) == 1:
                 assert row["found of 100"] == f"{found} 0"
-        assert len(table()) == 3 * len(suspect_rankings.WAYS)  # in place of those of the same sets
+        assert len(table()) == 2 * len(suspect_rankings.WAYS)  # in place of those of the same sets
+
+
+def test_rankings_of_before_that_are_no_more_keep_their_lines(two_sets):
+    nothing = dict.fromkeys(suspect_rankings.NETWORKS, ([0, 1, 2, 3], [0, 1, 2, 3]))
+    two_sets(nothing)
+    old = table()[0] | {"ranked by": "margin"}
+    write_csv(Path("results") / "wrong_labels.csv", [old, *table()])
+    two_sets(nothing)
+    assert table()[0] == old
+    assert len(table()) == 1 + 2 * len(suspect_rankings.WAYS)
+
+
+def test_with_4_9_these_two_are_taken_for_each_other_and_no_other_labels_change(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = replace(stripes(300), classes=("9", "5", "4"))
+    imperfect = []
+
+    def outputs(data, settings):
+        imperfect.append(data.labels)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suspect_rankings, "load", lambda source: (data, None))
+    monkeypatch.setattr(suspect_rankings, "log_probabilities", outputs)
+    with pytest.raises(KeyboardInterrupt):
+        suspect_rankings.main(["--classes", "4_9"])
+    changed = imperfect[0] != data.labels
+    assert changed.sum() == 100
+    assert torch.equal(imperfect[0][changed], 2 - data.labels[changed])  # 0 ↔ 2
 
 
 def test_other_data_have_lines_and_a_picture_of_their_own(two_sets):
     nothing = dict.fromkeys(suspect_rankings.NETWORKS, ([0, 1, 2, 3], [0, 1, 2, 3]))
     two_sets(nothing)
-    rows, pictures = table(), {file.name: file.read_bytes() for file in Path("results").glob("*.png")}
+    rows = table()
+    pictures = {file: file.read_bytes() for file in Path("results").glob("*.png")}
     two_sets(nothing, "--data", "others/MNIST")  # a folder, whatever its name
     assert [row["data"] for row in table()] == ["mnist"] * len(rows) + ["others/MNIST"] * len(rows)
     assert table()[: len(rows)] == rows
-    assert all(Path("results", name).read_bytes() == content for name, content in pictures.items())
+    assert all(file.read_bytes() == content for file, content in pictures.items())
     assert len(list(Path("results").glob("*.png"))) == 2
 
 

@@ -1,8 +1,11 @@
-"""Before and after: the paired t test, against known cases and against chance itself."""
+"""Diagnoses of ever more wrong labels: their order, the table, pairs of seeds, which tables are refused.
+At the end the paired t test that judges a change, against known cases and against chance itself."""
 
 import random
 from pathlib import Path
 
+from support import chance
+from support.chance import MEASURES, T_95, difference, mean_sd
 from support.console import UserError
 from support.files import read_csv, write_csv
 
@@ -12,7 +15,111 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from studies import wrong_label_shares
-from studies.wrong_label_shares import MEASURES, T_95, difference, mean_sd, print_effect, sum_up
+
+
+def effect_rows(n_wrong, n_found, accuracies):
+    """Return effect.csv's rows for 1,000 images; `accuracies` has two seeds' for each of the three labels."""
+    counts = {
+        "clean": (1000, 0),
+        "imperfect": (1000, n_wrong),
+        "cleaned": (1000 - n_wrong, n_wrong - n_found),
+    }
+    rows = []
+    for (labels, (n_images, wrong)), pair in zip(counts.items(), accuracies, strict=True):
+        for seed, accuracy in enumerate(pair):
+            row = {"labels": labels, "seed": seed, "n_images": n_images, "n_wrong": wrong}
+            rows.append(row | dict.fromkeys(MEASURES, 0.1) | {"test_accuracy": accuracy})
+    return rows
+
+
+def test_diagnoses_stand_in_the_order_of_their_shares_of_wrong_labels(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_csv("many.csv", effect_rows(100, 80, [(0.9, 0.9), (0.5, 0.7), (0.8, 0.9)]))
+    write_csv("few.csv", effect_rows(10, 9, [(0.9, 0.9), (0.9, 0.9), (0.9, 0.9)]))
+    wrong_label_shares.main(["many.csv", "few.csv", "--picture", "effect.png", "--csv", "table.csv"])
+    few, many = read_csv("table.csv")
+    assert (few["wrong_percent"], few["n_removed"], few["n_found"]) == ("1.0", "10", "9")
+    assert (many["wrong_percent"], many["n_removed"], many["n_found"]) == ("10.0", "100", "80")
+    assert float(many["test_accuracy_imperfect"]) == 60
+    assert float(many["test_accuracy_imperfect_sd"]) == pytest.approx(14.1421, abs=1e-4)  # 20 / √2
+    assert float(many["test_accuracy_change"]) == 25
+    assert many["test_accuracy_verdict"] == "within chance"  # t = 5, and 12.71 is needed
+    Image.open("effect.png").verify()
+
+
+def test_the_printed_table_has_a_line_for_accuracy_and_one_for_loss(tmp_path, capsys):
+    write_csv(tmp_path / "effect.csv", effect_rows(100, 80, [(0.9, 0.9), (0.5, 0.7), (0.8, 0.9)]))
+    (diagnosis,) = wrong_label_shares.read_effects([tmp_path / "effect.csv"])
+    wrong_label_shares.print_diagnoses([wrong_label_shares.summary(diagnosis)])
+    _, accuracy, loss = capsys.readouterr().out.splitlines()
+    assert accuracy.split()[:3] == ["10.00%", "100", "80"]
+    assert "60.00 ± 14.14" in accuracy
+    assert loss.count("0.1000 ± 0.0000") == 3
+
+
+def test_one_table_may_hold_several_diagnoses(tmp_path):
+    rows = [row | {"command": "a"} for row in effect_rows(10, 9, [(0.9, 0.9)] * 3)]
+    rows += [row | {"command": "b"} for row in effect_rows(50, 9, [(0.9, 0.9)] * 3)]
+    write_csv(tmp_path / "both.csv", rows)
+    assert [run["share"] for run in wrong_label_shares.read_effects([tmp_path / "both.csv"])] == [1, 5]
+
+
+def test_seeds_are_paired_whatever_their_order(tmp_path):
+    rows = effect_rows(10, 9, [(0.9, 0.9), (0.2, 0.6), (0.3, 0.8)])
+    write_csv(tmp_path / "a.csv", [*rows[:4], rows[5], rows[4]])
+    (diagnosis,) = wrong_label_shares.read_effects([tmp_path / "a.csv", tmp_path / "a.csv"])
+    row = wrong_label_shares.summary(diagnosis)
+    assert row["test_accuracy_change_sd"] == pytest.approx(7.0711, abs=1e-4)  # of 10 and 20
+
+
+def test_a_table_that_is_read_is_not_written_over(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_csv("in.csv", effect_rows(10, 9, [(0.9, 0.9)] * 3))
+    before = Path("in.csv").read_bytes()
+    for flags in (["--csv", "in.csv"], ["--csv", str(tmp_path / "in.csv")], ["--picture", "in.csv"]):
+        with pytest.raises(UserError, match=r"in\.csv: is"):
+            wrong_label_shares.main(["in.csv", *flags])
+    assert Path("in.csv").read_bytes() == before
+    Path("empty.csv").touch()
+    with pytest.raises(UserError, match=r"empty\.csv: is no file with rows"):
+        wrong_label_shares.main(["empty.csv"])
+
+
+def test_diagnoses_of_other_data_are_not_mixed(tmp_path):
+    rows = effect_rows(10, 9, [(0.9, 0.9)] * 3)
+    write_csv(tmp_path / "a.csv", rows)
+    write_csv(tmp_path / "b.csv", [row | {"n_images": 2 * row["n_images"]} for row in rows])
+    with pytest.raises(UserError, match="different data, of 1,000 and 2,000 training images"):
+        wrong_label_shares.read_effects([tmp_path / "a.csv", tmp_path / "b.csv"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"n_wrong": ""}, {"n_wrong": 0}, {"test_loss": "low"}, {"seed": 1}, {"labels": "other"}],
+)
+def test_what_is_no_effect_csv_is_named(tmp_path, change):
+    write_csv(tmp_path / "effect.csv", [row | change for row in effect_rows(10, 9, [(0.9, 0.9)] * 3)])
+    with pytest.raises(UserError, match=r"effect\.csv: (is no|needs|has no)"):
+        wrong_label_shares.read_effects([tmp_path / "effect.csv"])
+
+
+@pytest.mark.parametrize("column", ["labels", "seed", "n_images", "n_wrong", *MEASURES])
+def test_a_table_without_a_column_is_named(tmp_path, column):
+    rows = effect_rows(10, 9, [(0.9, 0.9)] * 3)
+    write_csv(tmp_path / "effect.csv", [{name: row[name] for name in row if name != column} for row in rows])
+    with pytest.raises(UserError, match=r"effect\.csv: is no effect\.csv of a diagnosis"):
+        wrong_label_shares.read_effects([tmp_path / "effect.csv"])
+
+
+def test_all_three_labels_need_the_same_seeds(tmp_path):
+    rows = effect_rows(10, 9, [(0.9, 0.9)] * 3)
+    for others in (rows[:5], rows[:4], [*rows[:5], rows[5] | {"seed": 7}]):
+        write_csv(tmp_path / "effect.csv", others)
+        with pytest.raises(UserError, match="the same seeds"):
+            wrong_label_shares.read_effects([tmp_path / "effect.csv"])
+
+
+# ---------------------------------------------------------------- support/chance.py: a change over seeds
 
 numbers = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
 
@@ -54,132 +161,31 @@ def test_the_limits_fall_towards_the_normal_distributions():
     assert limits[-1] > 1.96
 
 
-def test_the_table_names_both_and_says_which_changes_count(capsys):
-    rows = [
-        {
-            "labels": "imperfect",
-            "train_loss": 0.5,
-            "train_accuracy": 0.9,
-            "test_loss": 0.2,
-            "test_accuracy": 0.95,
-        },
-        {
-            "labels": "imperfect",
-            "train_loss": 0.6,
-            "train_accuracy": 0.8,
-            "test_loss": 0.3,
-            "test_accuracy": 0.97,
-        },
+@pytest.fixture
+def effects():
+    """Rows of two seeds before a cleaning and after it, which takes a quarter of the training loss."""
+    before = [
+        {"train_loss": 0.5, "train_accuracy": 0.9, "test_loss": 0.2, "test_accuracy": 0.95},
+        {"train_loss": 0.6, "train_accuracy": 0.8, "test_loss": 0.3, "test_accuracy": 0.97},
     ]
-    after = [row | {"labels": "cleaned", "train_loss": 0.75 * row["train_loss"]} for row in rows]
-    print_effect(rows, after)
-    lines = capsys.readouterr().out.splitlines()[1:]
-    assert lines[0].split()[-3:] == ["imperfect", "cleaned", "change"]
-    assert "0.5500 ± 0.0707" in lines[1]
-    assert lines[1].endswith("-0.1375 ± 0.0177  within chance")  # t = 11.0, and 12.71 is needed
-    assert "85.00 ± 7.07" in lines[2]
-    assert lines[2].endswith("+0.00 ± 0.00  within chance")
+    before = [row | {"labels": "imperfect"} for row in before]
+    return before, [row | {"labels": "cleaned", "train_loss": 0.75 * row["train_loss"]} for row in before]
 
 
-def test_the_summary_has_each_change_with_its_verdict(capsys):
-    before = [dict.fromkeys(MEASURES, value) for value in (0.5, 0.6, 0.7)]
-    after = [
-        row | {"test_accuracy": row["test_accuracy"] + extra}
-        for row, extra in zip(before, (0.1, 0.11, 0.12), strict=True)
-    ]
-    sum_up(before, after, 3, 60)
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == "Cleaning 3 of 60 images (5.00%) changed"
-    assert lines[2] == "  the test accuracy by +11.00 ± 1.00 points: larger than chance"
-    assert lines[3] == "  the test loss by +0.0000 ± 0.0000: within chance"
+def test_a_change_is_told_with_its_verdict(effects):
+    loss = ("0.5500 ± 0.0707", "0.4125 ± 0.0530", "-0.1375 ± 0.0177", "within chance")
+    assert chance.effect_texts("train_loss", *effects) == loss  # t = 11.0, and 12.71 is needed
+    accuracy = ("85.00 ± 7.07", "85.00 ± 7.07", "+0.00 ± 0.00", "within chance")
+    assert chance.effect_texts("train_accuracy", *effects) == accuracy
 
 
-def effect_rows(n_wrong, n_found, accuracies):
-    """Return effect.csv's rows for 1,000 images; `accuracies` has two seeds' for each of the three labels."""
-    counts = {
-        "clean": (1000, 0),
-        "imperfect": (1000, n_wrong),
-        "cleaned": (1000 - n_wrong, n_wrong - n_found),
-    }
-    rows = []
-    for (labels, (n_images, wrong)), pair in zip(counts.items(), accuracies, strict=True):
-        for seed, accuracy in enumerate(pair):
-            row = {"labels": labels, "seed": seed, "n_images": n_images, "n_wrong": wrong}
-            rows.append(row | dict.fromkeys(MEASURES, 0.1) | {"test_accuracy": accuracy})
-    return rows
-
-
-def test_diagnoses_stand_in_the_order_of_their_shares_of_wrong_labels(tmp_path, capsys):
-    write_csv(tmp_path / "many.csv", effect_rows(100, 80, [(0.9, 0.9), (0.5, 0.7), (0.8, 0.9)]))
-    write_csv(tmp_path / "few.csv", effect_rows(10, 9, [(0.9, 0.9), (0.9, 0.9), (0.9, 0.9)]))
-    files = [str(tmp_path / name) for name in ("many.csv", "few.csv")]
-    wrong_label_shares.main(
-        [*files, "--picture", str(tmp_path / "effect.png"), "--csv", str(tmp_path / "table.csv")]
-    )
-    few, many = read_csv(tmp_path / "table.csv")
-    assert (few["wrong_percent"], few["n_removed"], few["n_found"]) == ("1.0", "10", "9")
-    assert (many["wrong_percent"], many["n_removed"], many["n_found"]) == ("10.0", "100", "80")
-    assert float(many["test_accuracy_imperfect"]) == 60
-    assert float(many["test_accuracy_imperfect_sd"]) == pytest.approx(14.1421, abs=1e-4)  # 20 / √2
-    assert float(many["test_accuracy_change"]) == 25
-    output = capsys.readouterr().out
-    assert output.index("1.00%") < output.index("10.00%")
-    assert "60.00 ± 14.14" in output
-    Image.open(tmp_path / "effect.png").verify()
-
-
-def test_one_table_may_hold_several_diagnoses(tmp_path):
-    rows = [row | {"command": "a"} for row in effect_rows(10, 9, [(0.9, 0.9)] * 3)]
-    rows += [row | {"command": "b"} for row in effect_rows(50, 9, [(0.9, 0.9)] * 3)]
-    write_csv(tmp_path / "both.csv", rows)
-    assert [run["share"] for run in wrong_label_shares.read_effects([tmp_path / "both.csv"])] == [1, 5]
-
-
-def test_seeds_are_paired_whatever_their_order(tmp_path):
-    rows = effect_rows(10, 9, [(0.9, 0.9), (0.2, 0.6), (0.3, 0.8)])
-    write_csv(tmp_path / "a.csv", [*rows[:4], rows[5], rows[4]])
-    (run,) = wrong_label_shares.read_effects([tmp_path / "a.csv", tmp_path / "a.csv"])
-    assert wrong_label_shares.summary(run)["test_accuracy_change_sd"] == pytest.approx(
-        7.0711, abs=1e-4
-    )  # of 10 and 20
-    write_csv(tmp_path / "a.csv", rows[:5])
-    with pytest.raises(UserError, match="the same seeds"):
-        wrong_label_shares.read_effects([tmp_path / "a.csv"])
-
-
-def test_a_table_that_is_read_is_not_written_over(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    write_csv("in.csv", effect_rows(10, 9, [(0.9, 0.9)] * 3))
-    before = Path("in.csv").read_bytes()
-    for flags in (["--csv", "in.csv"], ["--csv", str(tmp_path / "in.csv")], ["--picture", "in.csv"]):
-        with pytest.raises(UserError, match=r"in\.csv: is"):
-            wrong_label_shares.main(["in.csv", *flags])
-    assert Path("in.csv").read_bytes() == before
-    Path("empty.csv").touch()
-    with pytest.raises(UserError, match=r"empty\.csv: is no file with rows"):
-        wrong_label_shares.main(["empty.csv"])
-
-
-def test_diagnoses_of_other_data_are_not_mixed(tmp_path):
-    rows = effect_rows(10, 9, [(0.9, 0.9)] * 3)
-    write_csv(tmp_path / "a.csv", rows)
-    write_csv(tmp_path / "b.csv", [row | {"n_images": 2 * row["n_images"]} for row in rows])
-    with pytest.raises(UserError, match="different data, of 1,000 and 2,000 training images"):
-        wrong_label_shares.read_effects([tmp_path / "a.csv", tmp_path / "b.csv"])
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"n_wrong": ""},
-        {"n_wrong": 0},
-        {"n_images": 0},
-        {"test_loss": "low"},
-        {"seed": 1},
-        {"labels": "other"},
-    ],
-)
-def test_what_is_no_effect_csv_is_named(tmp_path, change):
-    write_csv(tmp_path / "effect.csv", [row | change for row in effect_rows(10, 9, [(0.9, 0.9)] * 3)])
-    with pytest.raises(UserError, match=r"effect\.csv: (is no|needs|has no)"):
-        wrong_label_shares.read_effects([tmp_path / "effect.csv"])
+def test_the_table_names_both_and_the_summary_says_what_the_cleaning_changed(effects, capsys):
+    chance.print_effect(*effects)
+    header, loss, *_ = capsys.readouterr().out.splitlines()[1:]
+    assert header.split()[-3:] == ["imperfect", "cleaned", "change"]
+    assert loss.split("  ")[0] == "train loss"
+    assert loss.endswith("-0.1375 ± 0.0177  within chance")
+    chance.print_summary(*effects, 3, 60)
+    first, accuracy, *_ = capsys.readouterr().out.splitlines()[1:]
+    assert first == "Cleaning 3 of 60 images (5.00%) changed"
+    assert accuracy == "  the test accuracy by +0.00 ± 0.00 points: within chance"

@@ -7,7 +7,7 @@ from support.console import UserError
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageColor
 
@@ -40,6 +40,8 @@ def test_whole_ticks_are_whole_and_evenly_spaced(low, span):
 
 
 @given(st.lists(st.floats(0, 100), min_size=1, max_size=9))
+@example([100.0])
+@example([0.0])
 def test_an_axis_of_percentages_has_room_for_all_of_them_and_shows_no_others(values):
     low, high = pictures.axis_range(values, False, 100)
     assert 0 <= low <= min(values) <= max(values) <= high <= 100
@@ -173,8 +175,10 @@ def test_a_contact_sheet_shows_every_image_in_its_place(tmp_path):
     images = torch.arange(10, 130, 10, dtype=torch.uint8).view(12, 1, 1, 1).repeat(1, 1, 28, 20)
     pictures.draw_sheet(tmp_path / "sheet.png", images, [("4", "9", "loss 1")] * 12, "title")
     with Image.open(tmp_path / "sheet.png") as picture:
-        middles = [picture.getpixel((20 + 84 * (i % 10) + 20, 52 + 110 * (i // 10) + 36)) for i in range(12)]
-    assert middles == [(shade,) * 3 for shade in range(10, 130, 10)]
+        for number, shade in enumerate(range(10, 130, 10)):
+            left, top = 20 + 84 * (number % 10), 52 + 110 * (number // 10)
+            corners = [picture.getpixel((left + x, top + y)) for x in (0, 50) for y in (0, 71)]
+            assert corners == [(shade,) * 3] * 4
     colour = torch.tensor([200, 30, 60], dtype=torch.uint8).view(1, 3, 1, 1).repeat(1, 1, 300, 400)
     pictures.draw_sheet(tmp_path / "sheet.png", colour, [("kitten", "dog", "loss 1")], "title")
     assert (200, 30, 60) in colours(tmp_path / "sheet.png")

@@ -89,9 +89,12 @@ def test_a_table_without_one_of_its_columns_is_no_table_of_trials(tmp_path, monk
 
 @pytest.mark.parametrize("error", [UserError("diverged"), RuntimeError("CUDA out of memory"), MemoryError()])
 def test_a_training_that_fails_is_a_row_that_says_why(tmp_path, monkeypatch, error):
-    (row,) = make_trials(tmp_path, Trainer(monkeypatch, error).train).run(BRIEF[:1], "one", math.inf, 0)
+    table = make_trials(tmp_path, Trainer(monkeypatch, error).train)
+    before = table.seconds_for(BRIEF[1:])
+    (row,) = table.run(BRIEF[:1], "one", math.inf, 0)
     assert (row["accuracy"], row["loss"]) == (None, None)
     assert row["error"] == (str(error) or "MemoryError")
+    assert table.seconds_for(BRIEF[1:]) == before  # how soon it failed tells nothing of the pace
     assert make_trials(tmp_path).rows == {BRIEF[0]: row}
 
 

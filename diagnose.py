@@ -131,7 +131,7 @@ def train_seeds(labelling, data, truth, test, settings, folder, n_seeds, n_netwo
         seconds = n_networks * sum(row["seconds"] for row in history) * 1.15  # with the tests
         if seconds > 60 and not rows:
             print(f"the {n_networks} networks take about {duration(seconds)}; Ctrl-C stops, --resume goes on")
-        row = {"labels": labelling, "seed": seed, "n_images": len(data), "n_wrong": n_wrong}
+        row = {"labelling": labelling, "seed": seed, "n_images": len(data), "n_wrong": n_wrong}
         rows.append(row | history[-1])
         networks.append(model)
     return networks, rows

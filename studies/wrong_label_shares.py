@@ -13,11 +13,11 @@ from support.chance import MEASURES, difference, mean_sd
 from support.console import Parser, UserError, run_command
 from support.files import read_csv
 
-LABELS = {"clean": "no wrong labels", "imperfect": "before cleaning", "cleaned": "after cleaning"}  # as shown
+LABELLINGS = {"clean": "no wrong labels", "imperfect": "before cleaning", "cleaned": "after cleaning"}  # as shown
 
 
 def read_effects(files):
-    """Return a list of diagnoses, from the least share of wrong labels: {labels: rows of floats}, and share.
+    """Return a list of diagnoses, from the least share of wrong labels: {labelling: rows of floats}, and share.
 
     `files` are effect.csv of diagnose.py, or tables of several in which a column `command` tells them apart.
     The share, in percent, is that before the cleaning. Raises UserError for other files, and where the true
@@ -32,15 +32,15 @@ def read_effects(files):
             for row in rows:
                 numbers = {name: float(row[name]) for name in (*MEASURES, "seed", "n_images", "n_wrong")}
                 diagnosis = diagnoses.setdefault((file, row.get("command")), {})
-                diagnosis.setdefault(row["labels"], []).append(numbers)
+                diagnosis.setdefault(row["labelling"], []).append(numbers)
         except (KeyError, ValueError):
             raise UserError(f"{file}: is no effect.csv of a diagnosis whose true labels are known") from None
     for (file, _), diagnosis in diagnoses.items():
         for rows in diagnosis.values():
             rows.sort(key=lambda row: row["seed"])
         seeds = [[row["seed"] for row in rows] for rows in diagnosis.values()]
-        if set(diagnosis) != set(LABELS) or seeds.count(seeds[0]) < 3 or len(set(seeds[0])) < len(seeds[0]):
-            raise UserError(f"{file}: needs the same seeds, each once, for {', '.join(LABELS)} labels")
+        if set(diagnosis) != set(LABELLINGS) or seeds.count(seeds[0]) < 3 or len(set(seeds[0])) < len(seeds[0]):
+            raise UserError(f"{file}: needs the same seeds, each once, for {', '.join(LABELLINGS)} labels")
         imperfect = diagnosis["imperfect"][0]
         diagnosis["share"] = 100 * imperfect["n_wrong"] / imperfect["n_images"]
         if diagnosis["share"] == 0:
@@ -59,10 +59,10 @@ def summary(diagnosis):
     row["n_removed"] = int(before["n_images"] - after["n_images"])
     row["n_found"] = int(before["n_wrong"] - after["n_wrong"])
     for measure, factor in MEASURES.items():
-        numbers = {name: [factor * seed[measure] for seed in diagnosis[name]] for name in LABELS}
-        for labels in LABELS:
-            mean, sd = mean_sd(numbers[labels])
-            row |= {f"{measure}_{labels}": round(mean, 5), f"{measure}_{labels}_sd": round(sd, 5)}
+        numbers = {name: [factor * seed[measure] for seed in diagnosis[name]] for name in LABELLINGS}
+        for labelling in LABELLINGS:
+            mean, sd = mean_sd(numbers[labelling])
+            row |= {f"{measure}_{labelling}": round(mean, 5), f"{measure}_{labelling}_sd": round(sd, 5)}
         mean, sd, verdict = difference(numbers["imperfect"], numbers["cleaned"])
         row |= {f"{measure}_change": round(mean, 5), f"{measure}_change_sd": round(sd, 5)}
         row[f"{measure}_verdict"] = verdict
@@ -77,8 +77,8 @@ def print_diagnoses(rows):
         counts = f"{row['wrong_percent']:11.2f}%{row['n_removed']:9,}{row['n_found']:15,}"
         for measure, digits in (("test_accuracy", 2), ("test_loss", 4)):
             texts = [
-                f"{row[f'{measure}_{labels}']:.{digits}f} ± {row[f'{measure}_{labels}_sd']:.{digits}f}"
-                for labels in LABELS
+                f"{row[f'{measure}_{labelling}']:.{digits}f} ± {row[f'{measure}_{labelling}_sd']:.{digits}f}"
+                for labelling in LABELLINGS
             ]
             name = measure.replace("_", " ") + " (%)" * (measure == "test_accuracy")
             print(f"{counts:36}  {name:18}" + "".join(f"{text:>18}" for text in texts), end="")
@@ -96,10 +96,10 @@ def main(arguments=None):
     table = [summary(diagnosis) for diagnosis in diagnoses]
     print_diagnoses(table)
     lines = []
-    for labels, text in LABELS.items():
+    for labelling, text in LABELLINGS.items():
         curves = []
         for value in (lambda row: 100 - 100 * row["test_accuracy"], lambda row: row["test_loss"]):
-            points = [(run["share"], [max(value(row), 1e-4) for row in run[labels]]) for run in diagnoses]
+            points = [(run["share"], [max(value(row), 1e-4) for row in run[labelling]]) for run in diagnoses]
             curves.append([(x, mean_sd(ys)[0], min(ys), max(ys)) for x, ys in points])
         lines.append((text, curves))
     panel = {"x_title": "wrong labels in the training set (%, log scale)", "log_x": True, "log_y": True}

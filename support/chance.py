@@ -44,9 +44,9 @@ def effect_texts(measure, before, after):
 
 
 def print_effect(before, after):
-    """Print what changed between two lists of rows, dicts of MEASURES with a name in the column labels."""
+    """Print what changed between two lists of rows, dicts of MEASURES with a name in the column labelling."""
     print(f"\n{'mean ± sd, ' + str(len(before)) + ' seeds':20}", end="")
-    print(f"{before[0]['labels']:>18}{after[0]['labels']:>18}{'change':>20}")
+    print(f"{before[0]['labelling']:>18}{after[0]['labelling']:>18}{'change':>20}")
     for measure, factor in MEASURES.items():
         name = measure.replace("_", " ") + (" (%)" if factor == 100 else "")
         old, new, change, verdict = effect_texts(measure, before, after)

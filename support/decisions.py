@@ -89,12 +89,12 @@ def read_decisions(path, data):
     return kept, labels
 
 
-def check_none_emptied(data, kept, labels, what):
-    """Raise UserError where a class of the ImageData `data` has no image left; `what` is to blame."""
+def check_none_emptied(data, kept, labels, blamed):
+    """Raise UserError where a class of the ImageData `data` has no image left; `blamed` is what to name."""
     emptied = set(data.labels.tolist()) - set(labels[kept].tolist())
     if emptied:
         raise UserError(
-            f"{what}: leaves no training image of the class {data.classes[min(emptied)]}; keep one"
+            f"{blamed}: leaves no training image of the class {data.classes[min(emptied)]}; keep one"
         )
 
 

@@ -55,7 +55,7 @@ def run_as_typed(module, arguments, cwd):
     os.chdir(cwd)
     for descriptor, name in enumerate(("stdout", "stderr"), 1):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-        setattr(sys, name, open(descriptor, "w"))
+        setattr(sys, name, open(descriptor, "w"))  # noqa: SIM115 (for the rest of this process)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.argv = [f"{module}.py", *arguments]
     script = importlib.import_module(module)

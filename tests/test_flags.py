@@ -338,7 +338,7 @@ def a_run_goes_on_where_it_was_to_the_same_end(run, command):
 def effect(folder):
     """Return {(labels, seed): (n_images, n_wrong)} of a diagnosis."""
     rows = read_csv(folder / "effect.csv")
-    return {(row["labels"], row["seed"]): (row["n_images"], row["n_wrong"]) for row in rows}
+    return {(row["labelling"], row["seed"]): (row["n_images"], row["n_wrong"]) for row in rows}
 
 
 def actions(folder):

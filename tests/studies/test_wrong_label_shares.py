@@ -1,17 +1,12 @@
-"""Diagnoses of ever more wrong labels: their order, the table, pairs of seeds, which tables are refused.
-At the end the paired t test that judges a change, against known cases and against chance itself."""
+"""Diagnoses of ever more wrong labels: their order, the table, pairs of seeds, which tables are refused."""
 
-import random
 from pathlib import Path
 
-from support import chance
-from support.chance import MEASURES, T_95, difference, mean_sd
+from support.chance import MEASURES
 from support.console import UserError
 from support.files import read_csv, write_csv
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from studies import wrong_label_shares
@@ -27,7 +22,7 @@ def effect_rows(n_wrong, n_found, accuracies):
     rows = []
     for (labels, (n_images, wrong)), pair in zip(counts.items(), accuracies, strict=True):
         for seed, accuracy in enumerate(pair):
-            row = {"labels": labels, "seed": seed, "n_images": n_images, "n_wrong": wrong}
+            row = {"labelling": labels, "seed": seed, "n_images": n_images, "n_wrong": wrong}
             rows.append(row | dict.fromkeys(MEASURES, 0.1) | {"test_accuracy": accuracy})
     return rows
 
@@ -95,7 +90,7 @@ def test_diagnoses_of_other_data_are_not_mixed(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"n_wrong": ""}, {"n_wrong": 0}, {"test_loss": "low"}, {"seed": 1}, {"labels": "other"}],
+    [{"n_wrong": ""}, {"n_wrong": 0}, {"test_loss": "low"}, {"seed": 1}, {"labelling": "other"}],
 )
 def test_what_is_no_effect_csv_is_named(tmp_path, change):
     write_csv(tmp_path / "effect.csv", [row | change for row in effect_rows(10, 9, [(0.9, 0.9)] * 3)])
@@ -103,7 +98,7 @@ def test_what_is_no_effect_csv_is_named(tmp_path, change):
         wrong_label_shares.read_effects([tmp_path / "effect.csv"])
 
 
-@pytest.mark.parametrize("column", ["labels", "seed", "n_images", "n_wrong", *MEASURES])
+@pytest.mark.parametrize("column", ["labelling", "seed", "n_images", "n_wrong", *MEASURES])
 def test_a_table_without_a_column_is_named(tmp_path, column):
     rows = effect_rows(10, 9, [(0.9, 0.9)] * 3)
     write_csv(tmp_path / "effect.csv", [{name: row[name] for name in row if name != column} for row in rows])
@@ -117,75 +112,3 @@ def test_all_three_labels_need_the_same_seeds(tmp_path):
         write_csv(tmp_path / "effect.csv", others)
         with pytest.raises(UserError, match="the same seeds"):
             wrong_label_shares.read_effects([tmp_path / "effect.csv"])
-
-
-# ---------------------------------------------------------------- support/chance.py: a change over seeds
-
-numbers = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
-
-
-@given(numbers, st.floats(-5, 5))
-def test_a_shift_is_found_with_its_size(before, shift):
-    mean, sd, verdict = difference(before, [number + shift for number in before])
-    assert mean == pytest.approx(shift, abs=1e-9)
-    assert sd == pytest.approx(0, abs=1e-9)
-    assert verdict != "larger than chance" or sd > 0
-
-
-@given(numbers)
-def test_no_change_is_never_larger_than_chance(before):
-    assert difference(before, before) == (0, 0, "within chance")
-
-
-def test_a_case_by_hand():
-    # differences 1, 2, 3: mean 2, sd 1, t = 2 / (1 / √3) = 3.46, less than 4.30
-    assert difference([0, 0, 0], [1, 2, 3]) == (2, 1, "within chance")
-    # differences of one hundredth each, as an accuracy's may be: no spread but rounding's
-    assert difference([99.44, 99.35, 99.41], [99.45, 99.36, 99.42])[2] == "no spread to judge by"
-    # differences 2, 3, 4: t = 3 √3 = 5.2
-    assert difference([0, 0, 0], [2, 3, 4]) == (3, 1, "larger than chance")
-    assert difference([0], [5]) == (5, 0, "no spread to judge by")
-    assert mean_sd([3]) == (3, 0)
-
-
-@pytest.mark.parametrize("n", [2, 3, 5, 10])
-def test_chance_alone_is_taken_for_an_effect_once_in_twenty(n):
-    rng = random.Random(n)
-    verdicts = [difference([0] * n, [rng.gauss(0, 1) for _ in range(n)])[2] for _ in range(4000)]
-    assert 0.035 < verdicts.count("larger than chance") / 4000 < 0.065  # 5 % ± 4 standard deviations
-
-
-def test_the_limits_fall_towards_the_normal_distributions():
-    limits = [T_95[n] for n in sorted(T_95)]
-    assert limits == sorted(limits, reverse=True)
-    assert limits[-1] > 1.96
-
-
-@pytest.fixture
-def effects():
-    """Rows of two seeds before a cleaning and after it, which takes a quarter of the training loss."""
-    before = [
-        {"train_loss": 0.5, "train_accuracy": 0.9, "test_loss": 0.2, "test_accuracy": 0.95},
-        {"train_loss": 0.6, "train_accuracy": 0.8, "test_loss": 0.3, "test_accuracy": 0.97},
-    ]
-    before = [row | {"labels": "imperfect"} for row in before]
-    return before, [row | {"labels": "cleaned", "train_loss": 0.75 * row["train_loss"]} for row in before]
-
-
-def test_a_change_is_told_with_its_verdict(effects):
-    loss = ("0.5500 ± 0.0707", "0.4125 ± 0.0530", "-0.1375 ± 0.0177", "within chance")
-    assert chance.effect_texts("train_loss", *effects) == loss  # t = 11.0, and 12.71 is needed
-    accuracy = ("85.00 ± 7.07", "85.00 ± 7.07", "+0.00 ± 0.00", "within chance")
-    assert chance.effect_texts("train_accuracy", *effects) == accuracy
-
-
-def test_the_table_names_both_and_the_summary_says_what_the_cleaning_changed(effects, capsys):
-    chance.print_effect(*effects)
-    header, loss, *_ = capsys.readouterr().out.splitlines()[1:]
-    assert header.split()[-3:] == ["imperfect", "cleaned", "change"]
-    assert loss.split("  ")[0] == "train loss"
-    assert loss.endswith("-0.1375 ± 0.0177  within chance")
-    chance.print_summary(*effects, 3, 60)
-    first, accuracy, *_ = capsys.readouterr().out.splitlines()[1:]
-    assert first == "Cleaning 3 of 60 images (5.00%) changed"
-    assert accuracy == "  the test accuracy by +0.00 ± 0.00 points: within chance"

@@ -1,16 +1,93 @@
-"""Which classes are affected: against planted wrong labels, cases by hand, and chance itself."""
+"""Chance: changes over seeds and wrong labels over classes, against cases by hand and chance itself."""
 
 import math
+import random
 import re
 from collections import Counter
 
-from support import mislabelled, randomness
-from support.chance import spread_over_classes
+from support import chance, mislabelled, randomness
+from support.chance import T_95, difference, mean_sd, spread_over_classes
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import data
+
+# ---------------------------------------------------------------- over seeds
+
+numbers = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
+
+
+@given(numbers, st.floats(-5, 5))
+def test_a_shift_is_found_with_its_size(before, shift):
+    mean, sd, verdict = difference(before, [number + shift for number in before])
+    assert mean == pytest.approx(shift, abs=1e-9)
+    assert sd == pytest.approx(0, abs=1e-9)
+    assert verdict != "larger than chance" or sd > 0
+
+
+@given(numbers)
+def test_no_change_is_never_larger_than_chance(before):
+    assert difference(before, before) == (0, 0, "within chance")
+
+
+def test_a_case_by_hand():
+    # differences 1, 2, 3: mean 2, sd 1, t = 2 / (1 / √3) = 3.46, less than 4.30
+    assert difference([0, 0, 0], [1, 2, 3]) == (2, 1, "within chance")
+    # differences of one hundredth each, as an accuracy's may be: no spread but rounding's
+    assert difference([99.44, 99.35, 99.41], [99.45, 99.36, 99.42])[2] == "no spread to judge by"
+    # differences 2, 3, 4: t = 3 √3 = 5.2
+    assert difference([0, 0, 0], [2, 3, 4]) == (3, 1, "larger than chance")
+    assert difference([0], [5]) == (5, 0, "no spread to judge by")
+    assert mean_sd([3]) == (3, 0)
+
+
+@pytest.mark.parametrize("n", [2, 3, 5, 10])
+def test_chance_alone_is_taken_for_an_effect_once_in_twenty(n):
+    rng = random.Random(n)
+    verdicts = [difference([0] * n, [rng.gauss(0, 1) for _ in range(n)])[2] for _ in range(4000)]
+    assert 0.035 < verdicts.count("larger than chance") / 4000 < 0.065  # 5 % ± 4 standard deviations
+
+
+def test_the_limits_fall_towards_the_normal_distributions():
+    limits = [T_95[n] for n in sorted(T_95)]
+    assert limits == sorted(limits, reverse=True)
+    assert limits[-1] > 1.96
+
+
+@pytest.fixture
+def effects():
+    """Rows of two seeds before a cleaning and after it, which takes a quarter of the training loss."""
+    before = [
+        {"train_loss": 0.5, "train_accuracy": 0.9, "test_loss": 0.2, "test_accuracy": 0.95},
+        {"train_loss": 0.6, "train_accuracy": 0.8, "test_loss": 0.3, "test_accuracy": 0.97},
+    ]
+    before = [row | {"labelling": "imperfect"} for row in before]
+    return before, [row | {"labelling": "cleaned", "train_loss": 0.75 * row["train_loss"]} for row in before]
+
+
+def test_a_change_is_told_with_its_verdict(effects):
+    loss = ("0.5500 ± 0.0707", "0.4125 ± 0.0530", "-0.1375 ± 0.0177", "within chance")
+    assert chance.effect_texts("train_loss", *effects) == loss  # t = 11.0, and 12.71 is needed
+    accuracy = ("85.00 ± 7.07", "85.00 ± 7.07", "+0.00 ± 0.00", "within chance")
+    assert chance.effect_texts("train_accuracy", *effects) == accuracy
+
+
+def test_the_table_names_both_and_the_summary_says_what_the_cleaning_changed(effects, capsys):
+    chance.print_effect(*effects)
+    header, loss, *_ = capsys.readouterr().out.splitlines()[1:]
+    assert header.split()[-3:] == ["imperfect", "cleaned", "change"]
+    assert loss.split("  ")[0] == "train loss"
+    assert loss.endswith("-0.1375 ± 0.0177  within chance")
+    chance.print_summary(*effects, 3, 60)
+    first, accuracy, *_ = capsys.readouterr().out.splitlines()[1:]
+    assert first == "Cleaning 3 of 60 images (5.00%) changed"
+    assert accuracy == "  the test accuracy by +0.00 ± 0.00 points: within chance"
+
+
+# ---------------------------------------------------------------- over classes
 
 
 def test_wrong_labels_all_over_are_told_from_those_of_two_classes():

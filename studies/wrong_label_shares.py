@@ -13,11 +13,12 @@ from support.chance import MEASURES, difference, mean_sd
 from support.console import Parser, UserError, run_command
 from support.files import read_csv
 
-LABELLINGS = {"clean": "no wrong labels", "imperfect": "before cleaning", "cleaned": "after cleaning"}  # as shown
+# As they are shown.
+LABELLINGS = {"clean": "no wrong labels", "imperfect": "before cleaning", "cleaned": "after cleaning"}
 
 
 def read_effects(files):
-    """Return a list of diagnoses, from the least share of wrong labels: {labelling: rows of floats}, and share.
+    """Return the diagnoses, from the least share of wrong labels: {labelling: rows of floats}, and share.
 
     `files` are effect.csv of diagnose.py, or tables of several in which a column `command` tells them apart.
     The share, in percent, is that before the cleaning. Raises UserError for other files, and where the true
@@ -39,7 +40,8 @@ def read_effects(files):
         for rows in diagnosis.values():
             rows.sort(key=lambda row: row["seed"])
         seeds = [[row["seed"] for row in rows] for rows in diagnosis.values()]
-        if set(diagnosis) != set(LABELLINGS) or seeds.count(seeds[0]) < 3 or len(set(seeds[0])) < len(seeds[0]):
+        same = seeds.count(seeds[0]) == 3 and len(set(seeds[0])) == len(seeds[0])
+        if set(diagnosis) != set(LABELLINGS) or not same:
             raise UserError(f"{file}: needs the same seeds, each once, for {', '.join(LABELLINGS)} labels")
         imperfect = diagnosis["imperfect"][0]
         diagnosis["share"] = 100 * imperfect["n_wrong"] / imperfect["n_images"]

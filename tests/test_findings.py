@@ -86,18 +86,16 @@ def test_the_commands_of_these_pages_may_write_over_their_pictures():
 @pytest.mark.parametrize("page", ["FINDINGS.md", "README.md"])
 def test_commands_that_a_page_names_have_these_flags(page, monkeypatch, capsys):
     text = (ROOT / page).read_text(encoding="utf-8")
-    commands = re.findall(r"(?:python|per-node \d) (\w+)\.py\b([^\n`;|#)]*)", text)
+    commands = re.findall(r"(?:python|per-node \d) (?:(\w+)\.py|-m (studies\.\w+))\b([^\n`;|#)]*)", text)
     assert len(commands) > 10
     flags = {}
-    for script, arguments in commands:
-        flags.setdefault(script, set()).update(re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", arguments))
-    for script, named in flags.items():
-        assert (ROOT / f"{script}.py").is_file(), script
+    for script, study, arguments in commands:
+        flags.setdefault(script or study, set()).update(re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", arguments))
+    for name, named in flags.items():
+        module = importlib.import_module(name)
         if not named:
             continue
-        monkeypatch.setattr(
-            sys, "argv", [f"{script}.py", *(["mislabel"] if script == "data" else []), "--help"]
-        )
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", *(["mislabel"] if name == "data" else []), "--help"])
         with pytest.raises(SystemExit):
-            importlib.import_module(script).main()
-        assert named <= set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out)), script
+            module.main()
+        assert named <= set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out)), name

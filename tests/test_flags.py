@@ -7,7 +7,6 @@ import itertools
 import math
 import re
 import shutil
-from collections import OrderedDict
 from functools import cache, partial
 
 from support.console import UserError
@@ -17,9 +16,8 @@ from support.trials import Architecture
 import pytest
 import torch
 import torchvision
-from conftest import write_folder
+from conftest import small_vgg16, write_folder
 from PIL import Image
-from torch import nn
 
 import diagnose
 import models
@@ -37,13 +35,6 @@ BASES = {  # in each of which the last of two flags that are the same counts
 SHAPE = {"n_classes": 3, "n_channels": 1, "image_size": 8, "n_blocks": 1}
 SHAPE |= {"n_features_1": 4, "n_features_2": 5, "n_fully_1": 8, "n_fully_2": 7}  # as BASE and the images say
 FIRST = "--lr 1e-12"  # with which the last weights are the first ones
-
-
-def small_vgg16():
-    """Return a network that has of torchvision's vgg16 the names and the five halvings, and little else."""
-    features = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), *5 * [nn.MaxPool2d(2)])
-    classifier = nn.Sequential(nn.Linear(4, 6), nn.Dropout(), nn.Linear(6, 1000))
-    return nn.Sequential(OrderedDict(features=features, flatten=nn.Flatten(), classifier=classifier))
 
 
 @pytest.fixture(scope="module")

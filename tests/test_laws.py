@@ -89,8 +89,8 @@ sys.path.insert(0, {str(ROOT)!r})
 import train
 
 def count():
-    files = {{getattr(module, "__file__", None) or "" for module in sys.modules.values()}}
-    print(sum(file.startswith({str(ROOT)!r} + "/") for file in files), file=sys.stderr)
+    files = {{getattr(module, "__file__", None) for module in sys.modules.values()}}
+    print(len(files & {set(map(str, MODULES.values()))!r}), file=sys.stderr)
 
 try:
     train.main(["--help"])

@@ -19,7 +19,7 @@ from support.run_folder import read_config, read_run, to_type
 from support.settings import Settings, command_line
 
 GOAL = 0.99  # of the test accuracy, to which epochs and seconds are counted
-# Not named in the column `settings`: other columns have them, or the data's fingerprint and the hardware.
+# Left out of the column `settings`, as they are shown elsewhere.
 NOT_NAMED = ("model", "init", "seed", "data", "limit", "device", "precision", "threads")
 
 # ---------------------------------------------------------------- reading runs
@@ -47,8 +47,7 @@ def go_on(run):
 def name_contents(runs):
     """Give each of `runs` its contents: [training, test] fingerprints, the same for images in any order.
 
-    Runs from before there was such a fingerprint have that of another run with the same images in the same
-    order, or else the one that depends on the order.
+    Old runs lack this fingerprint. They take it from a run with the same ordered one, else keep that.
     """
     known = {}  # by the one that depends on the order
     for config in (run["config"] for run in runs):
@@ -60,7 +59,7 @@ def name_contents(runs):
 def same_but_seed(runs):
     """Return lists of `runs` that differ in nothing but their seed, in the order in which they begin.
 
-    Runs of which no epoch is over are left out, and runs that repeat another's seed, as they are no others.
+    Runs of which no epoch is over are left out, and so are repeated seeds.
     """
     groups = {}
     for run in runs:
@@ -124,8 +123,8 @@ def first_over(history):
 def rows_of(groups):
     """Return the rows of groups that were tested on the same images; `named` is what tells a group apart.
 
-    That are the settings in which it differs from others of its model, such as "n_blocks 4", the switches
-    that are on, and what it was trained on, and where, if that differs from any other's.
+    It lists the settings that differ between groups of one model, such as "n_blocks 4", and the switches that
+    are on; also data and hardware, if they differ.
     """
     rows = [row_of(group) for group in groups]
     names = [field.name for field in fields(Settings) if field.name not in NOT_NAMED]

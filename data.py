@@ -3,7 +3,7 @@
     python data.py export data/mnist_png                                          MNIST as PNG files
     python data.py mislabel data/mnist_png data/wrong --count 100 --classes 4 9   a copy with wrong labels
 
-`load` finds the data set; `batch_to_float` makes of the images what the networks take.
+`find` says which data set there is, `load` reads it; `batch_to_float` makes of images what networks take.
 """
 
 import argparse
@@ -82,7 +82,7 @@ class ImageData:
 
 
 def find(source="auto"):
-    """Return `source` for `load`, downloaded if need be; for "auto" the first of these that is there.
+    """Choose the data set for `load`, downloaded if need be: `source`, or for "auto" the first that exists.
 
     data/mnist_png, the sheet's folder; data/MNIST or a download of it; the built-in digits.
     """
@@ -214,9 +214,9 @@ def load_folder(root, limit=None, image_size=None):
 def batch_to_float(images, image_size=None, maps=None):
     """Turn a batch of uint8 images (N, channels, height, width) into what networks take, on the same device.
 
-    Returns float32 from 0 to 1 in channels-last memory order, with `maps` (of `affine_maps`) moved by them,
-    with `image_size` resized to that many pixels square. What is float already, is features of images (see
-    `train.frozen`), and stays as it is.
+    Returns float32 from 0 to 1 in channels-last memory order. `maps`, of `affine_maps`, move the images;
+    `image_size` resizes them to that many pixels square. Floats, the features of `train.frozen`, stay as they
+    are.
     """
     if images.is_floating_point():
         return images
@@ -257,10 +257,10 @@ def affine_maps(n, image_size, degrees=10, translate=0.05, scale=0.1, shear=0.1)
 def find_imperfect(source, n_wrong, check):
     """Return (imperfect, clean): the folder with wrong labels and the one it was made from, or None.
 
-    For "auto" the folder is data/mnist_png_mislabelled, and if need be it is made, and data/mnist_png before
-    it, or for want of MNIST the same of the built-in digits. The clean folder of X_mislabelled… is X. Before
-    anything is made, `check` is called with the number of training images, to raise UserError where they are
-    too few.
+    For "auto" the folder is data/mnist_png_mislabelled. If it is missing it is made from data/mnist_png,
+    which is made first if need be. Without MNIST both are of the built-in digits. The clean folder of
+    X_mislabelled… is X. Before anything is made, `check` is called with the number of training images, to
+    raise UserError where they are too few.
     """
     if source == "auto":
         tail = "_mislabelled" if n_wrong == 100 else f"_mislabelled_{n_wrong}"
@@ -277,7 +277,7 @@ def find_imperfect(source, n_wrong, check):
 
 
 def make_imperfect(clean, source, out, n_wrong, check):
-    """Copy the folder `clean` to `out`, `n_wrong` labels wrong; without it, it is made of `source` first."""
+    """Copy the folder `clean` to `out`, `n_wrong` labels wrong; a missing `clean` is made of `source`."""
     if clean.is_dir():
         check(len(list_images(split_folder(clean, *TRAIN_NAMES)).files))
     else:
@@ -289,7 +289,7 @@ def make_imperfect(clean, source, out, n_wrong, check):
 
 
 def known_truth(data, clean, image_size):
-    """Return the true labels of `data`, int64 (N,), from the folder `clean`, or None; say which."""
+    """Return the true labels of `data`, int64 (N,), from the folder `clean`, or None; print why."""
     if clean is None:
         print("no clean copy of it is known, so its true labels are not")
         return None

@@ -1,4 +1,4 @@
-"""Find wrong labels: train on imperfect data, rank its images by loss, remove the worst, train again.
+"""Find wrong labels: train on imperfect data, rank its labels by their losses, remove the worst, train again.
 
 Example: python diagnose.py --remove 100
 """
@@ -23,8 +23,7 @@ import models
 import train
 from data import find_imperfect, known_truth, load
 
-# By default: of what three networks for three sets of labels have time for, what finds most wrong labels, as
-# results/wrong_labels.csv shows.
+# By default: what found most wrong labels in the time that nine networks may take (results/wrong_labels.csv).
 RECIPE = {"init": "xavier", "epochs": 2, "augment": True}
 SURE = 4  # another class is e⁴ ≈ 55 times as probable as the label
 
@@ -70,19 +69,18 @@ def losses_of(labels, log_probabilities):
 
 
 def scores_of(labels, log_probabilities):
-    """Return how wrong each label looks, float (N,): its loss, and how common such a mistake is.
+    """Return how wrong each label looks, float (N,): its loss plus the log of how common such a mistake is.
 
-    That is the log of a share: of all samples whose label the networks are sure is wrong, of those that have
-    the same label and best other class, in the spirit of the confident joint (Northcutt et al. 2021). So
-    where 4s and 9s were mixed up, a doubtful 4 comes before an equally doubtful 7. Arguments as for
-    `losses_of`.
+    Among the samples whose label is surely wrong, that is the share of those with the same label and the same
+    best other class, in the spirit of the confident joint (Northcutt et al. 2021). So where 4s and 9s were
+    mixed up, a doubtful 4 comes before an equally doubtful 7. Arguments as for `losses_of`.
     """
     n_classes = log_probabilities.shape[2]
     losses = losses_of(labels, log_probabilities)
     others = log_probabilities.mean(dim=0).scatter(1, labels[:, None], -torch.inf)
-    best, other = others.max(dim=1)
+    other_log_p, other = others.max(dim=1)
     pair = labels * n_classes + other
-    sure = best + losses > SURE
+    sure = other_log_p + losses > SURE  # a loss is minus the label's log-probability
     counts = torch.bincount(pair[sure], minlength=n_classes**2) + 1  # a pair never seen is not impossible
     return losses + (counts / counts.sum()).log()[pair]
 
@@ -117,7 +115,7 @@ def train_seeds(labelling, data, truth, test, settings, folder, n_seeds, n_netwo
 
     `labelling` names the labels: clean, imperfect or cleaned. `truth` holds the true ones, int64 (N,), or is
     None; from it a row says how many labels are wrong. Every network has a folder in `folder`, from which an
-    interrupted diagnosis takes it up again. With `n_networks` the first one tells how long so many will take.
+    interrupted diagnosis takes it up again. With `n_networks`, prints an estimate for so many.
     """
     networks, rows = [], []
     n_wrong = None if truth is None else (data.labels != truth).sum().item()
@@ -144,7 +142,7 @@ def diagnose(data, test, truth, settings, options, folder):
     if truth is not None:
         clean = replace(data, labels=truth)
         clean_rows = train_seeds("clean", clean, truth, test, settings, folder, options.seeds, n_networks)[1]
-        n_networks = 0  # which has been told
+        n_networks = 0  # the estimate is printed already
     networks, rows = train_seeds("imperfect", data, truth, test, settings, folder, options.seeds, n_networks)
     if clean_rows:
         print_effect(clean_rows, rows)
@@ -202,7 +200,7 @@ def show_confusion(name, data, probabilities, path):
 
 
 def show_suspects(data, suspects, scores, losses, probabilities, folder):
-    """Print and draw the samples at `suspects`, the greatest losses first."""
+    """Print and draw the samples at `suspects`, the highest scores first."""
     if len(suspects) == 0:
         print("\nno image is to be removed or relabelled")
         return

@@ -69,8 +69,7 @@ def check_image_size(settings):
 class Logits(nn.Linear):
     """A network's last layer, computed in fp32 even where autocast has the others in bf16.
 
-    In bf16's 8 bits a logit of 20 is rounded to a multiple of 0.125, and so would the losses be by which
-    diagnose.py ranks.
+    bf16 rounds a logit of 20 to a multiple of 0.125; diagnose.py ranks by finer losses than that.
     """
 
     def forward(self, x):
@@ -248,8 +247,7 @@ def load_imagenet(model, weights_file=None):
 def load_run(model, weights_file):
     """Load a run's model.pt into the same kind of network, in place, all but its new last layer.
 
-    That is where transfer learning begins (Yosinski et al. 2014). Raises UserError where the file is no such
-    one.
+    That is where transfer learning begins (Yosinski et al. 2014). Raises UserError where it does not fit.
     """
     mismatch = f"{weights_file}: is no model.pt of this network with this architecture and image size"
     load_all_but_last(model, read_tensors(weights_file), mismatch)

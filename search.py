@@ -39,9 +39,9 @@ SPACE = {
     "n_fully_1": (144,),
     "n_fully_2": (72,),
 }
-# One in FEWER goes on from the brief trainings to the full ones, of which the best few have a second seed. A
-# rung of middling length between them made the search end no better than at random (results/search_grid.csv).
-BRIEF, FEWER, N_BEST = 1 / 3, 5, 3
+# One in KEEP_ONE_IN goes on from the brief trainings to the full ones, and the N_BEST of these get a second
+# seed. With a rung of middling length between, the search ended as at random (results/search_grid.csv).
+BRIEF, KEEP_ONE_IN, N_BEST = 1 / 3, 5, 3
 LENGTHS = (5, 4, 3, 2, 1.5, 1, 0.75, 0.5)  # passes of the longest trainings, that the budget chooses from
 GRID_PASSES, N_GRID_SEEDS = 3, 3  # of the longest trainings of a grid
 N_FINAL_SEEDS = 5  # of the winner and of the sheet's architecture, on the test set
@@ -92,20 +92,21 @@ def architectures(space, image_size):
 def halving_rungs(n, passes):
     """Return the rungs of successive halving, (passes, how many architectures, how many seeds) each.
 
-    `n` architectures start, for a ninth of the `passes` over the training images that the last ones get, or
-    for BRIEF where that is more.
+    `n` architectures start with a ninth of the `passes` over the training images, but at least BRIEF; the
+    last ones get all of them.
     """
     n_best = min(n, N_BEST)
     brief, full = min(max(passes / 9, BRIEF), passes), float(passes)
-    return [(brief, n, 1), (full, max(n_best, math.ceil(n / FEWER)), 1), (full, n_best, 2)]
+    return [(brief, n, 1), (full, max(n_best, math.ceil(n / KEEP_ONE_IN)), 1), (full, n_best, 2)]
 
 
 def successive_halving(candidates, rungs, run):
     """Return `candidates`, the best first, by successive halving (Jamieson & Talwalkar 2016).
 
     `rungs` are those of `halving_rungs`; `run` maps a rung's number (from 0) and a list of (architecture,
-    passes, seed) to their accuracies, None for one that failed, or to None where the time was up. A rung for
-    which there was no time, or in which all failed, does not count. Of equally good ones the first goes on.
+    passes, seed) to their accuracies. A failed training has None; where the time is up, the whole result is
+    None. A rung for which there was no time, or in which all failed, does not count. Of equally good ones the
+    first goes on.
     """
     ranked = list(candidates)
     for number, (passes, n, n_seeds) in enumerate(rungs):
@@ -129,7 +130,7 @@ def successive_halving(candidates, rungs, run):
 def possible_plans(candidates, options, seed):
     """Yield (entrants, rungs) for less and less time: shorter trainings, then fewer entrants.
 
-    These are chosen at random. With --grid there is one plan: all candidates go through all rungs.
+    Fewer entrants are chosen at random. With --grid there is one plan: all candidates go through all rungs.
     """
     n = len(candidates)
     if options.grid:
@@ -145,7 +146,7 @@ def possible_plans(candidates, options, seed):
 
 
 def kept_plan(trials, candidates, options, folder):
-    """Return the (entrants, rungs) that plan.json keeps; a search that goes on has those of its start.
+    """Return the (entrants, rungs) that plan.json keeps; a resumed search has its first plan.
 
     They depend on the speed that was measured then.
     """
@@ -172,7 +173,7 @@ def train_trial(trial, learned, judged, settings, task):
     changes = {**trial.architecture._asdict(), "epochs": trial.epochs, "seed": trial.seed}
     settings = complete(replace(settings, **changes))  # now, as the learning rate depends on the epochs
     model = models.build(settings, len(part.classes), part.images.shape[1:])
-    last = train.fit(model, part, judged, settings, task=task)[-1]
+    last = train.fit(model, part, judged, settings, task=task)[-1]  # whose "test" is on `judged`
     return last["test_accuracy"], last["test_loss"]
 
 

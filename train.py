@@ -32,6 +32,7 @@ def optimisation(model, lr, n_steps):
 
     The rate rises from `lr` / 25 to `lr` in the first 30 % of the `n_steps`, then falls to almost zero. Fewer
     than four steps leave no room for a cycle; they have `lr` / 2, as all of it is too much without a warm-up.
+    LEARNING_RATES in support/settings.py has the rates by default.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
     if n_steps < 4:
@@ -39,34 +40,54 @@ def optimisation(model, lr, n_steps):
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=n_steps)
 
 
-def train_epoch(network, batches, optimizer, scheduler, precision):
-    """Train `network` on `batches`, those of `training_batches`.
+def training_batches(train, settings, epoch, n_seen):
+    """Yield (images, labels, n_images) for each step of `epoch`, skipping its first `n_seen` images.
 
-    Yields after each step (n_images, loss, n_right): how many images all processes had in it, and of this
-    process's share of them the sum of the losses and the number of right answers, tensors on the device.
+    `images`, float, and `labels` are this process's share of the step's `n_images`, on the device.
+    """
+    order = random_order(len(train), settings.seed, epoch).to(train.images.device)
+    for start in range(n_seen, len(train), settings.batch_size):
+        batch = order[start : start + settings.batch_size]  # indices
+        share = slice(process_number(), None, n_processes())
+        step = 1 + start // settings.batch_size
+        # Just before the step, so that augmentation and dropout depend on (seed, epoch, step) alone.
+        torch.manual_seed(mix(settings.seed, epoch, step))
+        maps = affine_maps(len(batch), train.images.shape[2:])[share] if settings.augment else None
+        if not is_main():
+            torch.manual_seed(mix(settings.seed, epoch, step, process_number()))  # so that dropout differs
+        images = train.images[batch[share]].to(settings.device)
+        labels = train.labels[batch[share]].to(settings.device)
+        yield batch_to_float(images, settings.image_size, maps), labels, len(batch)
+
+
+def train_epoch(network, batches, optimizer, scheduler, precision):
+    """Train `network` on `batches`, those of `training_batches`: a generator, which stops after each step.
+
+    There it yields (n_images, loss_sum, n_right): the images in the step, the sum of their losses and the
+    number of right answers. The last two are tensors on the device, and count this process's images only.
     """
     for images, labels, n_images in batches:
         with autocast(images.device, precision):
             logits = network(images)  # (batch, classes)
-            loss = F.cross_entropy(logits, labels, reduction="sum")
+            loss_sum = F.cross_entropy(logits, labels, reduction="sum")
         optimizer.zero_grad()
-        # The mean over the step's images. Several processes each have a share of the sum, and their gradients
-        # are averaged: so each takes its share n_processes() times.
-        (loss * (n_processes() / n_images)).backward()
+        # The mean over the step's images. Times the processes, as their gradients are averaged, not added.
+        mean_loss = loss_sum * (n_processes() / n_images)
+        mean_loss.backward()
         optimizer.step()
         scheduler.step()
-        yield n_images, loss.detach(), (logits.argmax(dim=1) == labels).sum()
+        yield n_images, loss_sum.detach(), (logits.argmax(dim=1) == labels).sum()
 
 
-def train_epochs(model, train, test, settings, folder, watch, seconds):
+def train_epochs(model, train, test, settings, folder, watch, seconds_before):
     """Train `model` for the epochs of `settings` that are still to come; return the history. See `fit`.
 
-    `seconds` have gone by for this training already.
+    `seconds_before` have gone by for this training already.
     """
     n_steps = settings.epochs * math.ceil(len(train) / settings.batch_size)
     optimizer, scheduler = optimisation(model, settings.lr, n_steps)
     trained = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-    start = run_folder.start_of_epoch([], settings.device, seconds)
+    start = run_folder.start_of_epoch([], settings.device, seconds_before)
     position = run_folder.load_position(folder, trained, settings.device) or start
     folder = folder if is_main() else None  # which only the main process writes
     network = averaging(model)
@@ -78,9 +99,11 @@ def train_epochs(model, train, test, settings, folder, watch, seconds):
         model.train()
         watch.start_epoch(epoch, position.n_seen, position.seconds)
         batches = training_batches(train, settings, epoch, position.n_seen)
-        for n_images, *sums in train_epoch(network, batches, optimizer, scheduler, settings.precision):
+        steps = train_epoch(network, batches, optimizer, scheduler, settings.precision)
+        for n_images, loss_sum, n_right in steps:
             position.n_seen += n_images
-            position.sums += total(torch.stack(sums))  # on the device: to read them, a GPU would have to wait
+            # The sums stay on the device: to read them, a GPU would have to wait.
+            position.sums += total(torch.stack([loss_sum, n_right]))
             if is_main() and watch.due():
                 watch.show(position.n_seen, finite(position.sums[0]))
                 if folder and watch.time_to_save():
@@ -95,7 +118,7 @@ def train_epochs(model, train, test, settings, folder, watch, seconds):
         watch.print_row(row)
         position = run_folder.start_of_epoch([*position.history, row], settings.device)
         if folder:
-            # The table first: the state says that this epoch is over.
+            # The table first: once the state is there, the epoch counts as done.
             write_csv(folder / "metrics.csv", position.history)
             run_folder.save_position(folder, trained, position)
     return position.history
@@ -104,7 +127,8 @@ def train_epochs(model, train, test, settings, folder, watch, seconds):
 def fit(model, train, test, settings, folder=None, task=None):
     """Train `model` in place, or with `settings.freeze` its last layer; return the history, a row per epoch.
 
-    `train` and `test` are ImageData, `settings` complete. A row is a dict, of metrics.csv. Prints the rows,
+    `train` and `test` are ImageData, `settings` complete. A row is a dict with
+    the columns of metrics.csv. Prints the rows,
     or with `task` only a line of progress that names it. With `folder`, goes on from its state.pt where
     there is one, and keeps state.pt and metrics.csv there up to date. All randomness is a function of (seed,
     epoch, step), so a run that is resumed ends with the same weights, bit by bit, as one that was never
@@ -115,31 +139,10 @@ def fit(model, train, test, settings, folder=None, task=None):
     started = time.perf_counter()
     if settings.freeze:
         model, train, test = frozen(model, train, test, settings)
-    seconds = time.perf_counter() - started if settings.freeze else 0.0  # of computing the features
+    seconds_before = time.perf_counter() - started if settings.freeze else 0.0  # of computing the features
     train, test = on_device(train, settings.device), on_device(test, settings.device)
     watch = Watch(settings.epochs, len(train), len(test), task)
-    return train_epochs(model, train, test, settings, folder, watch, seconds)
-
-
-def training_batches(train, settings, epoch, n_seen):
-    """Yield (images, labels, n_images) for each step of `epoch`, but for the first `n_seen` of its images.
-
-    `images`, float, and `labels` are this process's share of the step's `n_images`, on the device. The
-    random numbers of a step are functions of (seed, epoch, step): those of the augmentation, and those of
-    dropout, which come after.
-    """
-    order = random_order(len(train), settings.seed, epoch).to(train.images.device)
-    for start in range(n_seen, len(train), settings.batch_size):
-        batch = order[start : start + settings.batch_size]  # indices
-        share = slice(process_number(), None, n_processes())
-        step = 1 + start // settings.batch_size
-        torch.manual_seed(mix(settings.seed, epoch, step))
-        maps = affine_maps(len(batch), train.images.shape[2:])[share] if settings.augment else None
-        if not is_main():
-            torch.manual_seed(mix(settings.seed, epoch, step, process_number()))  # so that dropout differs
-        images = train.images[batch[share]].to(settings.device)
-        labels = train.labels[batch[share]].to(settings.device)
-        yield batch_to_float(images, settings.image_size, maps), labels, len(batch)
+    return train_epochs(model, train, test, settings, folder, watch, seconds_before)
 
 
 def frozen(model, train, test, settings):

@@ -24,6 +24,8 @@ import torch.nn.functional as F
 import models
 from data import affine_maps, batch_to_float, find, load
 
+COLUMNS = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")  # of metrics.csv
+
 # ---------------------------------------------------------------- the loop
 
 
@@ -91,9 +93,7 @@ def train_epochs(model, train, test, settings, folder, watch, seconds_before):
     position = run_folder.load_position(folder, trained, settings.device) or start
     folder = folder if is_main() else None  # which only the main process writes
     network = averaging(model)
-    watch.print_head()
-    for row in position.history:
-        watch.print_row(row)
+    watch.print_table(position.history)
 
     for epoch in range(len(position.history), settings.epochs):
         model.train()
@@ -110,11 +110,9 @@ def train_epochs(model, train, test, settings, folder, watch, seconds_before):
                     with watch.saving():
                         run_folder.save_position(folder, trained, replace(position, seconds=watch.seconds()))
 
-        row = {"epoch": epoch + 1, "train_loss": finite(position.sums[0]) / len(train)}
-        row["train_accuracy"] = position.sums[1].item() / len(train)
         seconds = watch.seconds()  # of training, without the test
-        row["test_loss"], row["test_accuracy"] = evaluate(model, test, settings)
-        row["seconds"] = seconds
+        means = (*loss_and_accuracy(position.sums, len(train)), *evaluate(model, test, settings))
+        row = dict(zip(COLUMNS, (epoch + 1, *means, seconds), strict=True))
         watch.print_row(row)
         position = run_folder.start_of_epoch([*position.history, row], settings.device)
         if folder:
@@ -206,7 +204,12 @@ def evaluate(model, data, settings):
     labels = share.labels.to(settings.device)
     loss = F.cross_entropy(logits, labels, reduction="sum")
     sums = total(torch.stack([loss, (logits.argmax(dim=1) == labels).sum()]))
-    return finite(sums[0]) / len(data), sums[1].item() / len(data)
+    return loss_and_accuracy(sums, len(data))
+
+
+def loss_and_accuracy(sums, n_images):
+    """Return the mean loss and the accuracy (0 to 1), given the sums of losses and of right answers."""
+    return finite(sums[0]) / n_images, sums[1].item() / n_images
 
 
 # ---------------------------------------------------------------- the run

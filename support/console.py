@@ -220,10 +220,12 @@ class Watch:
         self.estimated = False
         self.next_save = time.perf_counter() + 30
 
-    def print_head(self):
-        """Print the head of the table of epochs."""
+    def print_table(self, rows):
+        """Print the head of the table of epochs, and the lines of those that are over."""
         if not self.task:
             print("epoch  train loss  train accuracy  test loss  test accuracy  seconds", flush=True)
+        for row in rows:
+            self.print_row(row)
 
     def print_row(self, row):
         """Print the line of an epoch that is over."""

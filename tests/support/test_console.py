@@ -181,8 +181,7 @@ def test_a_long_run_is_announced_once_and_a_very_long_one_with_what_shortens_it(
 
 def test_one_run_of_many_shows_only_its_progress_after_its_label(clock, capsys):
     watch = console.Watch(n_epochs=2, n_train=9000, n_test=9, task="rung 1, 3 of 8")
-    watch.print_head()
-    watch.print_row({})
+    watch.print_table([{}])
     watch.start_epoch(1, 0, 0.0)
     clock.now += 4
     watch.show(900, 1.0)

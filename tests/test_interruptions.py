@@ -101,7 +101,7 @@ def small_files_only():
 def test_a_full_disk_ends_in_one_line_and_leaves_no_half_file(refused):
     with small_files_only():
         line = refused(f"--data images --out run {FLAGS}")
-    assert line == ("train.py: run: File too large; when that is mended: python train.py --resume run\n")
+    assert line == "train.py: run: File too large; when that is mended: python train.py --resume run\n"
     assert names("run") == {"config.json", "metrics.csv"}
     train.main(["--resume", "run"])
     assert Path("run/model.pt").exists()
@@ -270,7 +270,7 @@ def test_a_resumed_diagnosis_does_what_the_edited_ranking_says(tmp_path):
 
 
 @pytest.fixture
-def quick(monkeypatch, refused):
+def quick(monkeypatch):
     """Let searches in this process test their winner from one seed only."""
     monkeypatch.setattr(search, "N_FINAL_SEEDS", 1)
 

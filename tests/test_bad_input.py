@@ -1,0 +1,146 @@
+"""What a user may type that cannot be: every command says so in one line, here in this process for speed."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torchvision
+from conftest import FLAGS, contents, small_vgg16, stripes
+
+import data
+import diagnose
+import search
+import train
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--data nowhere", "nowhere: no such folder"),
+        ("--model lenet", "invalid choice"),
+        ("--epochs", "expected one argument"),
+        ("--data images --model vgg16 --image-size 18", "18 → 9 → 4 → 2 → 1 → nothing; the smallest size"),
+        ("--data images --n-blocks 4", "8 → 4 → 2 → 1 → nothing; the smallest size that works is 16×16"),
+        (
+            "--data images --model vgg16 --init pretrained --weights none.pth --image-size 32",
+            "none.pth: No such file or directory",
+        ),
+        ("--data images --out images", "something is there"),
+        ("--data images --n-blocks 2 --lr 1e30", "training diverged"),
+        ("--data images --n-blocks 2000000", "too small to be halved 2000000 times"),
+        ("--resume= --epochs 3", "empty text"),
+        ("--resume nowhere", "no run is there"),
+        ("--resume images/train/row0/000.png", "no run is there"),
+    ],
+)
+def test_bad_input_is_one_line(refused, monkeypatch, arguments, message):
+    monkeypatch.setattr(torchvision.models, "vgg16", small_vgg16)  # for speed
+    assert message in refused(arguments)
+    assert not list(Path().rglob("*.part"))
+
+
+def test_a_size_that_cannot_work_is_refused_before_the_data_are_looked_for(refused):
+    assert "18 → 9 → 4 → 2 → 1 → nothing" in refused("--data nowhere --model vgg16 --image-size 18")
+
+
+def test_refusals_before_the_training_leave_no_folder(refused):
+    refused("--data images --n-blocks 4")
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--remove 0", "--remove: invalid positive int value: '0'"),
+        ("--remove -3", "--remove: invalid positive int value: '-3'"),
+        ("--data images --remove 13", "--remove 13: that is more than half of the 24 training images"),
+        ("--data images", "--remove 100: that is more than half of the 24 training images"),
+        ("--data nowhere --remove 3", "--data nowhere: no such folder"),
+        ("--data digits --remove 3 --write-clean new", "copies image files, and digits has none"),
+        ("--data images --remove 3 --write-clean images/new", "is inside images"),
+        ("--data images --remove 3 --write-clean new --out new/", "need a folder each"),
+        ("--data images --remove 3 --write-clean new --out new/run", "need a folder each"),
+        ("--data images --remove 3 --out images/train/run", "is among the images"),
+        ("--data images --remove 3 --out images", "images: something is there"),
+        ("--data images --remove 3 --decisions mine.csv", "leave out --remove"),
+        ("--data images --decisions mine.csv", "mine.csv: cannot be read (No such file or directory)"),
+        ("--data images --decisions all.csv", "all.csv: leaves no training image of the class row0"),
+        ("--data images --mislabelled 3", "leave out --data"),
+        ("--resume nowhere", "no run is there"),
+        ("--resume nowhere --remove 3", "leave out --remove"),
+    ],
+)
+def test_a_diagnosis_that_cannot_be_is_one_line(refused, monkeypatch, arguments, message):
+    monkeypatch.setattr(data, "load_digits", lambda: [stripes(24), stripes(12)])  # for speed
+    ids = "".join(f"{file},remove,\n" for file in Path("images").glob("train/*/*"))
+    Path("all.csv").write_text("id,action,predicted\n" + ids.replace("images/", ""))
+    assert message in refused(arguments, diagnose)
+    assert not Path("runs").exists()
+
+
+def test_a_removal_that_would_empty_a_class_leaves_no_ranking_behind(refused, monkeypatch):
+    ranked = diagnose.top_losses
+
+    def one_class_first(labels, log_probabilities):
+        _, scores, losses = ranked(labels, log_probabilities)
+        return (labels != 0).int().argsort(stable=True), scores, losses
+
+    monkeypatch.setattr(diagnose, "top_losses", one_class_first)
+    arguments = f"--data images --remove 8 --seeds 1 --epochs 1 --out run {FLAGS}"
+    assert "--remove 8: leaves no training image of the class row0" in refused(arguments, diagnose)
+    assert not Path("run/top_losses.csv").exists()
+
+
+def test_a_run_of_one_command_is_not_resumed_by_another(refused):
+    train.main(f"--data images --epochs 1 --out run {FLAGS}".split())
+    os.remove("run/model.pt")
+    assert "of another command" in refused("--resume run", diagnose)
+    diagnose.main(f"--data images --epochs 1 --remove 3 --seeds 1 --out other {FLAGS}".split())
+    before = contents(Path("other"))
+    diagnose.main(["--resume", "other"])  # is finished
+    assert contents(Path("other")) == before
+    assert "of another command" in refused("--resume other")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("", "the following arguments are required: export | mislabel"),
+        ("mislabel images images --count 3", "is inside images, which is not to be changed"),
+        ("mislabel images out", "100 labels cannot be made wrong: 24 images are in 3 classes"),
+        ("mislabel images out --count 3 --classes row0 row9", "images has no class row9"),
+        ("mislabel images out --count 3 --classes row0", "cannot be made wrong"),
+        ("mislabel nowhere out", "nowhere: needs one folder named train or training"),
+        ("export images --source images", "images: something is there"),
+        ("export out --source nowhere", "nowhere: no such folder"),
+    ],
+)
+def test_data_that_cannot_be_made_is_one_line(refused, arguments, message):
+    assert message in refused(arguments, data)
+    assert {path.name for path in Path().iterdir()} == {"images"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--minutes 0", "--minutes: invalid positive float value: '0'"),
+        ("--minutes nan", "--minutes: invalid positive float value: 'nan'"),
+        ("--minutes 3 --grid", "--grid has no budget: leave out --minutes"),
+        ("--model vgg16", "invalid choice: 'vgg16'"),
+        ("--n-blocks", "--n-blocks: expected at least one argument"),
+        ("--n-features-1 16 0", "invalid positive int value: '0'"),
+        ("--data nowhere", "nowhere: no such folder"),
+        ("--data images --n-blocks 4 5", "none of the 16 combinations leaves anything"),
+        (
+            "--data images --n-blocks 2 --image-size 4",
+            "the sheet's architecture, to compare with, does not",
+        ),
+        ("--data images --limit 1", "one training image is too few"),
+        ("--data images --threads 9999", "--threads 9999: 1024 are the most"),
+        ("--data images --minutes 0.0001", "--minutes 0.0001 are too short to compare two"),
+        ("--data images --out images", "images: something is there"),
+        ("--data images --out images/train/run", "is among the images"),
+    ],
+)
+def test_a_search_that_cannot_be_is_one_line(refused, arguments, message):
+    assert message in refused(arguments, search)

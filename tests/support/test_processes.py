@@ -1,4 +1,4 @@
-"""Several processes: who goes first, who speaks, and which device each takes. test_cli.py runs real ones."""
+"""Several processes: who goes first, who speaks, and which device each takes. test_interruptions.py runs real ones."""
 
 import sys
 from types import SimpleNamespace

@@ -6,7 +6,6 @@
 Runs that were tested on different images stand apart, in tables and diagrams of their own.
 """
 
-import argparse
 from dataclasses import fields, replace
 from itertools import accumulate
 from pathlib import Path
@@ -63,7 +62,9 @@ def same_but_seed(runs):
     """
     groups = {}
     for run in runs:
-        settings, config, n_epochs = run["settings"], run["config"], len(run["history"])
+        settings = run["settings"]
+        config = run["config"]
+        n_epochs = len(run["history"])
         if not n_epochs:
             print(f"Note: {run['folder']} is left out: none of its epochs is over; {go_on(run)}")
             continue
@@ -205,7 +206,7 @@ def panels_and_lines(groups, rows):
 
 def main(arguments=None):
     """Compare as the command line says."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument(
         "runs", nargs="*", type=Path, metavar="RUN", help="run folders (default: all of runs/)"
     )

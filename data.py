@@ -6,7 +6,6 @@
 `find` says which data set there is, `load` reads it; `batch_to_float` makes of images what networks take.
 """
 
-import argparse
 import hashlib
 import math
 import os
@@ -317,7 +316,7 @@ def export(out, source="auto"):
 
 def main():
     """Export or mislabel, as the command line says."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="export | mislabel")
     command = commands.add_parser("export", help="write a data set as PNG files")
     command.add_argument("out", help="folder to make")

@@ -12,7 +12,7 @@ from support import pictures
 from support.chance import print_effect, print_summary, spread_over_classes
 from support.console import UserError, duration, printable, run_command
 from support.decisions import check_none_emptied, read_decisions, write_clean, write_ranking
-from support.files import check_new, locked, write_csv
+from support.files import check_new, write_csv
 from support.image_files import check_copy
 from support.run_folder import describe, is_finished, read_resumable, resumable_by, start_or_resume
 from support.settings import Options, complete, flag, parse
@@ -188,8 +188,8 @@ def show_confusion(name, data, probabilities, path):
     matrix = confusion_matrix(data.labels, probabilities.argmax(dim=1), len(data.classes))
     n_wrong = (matrix.sum() - matrix.trace()).item()
     wrong = f"{n_wrong:,} of {len(data):,} labels differ from the prediction"
-    axes = "rows: label, columns: prediction"
-    pictures.draw_confusion(path, matrix, data.classes, f"{data.source}, {name}", f"{wrong}; {axes}")
+    legend = "rows: label, columns: prediction"
+    pictures.draw_confusion(path, matrix, data.classes, f"{data.source}, {name}", f"{wrong}; {legend}")
     print(f"\n{name}: {wrong}")
     if len(data.classes) <= 20:
         names = [printable(name) for name in data.classes]  # one line each
@@ -254,8 +254,9 @@ def main(arguments=None):
     """Diagnose as the command line says."""
     settings, options = parse(__doc__, arguments, DiagnosisOptions, **RECIPE)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("this is one process; of the commands here only train.py makes use of torchrun")
-    config, resume = None, options.resume
+        raise UserError("this is one process; train.py and search.py make use of torchrun")
+    config = None
+    resume = options.resume
     if resume:
         settings, config = read_resumable(Path(resume), asdict(options))
         if is_finished(resume, "effect.csv"):
@@ -265,20 +266,22 @@ def main(arguments=None):
         check_flags(settings, options)
     options = replace(options, remove=options.remove or 100)
     settings = complete(settings)
-    models.check_image_size(settings)  # before the data are looked for
+    only_copies = options.decisions and options.write_clean
+    if not only_copies:
+        models.check_image_size(settings)  # before the data are looked for
     torch.set_num_threads(settings.threads)
     torch.backends.cudnn.deterministic = True
     if options.write_clean and not resume:
         check_new(options.write_clean)  # before the data are read
     n_wrong = options.mislabelled or 100
-    source, clean = find_imperfect(settings.data, n_wrong, lambda n: check_remove(n, settings, options))
+    source, clean = find_imperfect(settings.data, n_wrong, lambda n: check_remove(options, n, settings.limit))
     settings = replace(settings, data=source)
 
     data, test = load(source, settings.limit, settings.image_size)
     print(f"{source}: {len(data):,} training and {len(test):,} test images in {len(data.classes)} classes")
     check_data(source, data, settings, options)
     sized = ["--image-size", str(settings.image_size)] if settings.image_size else []
-    if options.decisions and options.write_clean:
+    if only_copies:
         write_clean(source, options.write_clean, data, *read_decisions(options.decisions, data))
         words = ["python", "train.py", "--init", "xavier", "--data", options.write_clean, *sized]
         print(f"next: {shlex.join(words)}")
@@ -287,7 +290,7 @@ def main(arguments=None):
     model = models.build(settings, len(data.classes), data.images.shape[1:])
     description = describe(settings, model, data, test, asdict(replace(options, resume=None)))
     folder = start_or_resume("diagnosis", description, options, config)
-    with resumable_by(["diagnose.py", "--resume", folder], folder), locked(folder):
+    with resumable_by(["diagnose.py", "--resume", folder], folder):
         diagnose(data, test, truth, settings, options, folder)
     print(f"\nlook at the pictures in {folder}; next, edit the column action (remove, keep, relabel) of")
     print(f"{folder}/top_losses.csv, and carry it out:")
@@ -309,16 +312,18 @@ def check_flags(settings, options):
             raise UserError("--out and --write-clean need a folder each")
 
 
-def check_remove(n_images, settings, options):
-    """Raise UserError where --remove is too much for what --limit keeps of `n_images` training images."""
-    n_images, n_remove = min(n_images, settings.limit or n_images), options.remove
-    if n_remove > n_images / 2 and not options.decisions:
-        raise UserError(f"--remove {n_remove}: that is more than half of the {n_images:,} training images")
+def check_remove(options, n_images, limit=None):
+    """Raise UserError where --remove is too much for `n_images` training images, at most `limit`."""
+    n_images = min(n_images, limit or n_images)
+    if options.remove > n_images / 2 and not options.decisions:
+        raise UserError(
+            f"--remove {options.remove}: that is more than half of the {n_images:,} training images"
+        )
 
 
 def check_data(source, data, settings, options):
     """Raise UserError where `options` cannot be met with `data`, before anything is trained."""
-    check_remove(len(data), settings, options)
+    check_remove(options, len(data))
     if options.write_clean and not Path(source, data.ids[0]).is_file():
         raise UserError(f"--write-clean copies image files, and {source} has none; python data.py export")
     if options.write_clean and not options.resume:

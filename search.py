@@ -7,15 +7,13 @@ are compared on training images held out for that; the test set judges only the 
 architecture. The same command again goes on where it was interrupted.
 """
 
-import argparse
 import math
 import sys
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 
 from support import search_report
 from support.console import Parser, UserError, positive, run_command
-from support.files import locked, read_json, write_json
+from support.files import read_json, write_json
 from support.processes import alone, from_main, is_main, meet_others
 from support.randomness import CANDIDATES, random_order, random_part
 from support.run_folder import describe, resumable_by, same_run_folder
@@ -158,8 +156,11 @@ def kept_plan(trials, candidates, options, folder):
         except UserError:  # then there is no search, and its folder is free for another
             (folder / "config.json").unlink()
             raise
-    entrants, rungs = read_json(file)
-    return [Architecture(*each) for each in entrants], rungs
+    try:
+        entrants, rungs = read_json(file)
+        return [Architecture(*each) for each in entrants], rungs
+    except (TypeError, ValueError):
+        raise UserError(f"{file}: is damaged; move it away") from None
 
 
 # ---------------------------------------------------------------- what is trained
@@ -235,7 +236,7 @@ def search(trials, candidates, options, folder):
 
 def parse(arguments=None):
     """Return (settings, space, options) from the command line."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add_flags(parser, SearchOptions)
     for name, values in SPACE.items():
         kind = {"choices": values} if name == "model" else {"type": positive(int), "metavar": "N"}
@@ -290,7 +291,7 @@ def main(arguments=None):
     description = describe(replace(settings, threads=None), model, train_data, test_data, options_kept)
     folder = from_main(lambda: same_run_folder("search", description, options.out))
     words = ["search.py", *(sys.argv[1:] if arguments is None else arguments)]
-    with resumable_by(words, folder), locked(folder) if is_main() else nullcontext():
+    with resumable_by(words, folder):
         file = folder / "results.csv" if is_main() else None
         data = split_off(train_data, test_data)
         trials = Trials(file, data, given, sizes, train_trial, THE_SHEETS, N_FINAL_SEEDS)

@@ -1,19 +1,18 @@
 """Train one of the exercise sheet's networks: settings → data → model → training loop → a run folder.
 
 Example: python train.py --model resnet --init xavier
-
-The lines that train are in `train_epoch`; `train_epochs` goes over the epochs, tests, saves and resumes.
 """
+
+# The lines that train are in `train_epoch`; `train_epochs` goes over the epochs, tests, saves and resumes.
 
 import math
 import time
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 from support import run_folder
 from support.console import UserError, Watch, counted, is_out_of_memory, keep_freed_memory, run_command
-from support.files import locked, write_csv, write_tensors
+from support.files import write_csv, write_tensors
 from support.processes import averaging, from_main, is_main, meet_others, n_processes, process_number, total
 from support.randomness import mix, random_order
 from support.settings import complete, parse
@@ -137,7 +136,7 @@ def fit(model, train, test, settings, folder=None, task=None):
     started = time.perf_counter()
     if settings.freeze:
         model, train, test = frozen(model, train, test, settings)
-    seconds_before = time.perf_counter() - started if settings.freeze else 0.0  # of computing the features
+    seconds_before = time.perf_counter() - started  # of computing the features
     train, test = on_device(train, settings.device), on_device(test, settings.device)
     watch = Watch(settings.epochs, len(train), len(test), task)
     return train_epochs(model, train, test, settings, folder, watch, seconds_before)
@@ -196,10 +195,9 @@ def predict(model, data, settings, task="testing"):
 
 def evaluate(model, data, settings):
     """Return the mean cross-entropy loss and the accuracy (0 to 1) of `model` on `data`."""
-    if n_processes() > 1:
-        share = data.subset(torch.arange(process_number(), len(data), n_processes()))
-    else:
-        share = data
+    share = (
+        data.subset(torch.arange(process_number(), len(data), n_processes())) if n_processes() > 1 else data
+    )
     logits = predict(model, share, settings)
     labels = share.labels.to(settings.device)
     loss = F.cross_entropy(logits, labels, reduction="sum")
@@ -217,20 +215,20 @@ def loss_and_accuracy(sums, n_images):
 
 def finish(folder, model, test, history, settings):
     """Draw the run's pictures, write its weights, say how it went; model.pt, the last file, marks its end."""
-    from support import pictures  # not above, as it takes a moment, and only here something is drawn
+    from support import pictures  # not above: only here it is needed
 
-    from diagnose import confusion_matrix  # not above, as diagnose.py imports this file
+    from diagnose import confusion_matrix  # not above: diagnose.py imports this file
 
     # Once more after the last epoch's test, as a run may have been interrupted between the two.
     predicted = predict(model, test, settings).argmax(dim=1).cpu()
     n_wrong = (predicted != test.labels).sum().item()
     wrong = f"{n_wrong:,} of {len(test):,} test images wrong"
-    axes = "rows: true class, columns: predicted class"
+    legend = "rows: true class, columns: predicted class"
     fixed = ", all but the last layer frozen" if settings.freeze else ""
     title = f"{settings.model}, {settings.init} initialisation{fixed}, seed {settings.seed} on {test.source}"
     pictures.draw_curves(folder / "curves.png", history, title)
     matrix = confusion_matrix(test.labels, predicted, len(test.classes))
-    pictures.draw_confusion(folder / "confusion.png", matrix, test.classes, title, f"{wrong}; {axes}")
+    pictures.draw_confusion(folder / "confusion.png", matrix, test.classes, title, f"{wrong}; {legend}")
     # From the CPU, as a file with a GPU's tensors cannot be read where there is none.
     write_tensors(folder / "model.pt", {name: weight.cpu() for name, weight in model.state_dict().items()})
     print(f"\ntest accuracy on {test.source}: {1 - n_wrong / len(test):.2%}, {wrong}")
@@ -255,18 +253,15 @@ def main(arguments=None):
     settings = replace(settings, data=from_main(lambda: find(settings.data)))  # which may download it
     train, test = load(settings.data, settings.limit, settings.image_size)
     channels, height, width = train.images.shape[1:]
-    images = f"{len(train):,} training and {len(test):,} test images, {width} pixels wide and {height} high"
-    print(f"{train.source}: {images}, in {len(train.classes)} classes")
+    counts = f"{len(train):,} training and {len(test):,} test images"
+    print(f"{train.source}: {counts}, {width} pixels wide and {height} high, in {len(train.classes)} classes")
     model = models.build(settings, len(train.classes), (channels, height, width))
     description = run_folder.describe(settings, model, train, test)
     introduce(settings, model)
 
     name = f"{settings.model}-{settings.init}" + ("-frozen" if settings.freeze else "")
     folder = run_folder.start_or_resume(name, description, options, config)
-    with (
-        run_folder.resumable_by(["train.py", "--resume", folder], folder),
-        locked(folder) if is_main() else nullcontext(),
-    ):
+    with run_folder.resumable_by(["train.py", "--resume", folder], folder):
         history = fit(model, train, test, settings, folder)
         if is_main():
             finish(folder, model, test, history, settings)

@@ -6,7 +6,6 @@ Each part is a process of its own, so that none inherits another's memory, threa
 alternate, since a machine's speed drifts, and their medians count. The pixels are random.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -140,16 +139,6 @@ def memory(n_images=60000):
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def data_sizes():
-    """Return images per second for data sets of 2,000 images, 4,000 and 8,000."""
-    return {f"{n:,} images": ours(n) for n in (2000, 4000, 8000)}
-
-
-def image_sizes():
-    """Return images per second for images resized to 14×14 pixels, 28×28 and 56×56."""
-    return {f"{size}×{size} pixels": ours(3000 // (size // 14), image_size=size) for size in (14, 28, 56)}
-
-
 PARTS = {
     "ours": ours,
     "ours_fp32": partial(ours, 3000, precision="fp32"),
@@ -158,8 +147,6 @@ PARTS = {
     "plain_bf16": partial(plain, "bf16"),
     "limit": limit,
     "reading": reading,
-    "data_sizes": data_sizes,
-    "image_sizes": image_sizes,
     "memory": memory,
 }
 
@@ -184,7 +171,7 @@ def measure():
     compared = ["ours", "plain", "plain_bf16", "limit"]
     if complete(Settings()).precision == "fp32":
         compared.remove("plain_bf16")
-    names = [*compared, "ours_fp32", "vgg16", "reading", "data_sizes", "image_sizes"] * N_ROUNDS + ["memory"]
+    names = [*compared, "ours_fp32", "vgg16", "reading"] * N_ROUNDS + ["memory"]
     progress = Progress()
     values = {}  # by measure, a list with each round's
     for number, part in enumerate(names, 1):
@@ -221,7 +208,7 @@ def print_table(rows):
 
 def main():
     """Measure everything, print a table and write results/bench.csv."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON, nothing else")
     parser.add_argument("--part", choices=PARTS, help="measure only this, in this process")
     given = parser.parse_args()

@@ -5,7 +5,6 @@
 Each run's network is looked at as it was initialised, and as it was trained (exercise sheet 1.1 c).
 """
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,7 +93,7 @@ def print_table(networks):
 
 def main(arguments=None):
     """Look at the runs that the command line names."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folders of train.py")
     pictures.add_output_flags(parser, "runs/layers.png")
     given = parser.parse_args(arguments)

@@ -9,7 +9,6 @@ picks is judged by the accuracy from the held-out seed, which it has not seen.
 With --optuna also Optuna's TPE with Hyperband (pip install optuna first; nothing else here needs it).
 """
 
-import argparse
 import importlib.util
 import math
 import random
@@ -167,7 +166,7 @@ def judged(table, strategy, n_replays, budget=None):
 
 def main(arguments=None):
     """Replay each strategy and print how good its picks are by a seed that it did not see."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("table", help="results.csv of search.py --grid")
     about = "of each strategy for each held-out seed (default: 1000)"
     parser.add_argument("--replays", type=positive(int), default=1000, metavar="N", help=about)

@@ -7,7 +7,6 @@ Each seed is another set of wrong labels. Each way to rank is a line of results/
 were not changed and are suspects all the same are drawn in results/wrong_labels_DATA_CLASSES.png.
 """
 
-import argparse
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -137,7 +136,7 @@ def show_unchanged(unchanged, predicted, clean, n_sets, picture):
 
 def main(arguments=None):
     """Measure each way to rank on each set of wrong labels."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     text = "which labels are wrong"
     parser.add_argument("--classes", choices=("random", "4_9"), default="random", help=text)
     parser.add_argument("--seeds", nargs="+", type=seed_number, default=[0], help="of the sets (default: 0)")

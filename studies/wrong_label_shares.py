@@ -5,7 +5,6 @@
 draws what diagnoses of data with ever more wrong labels found, over the share of wrong labels.
 """
 
-import argparse
 from pathlib import Path
 
 from support import pictures
@@ -35,7 +34,9 @@ def read_effects(files):
                 diagnosis = diagnoses.setdefault((file, row.get("command")), {})
                 diagnosis.setdefault(row["labelling"], []).append(numbers)
         except (KeyError, ValueError):
-            raise UserError(f"{file}: is no effect.csv of a diagnosis whose true labels are known") from None
+            raise UserError(
+                f"{file}: is no effect.csv of this version, of a diagnosis whose true labels are known"
+            ) from None
     for (file, _), diagnosis in diagnoses.items():
         for rows in diagnosis.values():
             rows.sort(key=lambda row: row["seed"])
@@ -90,7 +91,7 @@ def print_diagnoses(rows):
 
 def main(arguments=None):
     """Print and draw the diagnoses that the command line names."""
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument("files", nargs="+", metavar="FILE", help="effect.csv files")
     pictures.add_output_flags(parser, "runs/effect.png")
     given = parser.parse_args(arguments)

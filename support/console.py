@@ -124,6 +124,7 @@ class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line."""
 
     def __init__(self, *arguments, **options):
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)  # keeps a text's lines
         super().__init__(*arguments, **options)
         self.color = False  # Python 3.14's, whose escape sequences `Escaped` would show
 
@@ -189,7 +190,8 @@ def counted(items, task, n_all=None, each=1):
 
     With `n_all` an item stands for `each` things, of which there are so many.
     """
-    progress, n_all = Progress(), n_all or len(items)
+    progress = Progress()
+    n_all = n_all or len(items)
     for n_done, item in enumerate(items, 1):
         yield item
         if progress.due():
@@ -210,7 +212,7 @@ class Watch:
     """Times a training run: the progress line, one estimate of the whole, and when to save.
 
     Every count is in images; `n_test` are tested after each of the `n_epochs` epochs of `n_train`. With
-    `task` the run is one of many, of which only the progress line is shown, after that text.
+    `task` the run is one of many, of which only a progress line with that text is shown.
     """
 
     def __init__(self, n_epochs, n_train, n_test, task=None):

@@ -45,7 +45,8 @@ def read_table(path):
     try:
         for delimiter in ",;\t":
             with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-                table, names = csv.DictReader(file, delimiter=delimiter, strict=True), set()
+                table = csv.DictReader(file, delimiter=delimiter, strict=True)
+                names = set()
                 with suppress(csv.Error):
                     names.update(table.fieldnames or ())
                 if {"id", "action", "predicted"} <= names:
@@ -67,7 +68,9 @@ def read_decisions(path, data):
     where a class would have no sample left.
     """
     index_of = {name: index for index, name in enumerate(data.ids)}
-    labels, kept, done = data.labels.clone(), torch.ones(len(data), dtype=torch.bool), set()
+    labels = data.labels.clone()
+    kept = torch.ones(len(data), dtype=torch.bool)
+    done = set()
     for row, where in read_table(path):
         action = (row["action"] or "").strip().lower()
         index = index_of.get(row["id"])

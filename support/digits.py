@@ -83,7 +83,8 @@ def pen_path(shape):
     strokes = [[[float(x) / 100 for x in point.split(",")] for point in s.split()] for s in shape.split("|")]
     lengths = torch.tensor([(torch.tensor(s).diff(dim=0)).norm(dim=1).sum() for s in strokes])
     ends = (lengths.cumsum(0) / lengths.sum() * N_POINTS).round().int().tolist()
-    weights, row, first = torch.zeros(N_POINTS, N_CONTROLS), 0, 0
+    weights = torch.zeros(N_POINTS, N_CONTROLS)
+    row = first = 0
     for stroke, end in zip(strokes, ends, strict=True):
         for position in torch.linspace(0, len(stroke) - 1, end - row).tolist():
             before = min(int(position), len(stroke) - 2)

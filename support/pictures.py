@@ -32,7 +32,8 @@ class Canvas:
 
     def text(self, x, y, text, size=13, anchor="lm", fill=INK, width=math.inf):
         """Write `text` on one line, cut to `width`; Pillow's `anchor` says which point of it (x, y) is."""
-        font, text = ImageFont.load_default(SCALE * size), printable(str(text))
+        font = ImageFont.load_default(SCALE * size)
+        text = printable(str(text))
         while font.getlength(text) > SCALE * width:
             text = text[:-1]
         self.draw.text((SCALE * x, SCALE * y), text, fill, font, anchor)
@@ -290,7 +291,8 @@ def draw_confusion(path, matrix, classes, title, subtitle):
 
     Right answers are blue, wrong ones orange, each the deeper the more there are among their kind.
     """
-    n, matrix = len(classes), matrix.tolist()
+    n = len(classes)
+    matrix = matrix.tolist()
     cell = max(4, min(44, 900 // n))
     names = [name if len(name) <= 14 else name[:13] + "…" for name in classes]
     left, top = 60 + 7 * max(map(len, names)), 104

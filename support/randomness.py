@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-# Streams of random numbers besides those of the training, which count epochs from 0. A seed's labels are made
-# wrong by WRONG_LABELS: by (seed, 0) they would all be in the first batch of that seed's training.
+# Streams of random numbers beside those of the training, (seed, epoch). Labels are made wrong by (seed,
+# WRONG_LABELS): by (seed, 0) they would all be in the first batch of that seed's training.
 WRONG_LABELS, HALVES, CANDIDATES = 2**32 - 1, 2**32 - 2, 2**32 - 3
 
 

@@ -5,14 +5,14 @@ import itertools
 import json
 import platform
 import shlex
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from support.console import UserError, is_out_of_memory, one_line
 from support.files import check_new, is_free, locked, read_csv, read_tensors, write_json, write_tensors
 from support.image_files import TEST_NAMES, TRAIN_NAMES
-from support.processes import from_main, lost_connection, n_processes, process_number
+from support.processes import from_main, is_main, lost_connection, n_processes, process_number
 from support.settings import Settings, hardware_name
 
 import torch
@@ -68,7 +68,7 @@ def describe(settings, model, train, test, options=None):
             "classes": list(train.classes),
             "fingerprint": [train.fingerprint(), test.fingerprint()],
         },
-        # Not in data, which --resume compares: the runs before this key go on too.
+        # Not in "data", which --resume compares, so that runs from before this key go on too.
         "content_fingerprint": [train.content_fingerprint(), test.content_fingerprint()],
         "weights": fingerprint(settings.weights) if settings.weights else None,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -87,6 +87,12 @@ def read_config(folder):
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         settings = Settings(**config["settings"])
+        data, machine = config["data"], config["platform"]
+        train_print, test_print = data["fingerprint"]
+        texts = (data["source"], machine["hardware"], train_print, test_print)
+        numbers = (config["n_parameters"], data["n_train"], data["n_test"], machine["n_processes"])
+        if {*map(type, texts)} != {str} or {*map(type, numbers)} != {int}:
+            raise ValueError("not what was written")
         if config["checksum"] != checksum(config["settings"], config["options"]):
             raise ValueError("the settings were edited")
     except (FileNotFoundError, NotADirectoryError):
@@ -126,10 +132,11 @@ def read_run(folder):
     The history has a dict of floats for each epoch that is over. Raises UserError where there is no such run.
     """
     settings, config = read_resumable(folder)
-    table, finished = folder / "metrics.csv", (folder / "model.pt").exists()
+    finished = (folder / "model.pt").exists()
+    table = folder / "metrics.csv"
     try:
         rows = read_csv(table) if table.exists() else []
-        history = [{key: float(row[key]) for key in ("epoch", "test_accuracy", "seconds")} for row in rows]
+        history = [{key: float(row[key]) for key in ("test_accuracy", "seconds")} for row in rows]
     except (ValueError, KeyError):
         raise UserError(f"{table}: is no table of epochs any more; move it away") from None
     if finished and len(history) != settings.epochs:
@@ -205,24 +212,26 @@ def to_type(words, n_processes):
 
 @contextmanager
 def resumable_by(words, folder):
-    """Turn what interrupts the block, which works on `folder`, into a UserError that says how to go on.
+    """Keep `folder` to this run for the block; what interrupts it becomes a UserError that says how to go on.
 
-    That is to type `words`, a script and its arguments, after python or torchrun.
+    That is to type `words`, a script and its arguments, after python or torchrun. Raises UserError where
+    another run has `folder`.
     """
-    go_on = to_type(words, n_processes())
+    command = to_type(words, n_processes())
     try:
-        yield
+        with locked(folder) if is_main() else nullcontext():
+            yield
     except BrokenPipeError:
         raise
     except OSError as error:
         problem = error.strerror or one_line(error)
-        raise UserError(f"{error.filename or folder}: {problem}; when that is mended: {go_on}") from None
+        raise UserError(f"{error.filename or folder}: {problem}; when that is mended: {command}") from None
     except (KeyboardInterrupt, RuntimeError) as error:
         lost = n_processes() > 1 and lost_connection(error)
         if isinstance(error, RuntimeError) and not lost:
             raise
         reason = "another process of this run has ended" if lost else "interrupted"
-        interrupted = UserError(f"{reason}; to go on: {go_on}")
+        interrupted = UserError(f"{reason}; to go on: {command}")
         # The main process speaks for all; where it has ended, and so holds the folder no more, the next does.
         interrupted.speaks = process_number() == 1 and is_free(folder)
         raise interrupted from None

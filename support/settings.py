@@ -13,7 +13,7 @@ import torch
 def flag(default, text, **argparse_options):
     """Return a dataclass field that is a command-line flag too, with `argparse_options`.
 
-    Without any, an int is a positive one.
+    An int without a `type` is a positive one.
     """
     return field(default=default, metadata={"help": text, **argparse_options})
 
@@ -126,7 +126,7 @@ def parse(description, arguments=None, options_kind=Options, **defaults):
     `options_kind` is the class of the options: Options or one made of it. `defaults` take the place of
     Settings' own.
     """
-    parser = Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=description)
     add_flags(parser, Settings, **defaults)
     add_flags(parser, options_kind)
     given = typed(parser, arguments)

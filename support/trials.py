@@ -52,14 +52,10 @@ class Trial(NamedTuple):
 # ---------------------------------------------------------------- the table
 
 
-def number_or_none(text):
-    """Return `text` as a float; None where it is empty."""
-    return float(text) if text else None
-
-
 # Of results.csv; "elapsed" are the seconds since the search began.
 COLUMNS = {"judged_on": str, **Architecture.__annotations__, "passes": float, "seed": int}
-COLUMNS |= {"accuracy": number_or_none, "loss": number_or_none, "error": str}
+COLUMNS |= {"accuracy": lambda text: float(text) if text else None}  # a failed trial has none
+COLUMNS |= {"loss": COLUMNS["accuracy"], "error": str}
 COLUMNS |= {"mflop": float, "n_parameters": int, "seconds": float, "elapsed": float}
 
 
@@ -111,7 +107,9 @@ class Trials:
     """
 
     def __init__(self, file, data, settings, sizes, train, reference, n_final_seeds):
-        self.file, self.data, self.settings, self.sizes, self.train = file, data, settings, sizes, train
+        self.file = file
+        self.data = data
+        self.settings, self.sizes, self.train = settings, sizes, train
         self.reference, self.n_final_seeds = reference, n_final_seeds
         self.rows = from_main(self.read)  # of results.csv, by Trial
         self.started = clock() - max((row["elapsed"] for row in self.rows.values()), default=0)

@@ -295,9 +295,3 @@ def test_transfer_takes_all_of_another_run_but_its_last_layer(network, tmp_path)
         assert torch.equal(value, (fresh if key.startswith(name) else before.state_dict())[key]), key
     with pytest.raises(UserError, match=r"model\.pt: is no model\.pt of this network with this architecture"):
         models.load_run(network(n_blocks=2), tmp_path / "model.pt")
-
-
-@pytest.mark.parametrize("init", ["pretrained", "transfer", "xaver"])
-def test_an_initialisation_that_there_is_not_is_refused(init):
-    with pytest.raises(UserError, match=f"no initialisation {init} of this network"):
-        models.initialise(models.encoder(), init)

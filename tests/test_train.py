@@ -235,6 +235,10 @@ class Interrupted(Exception):
     pass
 
 
+def killed(*args):
+    raise Interrupted
+
+
 @pytest.mark.parametrize("model", ["encoder", "resnet"])
 @pytest.mark.parametrize("n_steps", [1, 2, 3, 5, 6, 8, 11, 15])  # of 15: in each epoch 4 full ones and a part
 def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(tmp_path, monkeypatch, model, n_steps):
@@ -266,9 +270,6 @@ def test_an_interruption_after_an_epochs_last_step_does_not_repeat_it(tmp_path, 
     run_settings = small_settings(batch_size=9)  # the last step has 4 images
     whole, history = trained(run_settings)
 
-    def killed(*args):
-        raise Interrupted
-
     with monkeypatch.context() as patch:
         patch.setattr(console.Watch, "due", lambda self: True)
         patch.setattr(console.Watch, "time_to_save", lambda self: True)
@@ -282,9 +283,6 @@ def test_an_interruption_after_an_epochs_last_step_does_not_repeat_it(tmp_path, 
 
 @pytest.mark.parametrize(("module", "lost"), [(train, "write_csv"), (run_folder, "save_position")])
 def test_an_interruption_between_two_files_loses_no_row(tmp_path, monkeypatch, module, lost):
-    def killed(*args):
-        raise Interrupted
-
     with monkeypatch.context() as patch:
         patch.setattr(module, lost, killed)
         with pytest.raises(Interrupted):

@@ -53,7 +53,6 @@ def values(tmp_path, monkeypatch):
     values = {"ours": [10, 30, 20], "plain": [4, 5, 6], "plain_bf16": [8, 8, 8]}
     values["limit"] = [{"limit": 100, "matrix product": 0.5}] * 3
     values |= {"ours_fp32": [7] * 3, "vgg16": [8] * 3, "reading": [60000] * 3, "memory": [500]}
-    values |= {"data_sizes": [{"a": 1, "b": 2}] * 3, "image_sizes": [{"c": 3}] * 3}
     monkeypatch.setattr(bench, "measured", lambda part: values[part].pop(0))
     monkeypatch.setattr(bench, "complete", lambda settings: small_settings(precision="bf16"))
     monkeypatch.setattr(sys, "argv", ["bench.py"])

@@ -1,4 +1,4 @@
-"""Files that are never half written, run folders that are never used twice, and what a person sees."""
+"""Errors in one line, numbers from the command line, and what a person sees while a command runs."""
 
 import os
 import platform
@@ -133,9 +133,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc has this to be told")
 def test_memory_that_is_freed_is_there_again_without_the_kernel():
-    done = subprocess.run(
-        [sys.executable, "-c", PAGE_FAULTS], cwd=PROJECT, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", PAGE_FAULTS], cwd=PROJECT, capture_output=True, text=True)
     assert int(done.stdout) < 1000
 
 

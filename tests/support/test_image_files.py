@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision.datasets
-from conftest import stripes, write_folder
+from conftest import contents, stripes, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -324,13 +324,6 @@ def test_what_is_hidden_is_skipped_and_what_is_no_image_is_named(folder, tmp_pat
 
 
 # ---------------------------------------------------------------- writing
-
-
-def contents(root):
-    """Return {relative path: bytes} of all files under `root`."""
-    return {
-        path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()
-    }
 
 
 @pytest.mark.parametrize("colour", [False, True])

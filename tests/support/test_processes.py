@@ -1,4 +1,4 @@
-"""Several processes: who goes first, who speaks, and which device each takes. test_interruptions.py runs real ones."""
+"""Several processes: who goes first, who speaks, which device each takes. Real ones: test_interruptions."""
 
 import sys
 from types import SimpleNamespace
@@ -64,9 +64,9 @@ def test_only_the_first_process_of_a_machine_speaks(as_rank, monkeypatch, capsys
         print("a table")
         raise UserError("a fault")
 
-    for rank, said in ((0, ("a table\n", "ranks.py: a fault\n")), (1, ("", ""))):
+    for rank, said in ((0, ("a table\n", "train.py: a fault\n")), (1, ("", ""))):
         as_rank(rank)
-        monkeypatch.setattr(sys, "argv", ["ranks.py"])
+        monkeypatch.setattr(sys, "argv", ["train.py"])
         monkeypatch.setattr(sys, "stdout", sys.stdout)  # which the second closes for itself
         with pytest.raises(SystemExit):
             run_command(main)

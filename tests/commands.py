@@ -1,8 +1,8 @@
 """Commands as a user types them, in processes of their own that can be killed."""
 
-import importlib
 import multiprocessing
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -51,15 +51,11 @@ def under_torchrun(script, arguments, cwd):
 
 
 def run_as_typed(module, arguments, cwd):
-    """Do all that `python MODULE.py ARGUMENTS` does after its imports, in the folder `cwd`."""
+    """Do all that `python -m MODULE ARGUMENTS` does, in the folder `cwd`; torch is imported already."""
     os.chdir(cwd)
     for descriptor, name in enumerate(("stdout", "stderr"), 1):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
         setattr(sys, name, open(descriptor, "w"))  # noqa: SIM115 (for the rest of this process)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.argv = [f"{module}.py", *arguments]
-    script = importlib.import_module(module)
-    if hasattr(script, "run_command"):
-        script.run_command(script.main)
-    else:
-        script.main()  # torchrun's
+    sys.argv[1:] = arguments
+    runpy.run_module(module, run_name="__main__", alter_sys=True)

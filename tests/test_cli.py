@@ -14,7 +14,7 @@ from support.files import read_csv, read_json
 
 import pytest
 import torch
-from commands import PROJECT, typed
+from commands import PROJECT, started, typed
 from conftest import DIAGNOSE, FLAGS, SEARCH, contents, write_folder
 from PIL import Image
 
@@ -26,13 +26,13 @@ import train
 
 # ---------------------------------------------------------------- as typed
 
-LINES = {
-    "train": f"train.py --model resnet --init xavier --epochs 3 --limit 20 {FLAGS}",
-    "compare": "compare.py before",
-    "search": f"search.py {SEARCH}",
-    "diagnose": f"diagnose.py {DIAGNOSE} --write-clean cleaned",
-    "data": "data.py mislabel images wrong --count 3",
-    "layers": "-m studies.layers {root}/before --picture {root}/layers.png",
+TRAIN = f"--model resnet --init xavier --epochs 3 --limit 20 {FLAGS}"
+ARGUMENTS = {
+    "compare": "before",
+    "search": SEARCH,
+    "diagnose": f"{DIAGNOSE} --write-clean cleaned",
+    "data": "mislabel images wrong --count 3",
+    "studies.layers": "before --picture layers.png",
 }
 
 
@@ -48,27 +48,24 @@ def root(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def ended(root):
-    """The commands of LINES, run: {name: (exit status, stdout, stderr)}.
-
-    All are started at once, as each takes seconds to start.
-    """
-    processes = {}
-    for name, line in LINES.items():
-        if line.startswith("-m"):
-            processes[name] = typed(line.format(root=root), PROJECT)
-        else:
-            processes[name] = typed(f"{PROJECT}/{line}", root)
-    said = {name: process.communicate(timeout=300) for name, process in processes.items()}
-    return {name: (process.returncode, *said[name]) for name, process in processes.items()}
+    """The commands of ARGUMENTS, and train.py from its start: {name: (exit status, stdout, stderr)}."""
+    training = typed(f"{PROJECT}/train.py {TRAIN}", root)  # takes seconds to start
+    ended = {}
+    for name, arguments in ARGUMENTS.items():
+        process = started(name, arguments, root)
+        process.join(timeout=300)
+        ended[name] = (process.exitcode, *((root / file).read_text() for file in ("stdout", "stderr")))
+    said = training.communicate(timeout=300)
+    return ended | {"train": (training.returncode, *said)}
 
 
 @pytest.fixture(scope="module")
 def said(ended):
-    """What each command of LINES printed: {name: stdout}."""
+    """What each command printed: {name: stdout}."""
     return {name: stdout for name, (_, stdout, _) in ended.items()}
 
 
-@pytest.mark.parametrize("name", LINES)
+@pytest.mark.parametrize("name", ["train", *ARGUMENTS])
 def test_a_command_ends_well_and_complains_of_nothing(ended, name):
     exit_status, _, stderr = ended[name]
     assert (exit_status, stderr) == (0, "")

@@ -95,7 +95,8 @@ def test_planted_wrong_labels_are_found():
     images, labels = digits(2000, seed=5)
     wrong, changed = mislabelled.make_wrong(labels, 10, 20, seed=1)
     imperfect = data.ImageData(images, wrong, data.TEN_DIGITS, data.numbered("train", 2000), "digits")
-    run_settings = complete(Settings(init="xavier", epochs=3, device="cpu"))
+    small = {"image_size": 14, "n_blocks": 2, "n_features_1": 16, "n_features_2": 16}
+    run_settings = complete(Settings(init="xavier", epochs=3, device="cpu", **small))
     model = models.build(run_settings, 10, (1, 28, 28))
     train.fit(model, imperfect, imperfect.subset(torch.arange(10)), run_settings)
     order, _, _ = top_losses(wrong, diagnose.predict_all([model], imperfect, run_settings))

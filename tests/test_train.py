@@ -8,7 +8,8 @@ from support.console import UserError
 
 import pytest
 import torch
-from conftest import same_weights, small_model, small_settings, stripes
+import torchvision
+from conftest import same_weights, small_model, small_settings, small_vgg16, stripes
 
 import data
 import models
@@ -66,13 +67,14 @@ def test_freezing_is_training_with_the_other_layers_fixed(model):
     assert train.evaluate(frozen, TEST, run_settings)[1] == history[-1]["test_accuracy"]
 
 
-def test_vgg16s_features_are_without_dropout():
+def test_vgg16s_features_are_without_dropout(monkeypatch):
+    monkeypatch.setattr(torchvision.models, "vgg16", small_vgg16)  # for speed
     images = stripes(2, size=32)
     run_settings = small_settings(model="vgg16", image_size=32, freeze=True)
     model = small_model(run_settings, images).train()
     _, features, _ = train.frozen(model, images, images, run_settings)
     _, again, _ = train.frozen(model.train(), images, images, run_settings)
-    assert features.images.shape == (2, 4096)
+    assert features.images.shape == (2, 6)
     assert torch.equal(features.images, again.images)
     assert torch.allclose(
         models.last_layer(model)[1](features.images), train.predict(model, images, run_settings), atol=1e-4
@@ -153,7 +155,8 @@ def test_bf16_is_used_and_close_to_fp32():
 
 
 @pytest.mark.parametrize("model", ["encoder", "resnet", "vgg16"])
-def test_in_bf16_the_last_layer_and_the_loss_are_in_fp32(model):
+def test_in_bf16_the_last_layer_and_the_loss_are_in_fp32(monkeypatch, model):
+    monkeypatch.setattr(torchvision.models, "vgg16", small_vgg16)  # for speed
     images = stripes(4, size=32)
     run_settings = small_settings(model=model, init="xavier", precision="bf16", image_size=32)
     network = small_model(run_settings, images).eval()

@@ -2,6 +2,7 @@
 learn and find, the table and the picture that are left, and what is refused before the training."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from support.console import UserError
@@ -32,6 +33,8 @@ def test_each_way_is_a_line_with_what_each_set_of_wrong_labels_gave(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(suspect_rankings, "load", lambda source: (stripes(300), None))
     monkeypatch.setattr(suspect_rankings, "N_WRONG", 10)
+    small = {"n_blocks": 1, "n_features_1": 8, "n_features_2": 8, "batch_size": 32}
+    monkeypatch.setattr(suspect_rankings, "Settings", partial(Settings, **small))
     recipes = {
         name: (3, augment, held_out, n)
         for name, (_, augment, held_out, n) in suspect_rankings.NETWORKS.items()

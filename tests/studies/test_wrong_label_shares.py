@@ -102,7 +102,7 @@ def test_what_is_no_effect_csv_is_named(tmp_path, change):
 def test_a_table_without_a_column_is_named(tmp_path, column):
     rows = effect_rows(10, 9, [(0.9, 0.9)] * 3)
     write_csv(tmp_path / "effect.csv", [{name: row[name] for name in row if name != column} for row in rows])
-    with pytest.raises(UserError, match=r"effect\.csv: is no effect\.csv of a diagnosis"):
+    with pytest.raises(UserError, match=r"effect\.csv: is no effect\.csv of this version"):
         wrong_label_shares.read_effects([tmp_path / "effect.csv"])
 
 

@@ -1,6 +1,7 @@
 """Training: it learns, it repeats itself exactly, and an interruption changes nothing."""
 
 import math
+import time
 from dataclasses import replace
 
 from support import console, randomness, run_folder
@@ -92,6 +93,36 @@ def test_a_frozen_training_is_resumed_bit_by_bit(tmp_path, monkeypatch):
     resumed, resumed_history = trained(small_settings(freeze=True), tmp_path)
     assert same_weights(whole, resumed)
     assert without_times(history) == without_times(resumed_history)
+
+
+def test_computing_the_features_counts_as_training(monkeypatch):
+    def slow(*arguments, frozen=train.frozen):
+        time.sleep(0.2)
+        return frozen(*arguments)
+
+    monkeypatch.setattr(train, "frozen", slow)
+    first, second = trained(small_settings(freeze=True))[1]
+    assert first["seconds"] > 0.2
+    assert second["seconds"] < first["seconds"]
+
+
+def test_processes_share_out_a_batch_and_differ_in_dropout_alone(monkeypatch):
+    images = replace(TRAIN, labels=torch.arange(40))  # which says of each image which it is
+    run_settings = small_settings(augment=True, batch_size=15)
+    (whole, labels, _), *_ = train.training_batches(images, run_settings, epoch=1, n_seen=15)
+    shares, random_numbers = [], []
+    for number in range(2):
+        monkeypatch.setattr(train, "process_number", lambda number=number: number)
+        monkeypatch.setattr(train, "is_main", lambda number=number: number == 0)
+        monkeypatch.setattr(train, "n_processes", lambda: 2)
+        share, own_labels, n_images = next(train.training_batches(images, run_settings, epoch=1, n_seen=15))
+        random_numbers.append(torch.rand(1).item())
+        shares.append(share)
+        assert n_images == 15
+        assert torch.equal(own_labels, labels[number::2])
+    assert torch.equal(shares[0], whole[::2])
+    assert torch.equal(shares[1], whole[1::2])
+    assert random_numbers[0] != random_numbers[1]
 
 
 def test_the_loop_is_the_plain_one():
@@ -276,10 +307,12 @@ def test_an_interruption_after_an_epochs_last_step_does_not_repeat_it(tmp_path, 
     with monkeypatch.context() as patch:
         patch.setattr(console.Watch, "due", lambda self: True)
         patch.setattr(console.Watch, "time_to_save", lambda self: True)
+        patch.setattr(console.Watch, "seconds", lambda self: 60.0)
         patch.setattr(train, "evaluate", killed)
         with pytest.raises(Interrupted):
             trained(run_settings, tmp_path)
     resumed, resumed_history = trained(run_settings, tmp_path)
+    assert [row["seconds"] > 60 for row in resumed_history] == [True, False]  # those before count
     assert same_weights(whole, resumed)
     assert without_times(history) == without_times(resumed_history)
 

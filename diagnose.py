@@ -61,11 +61,11 @@ def confusion_matrix(labels, predicted, n_classes):
 
 
 def losses_of(labels, log_probabilities):
-    """Return each sample's cross-entropy, its mean over the networks: float (N,).
+    """Return each sample's cross-entropy, float (N,).
 
-    `labels` is int64 (N,), `log_probabilities` float (networks, N, classes).
+    `labels` is int64 (N,), `log_probabilities` float (N, classes), a mean over networks.
     """
-    return -log_probabilities.mean(dim=0).gather(1, labels[:, None]).squeeze(1)
+    return -log_probabilities.gather(1, labels[:, None]).squeeze(1)
 
 
 def scores_of(labels, log_probabilities):
@@ -75,10 +75,9 @@ def scores_of(labels, log_probabilities):
     best other class, in the spirit of the confident joint (Northcutt et al. 2021). So where 4s and 9s were
     mixed up, a doubtful 4 comes before an equally doubtful 7. Arguments as for `losses_of`.
     """
-    n_classes = log_probabilities.shape[2]
+    n_classes = log_probabilities.shape[1]
     losses = losses_of(labels, log_probabilities)
-    others = log_probabilities.mean(dim=0).scatter(1, labels[:, None], -torch.inf)
-    other_log_p, other = others.max(dim=1)
+    other_log_p, other = log_probabilities.scatter(1, labels[:, None], -torch.inf).max(dim=1)
     pair = labels * n_classes + other
     sure = other_log_p + losses > SURE  # a loss is minus the label's log-probability
     counts = torch.bincount(pair[sure], minlength=n_classes**2) + 1  # a pair never seen is not impossible
@@ -93,11 +92,12 @@ def greatest_first(values):
 def top_losses(labels, log_probabilities):
     """Rank samples by how wrong their labels look (exercise sheet 1.4 c): return (order, scores, losses).
 
-    `order` is int64 (N,), the samples' indices, the greatest of the `scores` first. Arguments as for
-    `losses_of`.
+    `labels` is int64 (N,), `log_probabilities` float (networks, N, classes). `order` is int64 (N,), the
+    samples' indices, the greatest of the `scores` first. Of the networks' log-probabilities the mean counts.
     """
-    scores = scores_of(labels, log_probabilities)
-    return greatest_first(scores), scores, losses_of(labels, log_probabilities)
+    mean = log_probabilities.mean(dim=0)
+    scores = scores_of(labels, mean)
+    return greatest_first(scores), scores, losses_of(labels, mean)
 
 
 def without_first(order, n):

@@ -47,9 +47,9 @@ def training_batches(train, settings, epoch, n_seen):
     `images`, float, and `labels` are this process's share of the step's `n_images`, on the device.
     """
     order = random_order(len(train), settings.seed, epoch).to(train.images.device)
+    share = slice(process_number(), None, n_processes())  # of a batch
     for start in range(n_seen, len(train), settings.batch_size):
         batch = order[start : start + settings.batch_size]  # indices
-        share = slice(process_number(), None, n_processes())
         step = 1 + start // settings.batch_size
         # Just before the step, so that augmentation and dropout depend on (seed, epoch, step) alone.
         torch.manual_seed(mix(settings.seed, epoch, step))
@@ -124,13 +124,12 @@ def train_epochs(model, train, test, settings, folder, watch, seconds_before):
 def fit(model, train, test, settings, folder=None, task=None):
     """Train `model` in place, or with `settings.freeze` its last layer; return the history, a row per epoch.
 
-    `train` and `test` are ImageData, `settings` complete. A row is a dict with
-    the columns of metrics.csv. Prints the rows,
-    or with `task` only a line of progress that names it. With `folder`, goes on from its state.pt where
-    there is one, and keeps state.pt and metrics.csv there up to date. All randomness is a function of (seed,
-    epoch, step), so a run that is resumed ends with the same weights, bit by bit, as one that was never
-    interrupted. Under torchrun each process trains on its share of every batch. Raises UserError when the
-    loss is no longer finite.
+    `train` and `test` are ImageData, `settings` complete. A row is a dict with the columns of metrics.csv.
+    Prints the rows, or with `task` only a line of progress that names it. With `folder`, goes on from its
+    state.pt where there is one, and keeps state.pt and metrics.csv there up to date. All randomness is a
+    function of (seed, epoch, step), so a run that is resumed ends with the same weights, bit by bit, as one
+    that was never interrupted. Under torchrun each process trains on its share of every batch. Raises
+    UserError when the loss is no longer finite.
     """
     keep_freed_memory()
     started = time.perf_counter()
@@ -195,9 +194,9 @@ def predict(model, data, settings, task="testing"):
 
 def evaluate(model, data, settings):
     """Return the mean cross-entropy loss and the accuracy (0 to 1) of `model` on `data`."""
-    share = (
-        data.subset(torch.arange(process_number(), len(data), n_processes())) if n_processes() > 1 else data
-    )
+    share = data
+    if n_processes() > 1:
+        share = data.subset(torch.arange(process_number(), len(data), n_processes()))
     logits = predict(model, share, settings)
     labels = share.labels.to(settings.device)
     loss = F.cross_entropy(logits, labels, reduction="sum")
@@ -257,7 +256,7 @@ def main(arguments=None):
     print(f"{train.source}: {counts}, {width} pixels wide and {height} high, in {len(train.classes)} classes")
     model = models.build(settings, len(train.classes), (channels, height, width))
     description = run_folder.describe(settings, model, train, test)
-    introduce(settings, model)
+    introduce(settings, model, description["n_parameters"])
 
     name = f"{settings.model}-{settings.init}" + ("-frozen" if settings.freeze else "")
     folder = run_folder.start_or_resume(name, description, options, config)
@@ -268,9 +267,8 @@ def main(arguments=None):
     return history
 
 
-def introduce(settings, model):
+def introduce(settings, model, n_parameters):
     """Say which network will be trained, and on what."""
-    n_parameters = sum(parameter.numel() for parameter in model.parameters())
     network = f"{settings.model}, {settings.init} initialisation, {n_parameters:,} parameters"
     if settings.freeze:
         n_trained = sum(parameter.numel() for parameter in models.last_layer(model)[1].parameters())

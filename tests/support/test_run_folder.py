@@ -10,7 +10,7 @@ from support.console import UserError
 
 import pytest
 import torch
-from conftest import small_model, small_settings, stripes, write_folder
+from conftest import FLAGS, small_model, small_settings, stripes, write_folder
 
 import train
 
@@ -29,7 +29,7 @@ def test_no_run_folder_is_used_twice(tmp_path, monkeypatch):
 def test_a_run_goes_on_only_with_the_weights_that_it_began_with(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "images")
-    small = "--n-blocks 1 --n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8 --data images"
+    small = f"--data images {FLAGS}"
     train.main(f"{small} --epochs 1 --out first".split())
     train.main(f"{small} --epochs 1 --init transfer --weights first/model.pt --out second".split())
     Path("second/model.pt").unlink()

@@ -225,7 +225,8 @@ def main(arguments=None):
     table, diagrams = [], []
     for members in sections.values():
         rows = rows_of(members)
-        heading = f"tested on {rows[0]['data']}, {rows[0]['n_test']:,} images"
+        height, width = members[0][0]["config"]["data"]["image_shape"][-2:]
+        heading = f"tested on {rows[0]['data']}, {rows[0]['n_test']:,} images of {width}×{height} pixels"
         print(f"\n{heading}")
         print_section(members, rows)
         diagrams.append((heading, *panels_and_lines(members, rows)))

@@ -7,6 +7,7 @@ are compared on training images held out for that; the test set judges only the 
 architecture. The same command again goes on where it was interrupted.
 """
 
+import json
 import math
 import sys
 from dataclasses import asdict, dataclass, replace
@@ -156,11 +157,11 @@ def kept_plan(trials, candidates, options, folder):
         except UserError:  # then there is no search, and its folder is free for another
             (folder / "config.json").unlink()
             raise
-    try:
-        entrants, rungs = read_json(file)
-        return [Architecture(*each) for each in entrants], rungs
-    except (TypeError, ValueError):
-        raise UserError(f"{file}: is damaged; move it away") from None
+    kept = read_json(file)
+    for plan in possible_plans(candidates, options, trials.settings.seed):
+        if json.loads(json.dumps(plan)) == kept:  # which has lists in place of tuples
+            return plan
+    raise UserError(f"{file}: is no plan of this search; move it away")
 
 
 # ---------------------------------------------------------------- what is trained

@@ -93,6 +93,8 @@ def train_epochs(model, train, test, settings, folder, watch, seconds_before):
     folder = folder if is_main() else None  # which only the main process writes
     network = averaging(model)
     watch.print_table(position.history)
+    if folder and position.history:
+        write_csv(folder / "metrics.csv", position.history)  # whatever has become of it meanwhile
 
     for epoch in range(len(position.history), settings.epochs):
         model.train()

@@ -10,7 +10,7 @@ from pathlib import Path
 from support import pictures
 from support.chance import MEASURES, difference, mean_sd
 from support.console import Parser, UserError, run_command
-from support.files import read_csv
+from support.files import finite_number, read_csv
 
 # As they are shown.
 LABELLINGS = {"clean": "no wrong labels", "imperfect": "before cleaning", "cleaned": "after cleaning"}
@@ -30,7 +30,9 @@ def read_effects(files):
             raise UserError(f"{file}: is no file with rows")
         try:
             for row in rows:
-                numbers = {name: float(row[name]) for name in (*MEASURES, "seed", "n_images", "n_wrong")}
+                numbers = {
+                    name: finite_number(row[name]) for name in (*MEASURES, "seed", "n_images", "n_wrong")
+                }
                 diagnosis = diagnoses.setdefault((file, row.get("command")), {})
                 labelling = row.get("labelling") or row["labels"]  # as diagnoses called the column before
                 diagnosis.setdefault(labelling, []).append(numbers)

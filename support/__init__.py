@@ -1,6 +1,7 @@
 """What the scripts share. A reader may leave this door closed."""
 
 import os
+import sys
 
 # OpenMP's threads spin while they wait for work, and beside anything else that computes they take the cores
 # from each other: two trainings at once took several times as long as one. Here they soon sleep instead.
@@ -8,3 +9,15 @@ import os
 if "OMP_WAIT_POLICY" not in os.environ:  # a user's own choice stands
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # rounds; of GNU's OpenMP
 os.environ.setdefault("KMP_BLOCKTIME", "1")  # milliseconds; of LLVM's, on macOS, where it is untested
+
+
+def end_in_one_line(kind, error, traceback):
+    """Do for an uncaught error what Python does, but for a Ctrl-C, as during the imports, say so alone."""
+    if kind is not KeyboardInterrupt:
+        sys.__excepthook__(kind, error, traceback)
+        return
+    print(f"{os.path.basename(sys.argv[0])}: interrupted", file=sys.stderr)
+    sys.exit(2)
+
+
+sys.excepthook = end_in_one_line

@@ -63,13 +63,13 @@ def run_command(main):
 
     Of the processes that torchrun starts on a machine, only the first says these things.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # being told to end is like Ctrl-C
     speaks = os.environ.get("LOCAL_RANK", "0") == "0"
     if not speaks:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of this process)
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (where the shell closed it)
     sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may have fewer letters than we use
     try:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # being told to end is like Ctrl-C
         with redirect_stdout(Escaped(sys.stdout)):
             main()
         sys.stdout.flush()
@@ -125,6 +125,9 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *arguments, **options):
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)  # keeps a text's lines
+        script = Path(sys.argv[0])
+        if script.parent.name == "studies":
+            options.setdefault("prog", f"python -m studies.{script.stem}")
         super().__init__(*arguments, **options)
         self.color = False  # Python 3.14's, whose escape sequences `Escaped` would show
 

@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import math
 import os
 import re
 import warnings
+import zipfile
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
@@ -102,10 +104,16 @@ def append_csv(path, row):
         os.fsync(file.fileno())
 
 
-def drop_torn_line(path):
-    """Drop from a table of `append_csv` what a kill left of its last line."""
+def drop_torn_line(path, names):
+    """Drop from a table of `append_csv` with the columns `names` what a kill left of its last line.
+
+    Raises UserError where it is another table, or none.
+    """
     content = Path(path).read_bytes()
     if not content.endswith(b"\n"):
+        header = ",".join(names).encode()
+        if content[: len(header)] != header[: len(content)]:
+            raise UserError(f"{path}: is no table of this program any more; move it away")
         with written(path) as file:
             file.write(content[: content.rfind(b"\n") + 1])
 
@@ -125,6 +133,13 @@ def read_csv(path):
     return rows
 
 
+def finite_number(text):
+    """Return the number that a table has as `text`; raise ValueError where it is none, or not finite."""
+    if not math.isfinite(float(text)):
+        raise ValueError
+    return float(text)
+
+
 def write_tensors(path, tensors):
     """Write `tensors`, nested dicts and lists of tensors and numbers, as `torch.save` does."""
     buffer = io.BytesIO()  # torch.save into a file would turn a full disk's OSError into its own RuntimeError
@@ -141,6 +156,10 @@ def read_tensors(path, device="cpu"):
     with open(path, "rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's, about a pickle that is not its own
         try:
+            # torch.load takes damaged numbers as they are; the archive has a checksum of each of its members.
+            if zipfile.is_zipfile(file) and zipfile.ZipFile(file).testzip():
+                raise ValueError("damaged")
+            file.seek(0)
             return torch.load(file, map_location=device, weights_only=True)
         except Exception as error:  # torch.load has many kinds, OSError among them
             if is_out_of_memory(error):

@@ -65,8 +65,15 @@ def list_images(folder):
     files, labels = [], []
     for label, name in enumerate(classes):
         found = []
-        for parent, folders, names in os.walk(os.path.join(folder, name), followlinks=True):
-            folders[:] = [inner for inner in folders if enters(os.path.join(parent, inner))]
+        root = os.path.join(folder, name)
+        # So that links lead to no folder twice, and up to none around this one.
+        seen = set(map(str, Path(root).resolve().parents))
+        for parent, folders, names in os.walk(root, onerror=fail, followlinks=True):
+            if os.path.realpath(parent) in seen:
+                folders.clear()
+                continue
+            seen.add(os.path.realpath(parent))
+            folders[:] = sorted(inner for inner in folders if not inner.startswith("."))
             found += [os.path.join(parent, file) for file in names if not file.startswith(".")]
         for file in sorted(found, key=os.path.split):
             if file.lower().endswith(EXTENSIONS):
@@ -86,11 +93,9 @@ def list_images(folder):
     return Listing(files, labels, tuple(classes), others)
 
 
-def enters(folder):
-    """Return whether a folder in a class folder is listed: it is not hidden, and no link to one around it."""
-    folder = Path(folder)
-    up = folder.is_symlink() and folder.parent.resolve().is_relative_to(folder.resolve())
-    return not up and not folder.name.startswith(".")
+def fail(error):
+    """Raise `error`: os.walk passes over a folder that cannot be read."""
+    raise error
 
 
 def list_folder(root):

@@ -10,7 +10,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from support.console import UserError, is_out_of_memory, one_line
-from support.files import check_new, is_free, locked, read_csv, read_tensors, write_json, write_tensors
+from support.files import (
+    check_new,
+    finite_number,
+    is_free,
+    locked,
+    read_csv,
+    read_tensors,
+    write_json,
+    write_tensors,
+)
 from support.image_files import TEST_NAMES, TRAIN_NAMES
 from support.processes import from_main, is_main, lost_connection, n_processes, process_number
 from support.settings import Settings, hardware_name
@@ -89,7 +98,7 @@ def read_config(folder):
         settings = Settings(**config["settings"])
         data, machine = config["data"], config["platform"]
         train_print, test_print = data["fingerprint"]
-        texts = (data["source"], machine["hardware"], train_print, test_print)
+        texts = (data["source"], machine["hardware"], train_print, test_print, config.get("weights") or "")
         numbers = (config["n_parameters"], data["n_train"], data["n_test"], machine["n_processes"])
         if {*map(type, texts)} != {str} or {*map(type, numbers)} != {int}:
             raise ValueError("not what was written")
@@ -136,7 +145,7 @@ def read_run(folder):
     table = folder / "metrics.csv"
     try:
         rows = read_csv(table) if table.exists() else []
-        history = [{key: float(row[key]) for key in ("test_accuracy", "seconds")} for row in rows]
+        history = [{key: finite_number(row[key]) for key in ("test_accuracy", "seconds")} for row in rows]
     except (ValueError, KeyError):
         raise UserError(f"{table}: is no table of epochs any more; move it away") from None
     if finished and len(history) != settings.epochs:

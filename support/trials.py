@@ -5,7 +5,7 @@ import time
 from typing import NamedTuple
 
 from support.console import Progress, UserError, duration, is_out_of_memory, one_line
-from support.files import append_csv, drop_torn_line, read_csv
+from support.files import append_csv, drop_torn_line, finite_number, read_csv
 from support.processes import from_all, from_main, is_main, n_processes, process_number
 from support.randomness import random_order
 from support.settings import ARCHITECTURE, Settings
@@ -53,16 +53,18 @@ class Trial(NamedTuple):
 
 
 # Of results.csv; "elapsed" are the seconds since the search began.
-COLUMNS = {"judged_on": str, **Architecture.__annotations__, "passes": float, "seed": int}
-COLUMNS |= {"accuracy": lambda text: float(text) if text else None}  # a failed trial has none
+COLUMNS = {"judged_on": str, **Architecture.__annotations__, "passes": finite_number, "seed": int}
+COLUMNS |= {"accuracy": lambda text: finite_number(text) if text else None}  # a failed trial has none
 COLUMNS |= {"loss": COLUMNS["accuracy"], "error": str}
-COLUMNS |= {"mflop": float, "n_parameters": int, "seconds": float, "elapsed": float}
+COLUMNS |= {"mflop": finite_number, "n_parameters": int, "seconds": finite_number, "elapsed": finite_number}
 
 
 def parsed(texts, file):
     """Return (trial, row) of a line of results.csv, a dict of texts; the row has its numbers as numbers."""
     try:
         row = {name: kind(texts[name]) for name, kind in COLUMNS.items()}
+        if (row["accuracy"] is None) != bool(row["error"]):
+            raise ValueError
     except (KeyError, ValueError):
         raise UserError(f"{file}: has a line that is no trial; mend it, or move the file away") from None
     return Trial(row["judged_on"], architecture_of(row), row["passes"], row["seed"]), row
@@ -120,7 +122,7 @@ class Trials:
         """Return {Trial: row} of results.csv, but for a last line that a kill tore."""
         if not self.file.exists():
             return {}
-        drop_torn_line(self.file)
+        drop_torn_line(self.file, COLUMNS)
         return dict(parsed(texts, self.file) for texts in read_csv(self.file))
 
     def turns(self, trials):

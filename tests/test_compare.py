@@ -163,6 +163,7 @@ def test_runs_from_before_the_content_fingerprint_are_grouped_and_go_on(folder, 
         ("metrics.csv", None, r"metrics\.csv: is not that of all 3 epochs"),  # of a finished run
         ("metrics.csv", "epoch,seconds\n1,2\n", r"metrics\.csv: is no table of epochs"),
         ("metrics.csv", "epoch,test_accuracy,seconds\n1,high,2\n", r"metrics\.csv: is no table of epochs"),
+        ("metrics.csv", "epoch,test_accuracy,seconds\n1,nan,2\n", r"metrics\.csv: is no table of epochs"),
     ],
 )
 def test_what_is_no_run_is_named(folder, tmp_path, monkeypatch, file, content, message):

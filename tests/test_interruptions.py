@@ -317,7 +317,9 @@ def test_a_search_goes_on_only_from_whole_files_and_keeps_the_damaged_ones(refus
     search.main(f"{SEARCH} --out run".split())
     for name, damage, message in (
         ("results.csv", b"a,b\n1,2\n", "has a line that is no trial"),
+        ("results.csv", b"my own notes", "is no table of this program any more"),
         ("plan.json", b"{", "plan.json: is damaged"),
+        ("plan.json", b"[[[3]], 5]", "plan.json: is no plan of this search"),
     ):
         file = Path("run", name)
         whole = file.read_bytes()

@@ -327,6 +327,17 @@ def test_an_interruption_between_two_files_loses_no_row(tmp_path, monkeypatch, m
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 1 + 1
 
 
+def test_a_run_that_goes_on_writes_a_lost_or_damaged_table_anew(tmp_path):
+    trained(small_settings(), tmp_path)
+    whole = (tmp_path / "metrics.csv").read_bytes()
+    for damage in (None, b"epo"):
+        (tmp_path / "metrics.csv").unlink()
+        if damage:
+            (tmp_path / "metrics.csv").write_bytes(damage)
+        trained(small_settings(), tmp_path)
+        assert (tmp_path / "metrics.csv").read_bytes() == whole
+
+
 @pytest.mark.parametrize("batch_size", [8, 40])  # with 40, only the test after the one step can tell
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, batch_size):
     with pytest.raises(UserError, match="training diverged"):

@@ -120,6 +120,34 @@ def test_openmp_hears_that_its_threads_are_to_sleep_before_torch_is_there(comman
     assert done.stdout == "1000 7\n"
 
 
+IMPORT_INTERRUPTED = """
+import signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+sys.argv[0] = "some/train.py"
+import train
+"""
+
+
+def test_ctrl_c_during_the_imports_is_one_line_and_status_2():
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            f"import signal\nsignal.signal(2, signal.default_int_handler)\n{IMPORT_INTERRUPTED}",
+        ],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", "train.py: interrupted\n")
+
+
 PAGE_FAULTS = """
 import ctypes, resource
 from support import console

@@ -164,7 +164,7 @@ def test_a_table_that_a_kill_cut_short_has_its_whole_lines(tmp_path_factory, row
     kept = content.draw(st.integers(header, sizes[-1]))
     os.truncate(file, kept)
     n_whole = sum(size <= kept for size in sizes)
-    files.drop_torn_line(file)
+    files.drop_torn_line(file, rows[0])
     assert len(files.read_csv(file)) == n_whole
     files.append_csv(file, rows[-1])
     assert len(files.read_csv(file)) == n_whole + 1
@@ -173,10 +173,19 @@ def test_a_table_that_a_kill_cut_short_has_its_whole_lines(tmp_path_factory, row
 def test_a_table_of_which_a_kill_left_not_even_the_header_starts_anew(tmp_path):
     file = tmp_path / "results.csv"
     file.write_text("err")
-    files.drop_torn_line(file)
+    files.drop_torn_line(file, ["error", "loss"])
     assert files.read_csv(file) == []
     files.append_csv(file, {"error": "", "loss": 1})
     assert files.read_csv(file) == [{"error": "", "loss": "1"}]
+
+
+@pytest.mark.parametrize("other", [b"errors of mine", b"error,seed\n1,2", b"a\rb"])
+def test_another_table_loses_no_line(tmp_path, other):
+    file = tmp_path / "results.csv"
+    file.write_bytes(other)
+    with pytest.raises(UserError, match="is no table of this program any more"):
+        files.drop_torn_line(file, ["error", "loss"])
+    assert file.read_bytes() == other
 
 
 @pytest.mark.parametrize("damage", [b"a,b\n1,2,3\n", b"a,b\n1\n", b'a,b\n1,"2"3\n', b"a,\xff\n1,2\n"])
@@ -203,6 +212,28 @@ def test_a_file_that_would_run_a_program_is_refused_in_our_words_alone(tmp_path,
         assert str(error.value).endswith("weights: damaged, or not tensors alone")
     assert not recwarn.list
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.fixture(scope="module")
+def tensors_file(tmp_path_factory):
+    file = tmp_path_factory.mktemp("tensors") / "model.pt"
+    files.write_tensors(file, {"weight": torch.arange(400.0), "step": 7})
+    return file
+
+
+@given(st.data())
+def test_a_flipped_bit_is_seen_or_does_no_harm(tensors_file, content):
+    whole = tensors_file.read_bytes()
+    damaged = bytearray(whole)
+    damaged[content.draw(st.integers(0, len(whole) - 1))] ^= 1 << content.draw(st.integers(0, 7))
+    other = tensors_file.with_name("damaged.pt")
+    other.write_bytes(damaged)
+    try:
+        read = files.read_tensors(other)
+    except UserError:
+        return
+    assert torch.equal(read["weight"], torch.arange(400.0))
+    assert read["step"] == 7
 
 
 def test_json_that_is_damaged_is_named(tmp_path):

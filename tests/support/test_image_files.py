@@ -491,6 +491,31 @@ def test_a_link_to_a_folder_that_it_is_in_adds_no_image(folder, target):
     assert image_files.list_images(folder / "train") == before
 
 
+def test_links_from_class_to_class_end_and_add_each_image_once(folder):
+    train = folder / "train"
+    (train / "row0" / "other").symlink_to("../row2")
+    (train / "row2" / "other").symlink_to("../row0")
+    listing = image_files.list_images(train)
+    found = [Path(file).relative_to(train).as_posix() for file in listing.files]
+    own = {name: {path.name for path in (train / name).glob("*.png")} for name in ("row0", "row2")}
+    for name, other in (("row0", "row2"), ("row2", "row0")):
+        expected = [f"{name}/{file}" for file in own[name]] + [f"{name}/other/{file}" for file in own[other]]
+        assert sorted(file for file in found if file.startswith(f"{name}/")) == sorted(expected)
+
+
+def test_a_folder_that_may_not_be_read_is_named(folder, monkeypatch):
+    scandir = os.scandir  # root may read every folder, so that the mode does not do
+
+    def refusing(path):
+        if str(path).endswith("row2"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(PermissionError, match="row2"):
+        image_files.list_images(folder / "train")
+
+
 def test_a_png_that_unpacks_to_more_than_it_says_takes_no_more_memory(tmp_path):
     header, data = struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0), zlib.compress(bytes(300 << 20))
     content = b"\x89PNG\r\n\x1a\n"

@@ -81,7 +81,16 @@ def test_a_config_is_read_back_and_an_edited_one_is_refused(tmp_path, config):
         run_folder.read_resumable(tmp_path, {"remove", "seeds"})
     edited = config | {"settings": config["settings"] | {"epochs": 9}}
     older = config | {"settings": {name: value for name, value in config["settings"].items() if name != "lr"}}
-    for content in (json.dumps(edited), json.dumps(older), "[]", "{}", json.dumps(config)[:-9], "\0"):
+    listed = config | {"weights": ["a"]}
+    for content in (
+        json.dumps(edited),
+        json.dumps(older),
+        json.dumps(listed),
+        "[]",
+        "{}",
+        json.dumps(config)[:-9],
+        "\0",
+    ):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(UserError, match=r"config\.json is damaged, edited, or of another version"):
             run_folder.read_config(tmp_path)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from support import trials
 from support.console import UserError
+from support.files import read_csv, write_csv
 from support.trials import THE_SHEETS, Architecture, Trial, Trials
 
 import pytest
@@ -83,6 +84,17 @@ def test_a_table_without_one_of_its_columns_is_no_table_of_trials(tmp_path, monk
     make_trials(tmp_path, Trainer(monkeypatch).train).run(BRIEF[:1], "one", math.inf, 0)
     table = tmp_path / "results.csv"
     table.write_text(table.read_text().replace(column, "another", 1))
+    with pytest.raises(UserError, match="has a line that is no trial"):
+        make_trials(tmp_path)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "", "high"])
+@pytest.mark.parametrize("column", ["accuracy", "passes", "elapsed"])
+def test_a_table_in_which_a_number_is_none_is_no_table_of_trials(tmp_path, monkeypatch, column, value):
+    make_trials(tmp_path, Trainer(monkeypatch).train).run(BRIEF[:1], "one", math.inf, 0)
+    table = tmp_path / "results.csv"
+    (row,) = read_csv(table)
+    write_csv(table, [row | {column: value}])
     with pytest.raises(UserError, match="has a line that is no trial"):
         make_trials(tmp_path)
 

@@ -16,15 +16,8 @@ from pathlib import Path
 
 from support.console import Parser, UserError, network_timeout, one_line, positive, run_command, seed_number
 from support.files import check_new
-from support.image_files import (
-    TRAIN_NAMES,
-    list_folder,
-    list_images,
-    note_others,
-    read_images,
-    split_folder,
-    write_images,
-)
+from support.image_files import read_images
+from support.image_folders import list_folder, note_listings, write_images
 from support.mislabelled import make_wrong, mislabel, true_labels
 from support.randomness import random_part
 
@@ -104,10 +97,10 @@ def load(source, limit=None, image_size=None):
     """Return (train, test), two ImageData of the same classes and image shape.
 
     `source` is "mnist" (downloaded into data/ if need be), "digits" (the built-in ones) or a folder, which
-    holds MNIST in torchvision's layout, or `train|training` and `test|testing|val`, and in each a folder of
-    images per class. `limit` keeps at most that many images of each, chosen at random, the same ones for
-    every run. `image_size` (pixels) unifies images of mixed sizes. Raises UserError, naming the file or
-    folder to mend.
+    holds MNIST in torchvision's layout, or a folder of images per class, alone or in each of `train|training`
+    and `test|testing|val|valid|validation`. `limit` keeps at most that many images of each, chosen at random,
+    the same ones for every run. `image_size` (pixels) unifies images of mixed sizes. Raises UserError, naming
+    the file or folder to mend.
     """
     if source == "digits":
         halves = load_digits()
@@ -182,7 +175,7 @@ def download_mnist():
 
 
 def load_folder(root, limit=None, image_size=None):
-    """Return (train, test) of the image folders `root`/train/CLASS/… and `root`/test/CLASS/…"""
+    """Return (train, test) of a folder of image files; see `load`."""
     listings = list_folder(root)
     classes, test_classes = (listing.classes for listing in listings)
     if classes != test_classes:
@@ -191,7 +184,7 @@ def load_folder(root, limit=None, image_size=None):
         raise UserError(
             f"{root}: only the {split} set has the class {lone}; both need the same class folders"
         )
-    note_others(root, listings)
+    note_listings(root, *listings)
     halves = []
     for listing in listings:
         kept = random_part(len(listing.files), limit)
@@ -278,7 +271,7 @@ def find_imperfect(source, n_wrong, check):
 def make_imperfect(clean, source, out, n_wrong, check):
     """Copy the folder `clean` to `out`, `n_wrong` labels wrong; a missing `clean` is made of `source`."""
     if clean.is_dir():
-        check(len(list_images(split_folder(clean, *TRAIN_NAMES)).files))
+        check(len(list_folder(clean)[0].files))
     else:
         train, test = load(source)
         check(len(train))

@@ -13,7 +13,7 @@ from support.chance import print_effect, print_summary, spread_over_classes
 from support.console import UserError, duration, printable, run_command
 from support.decisions import check_none_emptied, read_decisions, write_clean, write_ranking
 from support.files import check_new, write_csv
-from support.image_files import check_copy
+from support.image_folders import check_copy
 from support.run_folder import describe, is_finished, read_resumable, resumable_by, start_or_resume
 from support.settings import Options, complete, flag, parse
 

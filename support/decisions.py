@@ -6,7 +6,7 @@ from pathlib import Path
 
 from support.console import UserError
 from support.files import unquoted, write_csv
-from support.image_files import copy_images
+from support.image_folders import copy_images
 
 import torch
 

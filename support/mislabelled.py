@@ -4,7 +4,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from support.console import UserError
-from support.image_files import copy_images, list_folder, note_others
+from support.image_folders import copy_images, list_folder, note_listings
 from support.randomness import WRONG_LABELS, mix
 
 import torch
@@ -37,7 +37,7 @@ def mislabel(source, out, count=100, seed=0, classes=None):
     """
     root = Path(source)
     listings = list_folder(root)
-    note_others(root, listings)
+    note_listings(root, *listings)
     files, labels, names, _ = listings[0]
     for name in classes or []:
         if name not in names:

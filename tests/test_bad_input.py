@@ -60,7 +60,7 @@ def test_refusals_before_the_training_leave_no_folder(refused):
         ("--data images --remove 3 --write-clean images/new", "is inside images"),
         ("--data images --remove 3 --write-clean new --out new/", "need a folder each"),
         ("--data images --remove 3 --write-clean new --out new/run", "need a folder each"),
-        ("--data images --remove 3 --out images/train/run", "is among the images"),
+        ("--data images --remove 3 --out images/train/run", "is inside images"),
         ("--data images --remove 3 --out images", "images: something is there"),
         ("--data images --remove 3 --decisions mine.csv", "leave out --remove"),
         ("--data images --decisions mine.csv", "mine.csv: cannot be read (No such file or directory)"),
@@ -110,7 +110,7 @@ def test_a_run_of_one_command_is_not_resumed_by_another(refused):
         ("mislabel images out", "100 labels cannot be made wrong: 24 images are in 3 classes"),
         ("mislabel images out --count 3 --classes row0 row9", "images has no class row9"),
         ("mislabel images out --count 3 --classes row0", "cannot be made wrong"),
-        ("mislabel nowhere out", "nowhere: needs one folder named train or training"),
+        ("mislabel nowhere out", "nowhere: no such folder"),
         ("export images --source images", "images: something is there"),
         ("export out --source nowhere", "nowhere: no such folder"),
     ],
@@ -139,7 +139,7 @@ def test_data_that_cannot_be_made_is_one_line(refused, arguments, message):
         ("--data images --threads 9999", "--threads 9999: 1024 are the most"),
         ("--data images --minutes 0.0001", "--minutes 0.0001 are too short to compare two"),
         ("--data images --out images", "images: something is there"),
-        ("--data images --out images/train/run", "is among the images"),
+        ("--data images --out images/train/run", "is inside images"),
     ],
 )
 def test_a_search_that_cannot_be_is_one_line(refused, arguments, message):

@@ -225,7 +225,7 @@ def test_true_labels_that_cannot_be_had_are_done_without(empty_place, capsys):
     (empty_place / "empty").mkdir()
     images = stripes(9)
     assert known_truth(images, "empty", None) is None
-    assert "the true labels are not known, as empty: needs one folder named train" in capsys.readouterr().out
+    assert "the true labels are not known, as empty: has no class folders" in capsys.readouterr().out
     write_folder(empty_place / "other", n_train=9)
     assert torch.equal(known_truth(images, "other", None), images.labels)
     more = stripes(12, seed=5)

@@ -12,13 +12,11 @@ from pathlib import Path
 
 from support import image_files
 from support.console import UserError
-from support.files import locked
+from support.image_folders import list_images
 
 import numpy as np
 import pytest
 import torch
-import torchvision.datasets
-from conftest import contents, stripes, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -98,13 +96,15 @@ def test_a_jpeg_is_read_as_torchvision_reads_it(tmp_path, mode, random_image):
     assert torch.equal(image_files.read_image(tmp_path / "a.jpg").expand(3, -1, -1), expected)
 
 
-def test_mixed_sizes_are_refused_or_made_one_size(tmp_path, random_image):
+def test_mixed_sizes_are_made_one_size(tmp_path, random_image, capsys):
     files = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
     Image.fromarray(random_image(30, 20)).save(files[0])
     Image.fromarray(random_image(5, 6)).save(files[1])
-    with pytest.raises(UserError, match=r"a\.png has 30×20 pixels, .*b\.png 5×6; --image-size N"):
-        image_files.read_images(files)
     assert image_files.read_images(files, image_size=10).shape == (2, 1, 10, 10)
+    assert capsys.readouterr().out == ""
+    assert torch.equal(image_files.read_images(files), image_files.read_images(files, image_size=64))
+    line = "images of mixed sizes: all are made 64×64 pixels; --image-size N makes them N×N\n"
+    assert capsys.readouterr().out == line
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", "cut"])
@@ -141,7 +141,7 @@ def test_every_kind_of_file_is_read_as_a_viewer_shows_it(tmp_path, random_image)
             for label in ("cat", "dog"):
                 (tmp_path / name / split / label).mkdir(parents=True)
                 picture.save(tmp_path / name / split / label / name)
-        read = image_files.read_images(data.list_images(tmp_path / name / "train")[0])
+        read = image_files.read_images(list_images(tmp_path / name / "train")[0])
         expected = np.asarray(expected.convert("RGB")).transpose(2, 0, 1)
         assert np.array_equal(read.expand(-1, 3, -1, -1).numpy(), np.stack([expected, expected])), name
 
@@ -217,8 +217,8 @@ def test_an_image_that_is_too_large_is_named_before_it_is_decoded(tmp_path, monk
 
 
 def test_images_that_do_not_fit_in_memory_are_not_read(tmp_path, monkeypatch, random_image):
-    files = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png", "not there.png")]
-    for file, shape in zip(files, ((10, 20), (10, 20), (10, 20, 3)), strict=False):
+    files = [str(tmp_path / name) for name in ("a.png", "b.png", "c.png", "d.png")]
+    for file, shape in zip(files, ((10, 20), (10, 20), (10, 20, 3), (10, 20)), strict=True):
         Image.fromarray(random_image(*shape)).save(file)
     monkeypatch.setattr(image_files, "free_memory", lambda: 799)
     with pytest.raises(UserError, match=r"4 images of 10×20 pixels take .* --image-size or --limit"):
@@ -236,7 +236,10 @@ def test_free_memory_is_some_of_the_machines():
 
 
 @pytest.mark.parametrize(("last", "most"), [("grey", 1.15), ("colour", 1.4)])
-def test_every_image_is_in_memory_once_while_all_are_read(tmp_path, random_image, last, most):
+def test_every_image_is_in_memory_once_while_all_are_read(tmp_path, monkeypatch, random_image, last, most):
+    monkeypatch.setattr(
+        image_files, "in_threads", map
+    )  # the profiler sees one thread; for others the next test
     Image.fromarray(random_image(64, 64)).save(tmp_path / "grey.png")
     Image.fromarray(random_image(64, 64, 3)).save(tmp_path / "colour.png")
     files = [str(tmp_path / "grey.png")] * 200 + [str(tmp_path / f"{last}.png")]  # at worst it comes last
@@ -245,6 +248,57 @@ def test_every_image_is_in_memory_once_while_all_are_read(tmp_path, random_image
     events = sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
     changes = [event.nbytes() for event in events if event.name() == "[memory]"]
     assert n_bytes < max(itertools.accumulate(changes)) < most * n_bytes
+
+
+@given(st.lists(st.integers(), max_size=99), st.integers(1, 3))
+def test_threads_give_what_one_by_one_gives_and_run_ahead_by_little(items, n_threads):
+    begun = []
+
+    def doubled(item):
+        begun.append(item)
+        return 2 * item
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "cpu_count", lambda: n_threads)
+        patch.setattr(os.path, "getsize", lambda item: 100 * image_files.LARGE)
+        results = image_files.in_threads(doubled, items)
+        for n_done, (item, result) in enumerate(zip(items, results, strict=True), 1):
+            assert result == 2 * item
+            assert len(begun) - n_done < image_files.CHUNK * (n_threads + 2)
+    assert sorted(begun) == sorted(items)
+
+
+def test_what_fails_in_a_thread_is_raised_and_ends_the_reading(tmp_path, random_image):
+    Image.fromarray(random_image(200, 200)).save(tmp_path / "a.png")
+    files = 199 * [str(tmp_path / "a.png")]
+    files[50] = str(tmp_path / "b.png")
+    (tmp_path / "b.png").write_bytes((tmp_path / "a.png").read_bytes()[:20000])
+    with pytest.raises(UserError, match=r"b\.png: cannot be read as an image"):
+        image_files.read_images(files)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_that_is_to_be_small_is_about_the_same_decoded_small(tmp_path, mode):
+    y, x = np.mgrid[:600, :900] / 100
+    waves = (127 + 60 * np.stack([np.sin(x), np.cos(y), np.sin(x + y)], axis=2)).astype(np.uint8)
+    Image.fromarray(waves).convert(mode).save(tmp_path / "a.jpg", quality=95)
+    small = image_files.read_image(tmp_path / "a.jpg", image_size=64).float()
+    whole = image_files.resize(image_files.read_image(tmp_path / "a.jpg"), (64, 64)).float()
+    assert small.shape == whole.shape
+    assert (small - whole).abs().mean() < 1
+    assert (small - whole).abs().max() < 12
+
+
+def test_without_torchvisions_decoder_the_pictures_are_the_same(tmp_path, monkeypatch, random_image):
+    files = [str(tmp_path / f"{name}.png") for name in ("grey", "colour", "palette")]
+    colour = Image.fromarray(random_image(9, 7, 3))
+    for file, picture in zip(
+        files, (Image.fromarray(random_image(9, 7)), colour, colour.quantize(8)), strict=True
+    ):
+        picture.save(file)
+    before = image_files.read_images(files)
+    monkeypatch.setattr(image_files, "decode_image", None)
+    assert torch.equal(image_files.read_images(files), before)
 
 
 small_images = st.tuples(st.integers(1, 4), st.integers(1, 4), st.sampled_from([(), (3,)]))
@@ -260,193 +314,15 @@ def test_read_images_are_those_of_the_files_in_one_tensor(kinds, image_size):
             Image.fromarray(rng.integers(0, 256, (height, width, *channels), dtype=np.uint8)).save(file)
         each = [image_files.read_image(file, image_size) for file in files]
         sizes = {image.shape[1:] for image in each}
-        if len(sizes) > 1 and image_size is None:
-            with pytest.raises(UserError, match="images of mixed sizes"):
-                image_files.read_images(files)
-            return
         if len(sizes) > 1:
-            each = [v2.functional.resize(image, [image_size, image_size], antialias=True) for image in each]
+            square = [image_size or 64] * 2
+            each = [v2.functional.resize(image, square, antialias=True) for image in each]
         channels = max(len(image) for image in each)
         expected = torch.stack([image.expand(channels, -1, -1) for image in each])
         assert torch.equal(image_files.read_images(files, image_size), expected)
 
 
-# ---------------------------------------------------------------- listing
-
-
-paths = st.tuples(
-    st.sampled_from(["a", "a b", "B", "ä"]),
-    st.sampled_from([".", "x", "x y", "x/y", "X", "folder.png"]),
-    st.sampled_from(["1.png", "10.PNG", "2.jpg", "b.tiff", "notes"]),
-)
-
-
-@given(st.lists(paths))
-def test_files_are_listed_as_torchvision_lists_them(more):
-    with tempfile.TemporaryDirectory() as folder:
-        for parts in [*((name, ".", "z.webp") for name in ("a", "a b", "B", "ä")), *more]:
-            Path(folder, *parts).parent.mkdir(parents=True, exist_ok=True)
-            Path(folder, *parts).touch()
-        files, labels, classes = image_files.list_images(folder)[:3]
-        listing = torchvision.datasets.ImageFolder(folder)
-    assert list(zip(files, labels, strict=True)) == listing.samples
-    assert list(classes) == listing.classes
-
-
-def test_what_is_hidden_is_skipped_and_what_is_no_image_is_named(folder, tmp_path, capsys):
-    expected = contents(folder)
-    before = data.load(str(folder))
-    assert capsys.readouterr().out == ""
-    for name in ("train/.ipynb_checkpoints", "train/row0/.ipynb_checkpoints", "train/row2/.cache/inner"):
-        (folder / name).mkdir(parents=True)
-        Image.new("L", (8, 8)).save(folder / name / "000-checkpoint.png")
-    for name in ("train/.DS_Store", "train/row0/.DS_Store", "train/row0/._000.png"):
-        (folder / name).touch()
-    for half, again in zip(before, data.load(str(folder)), strict=True):
-        assert (half.ids, half.classes, half.fingerprint()) == (again.ids, again.classes, again.fingerprint())
-    assert capsys.readouterr().out == ""  # nothing of it is a person's
-    others = (
-        "train/loose.png",
-        "train/row0/a.txt",
-        "train/row2/a.heic",
-        "train/row2/b",
-        "test/row4/c.svg",
-    )
-    for name in others:
-        (folder / name).parent.mkdir(exist_ok=True)
-        (folder / name).touch()
-    assert data.load(str(folder))[0].ids == before[0].ids
-    names = "train/loose.png, train/row0/a.txt, train/row2/a.heic, …"
-    note = f"Note: files in {folder} that are no images are left out, 5 in all: {names}\n"
-    assert capsys.readouterr().out == note
-    image_files.copy_images(folder, tmp_path / "out", {})
-    assert contents(tmp_path / "out") == expected
-
-
-# ---------------------------------------------------------------- writing
-
-
-@pytest.mark.parametrize("colour", [False, True])
-def test_what_is_written_is_read_back(tmp_path, colour):
-    train, test = stripes(13), stripes(7, seed=1)
-    if colour:
-        train, test = (
-            data.replace(half, images=torch.cat([half.images, half.images // 2, half.images // 3], dim=1))
-            for half in (train, test)
-        )
-    image_files.write_images(train, test, tmp_path / "out")
-    for half, read in zip((train, test), data.load(str(tmp_path / "out")), strict=True):
-        order = torch.tensor([int(Path(name).stem) for name in read.ids])
-        assert sorted(order.tolist()) == list(range(len(half)))
-        assert torch.equal(read.images, half.images[order])
-        assert torch.equal(read.labels, half.labels[order])
-        assert read.classes == half.classes
-
-
-choices = st.lists(st.sampled_from(["stay", "leave out", "row0", "row2", "row4"]), min_size=24, max_size=24)
-
-
-@given(choices)
-def test_a_copy_has_every_file_once_where_it_was_told(new_classes):
-    with tempfile.TemporaryDirectory() as place:
-        root, out = write_folder(Path(place, "stripes")), Path(place, "copy")
-        before = contents(root)
-        train = sorted(name for name in before if name.startswith("train"))
-        told = {name: choice for name, choice in zip(train, new_classes, strict=True) if choice != "stay"}
-        image_files.copy_images(
-            root, out, {name: None if c == "leave out" else c for name, c in told.items()}
-        )
-        assert contents(root) == before
-        expected = [
-            (f"train/{told[name]}" if name in told else str(Path(name).parent), content)
-            for name, content in before.items()
-            if told.get(name) != "leave out"
-        ]
-        found = [(str(Path(name).parent), content) for name, content in contents(out).items()]
-        assert sorted(found) == sorted(expected)
-
-
-def test_a_name_that_is_taken_in_the_new_class_gets_a_number(tmp_path):
-    for name, shade in (("cat/1", 1), ("dog/1", 2), ("dog/2-1", 3), ("ant/1", 4)):
-        for split in ("train", "test"):
-            (tmp_path / "in" / split / name).parent.mkdir(parents=True, exist_ok=True)
-            Image.new("L", (3, 3), shade).save(tmp_path / "in" / split / f"{name}.png")
-    image_files.copy_images(
-        tmp_path / "in", tmp_path / "out", {"train/cat/1.png": "dog", "train/ant/1.png": "dog"}
-    )
-    names = {path.name: Image.open(path).getpixel((0, 0)) for path in (tmp_path / "out/train/dog").iterdir()}
-    assert names == {"1.png": 2, "2-1.png": 3, "3-1.png": 4, "4-1.png": 1}
-    assert not (tmp_path / "out/train/cat").exists()
-
-
-def test_folders_in_class_folders_are_copied(folder, tmp_path):
-    inner = folder / "train" / "row0" / "inner"
-    inner.mkdir()
-    (folder / "train" / "row0" / "000.png").rename(inner / "000.png")
-    image_files.copy_images(folder, tmp_path / "out", {"train/row0/inner/000.png": "row2"})
-    moved = contents(folder)
-    moved["train/row2/000.png"] = moved.pop("train/row0/inner/000.png")
-    assert contents(tmp_path / "out") == moved
-
-
-def test_an_empty_current_folder_can_be_the_new_one(folder, tmp_path, monkeypatch):
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    image_files.copy_images(folder, ".", {})
-    assert contents(tmp_path / "here") == contents(folder)
-
-
-def test_a_copy_is_whole_or_not_there(folder, tmp_path, monkeypatch):
-    (tmp_path / "full" / "of").mkdir(parents=True)
-    with pytest.raises(UserError, match="full: something is there; choose another folder"):
-        image_files.copy_images(folder, tmp_path / "full", {})
-    with pytest.raises(UserError, match=r"is inside .*, which is not to be changed"):
-        image_files.copy_images(folder, folder / "train" / "copy", {})
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="something is there"):
-        image_files.copy_images(folder, tmp_path / "file", {})
-
-    def full_disk(source, target):
-        raise OSError(28, "No space left on device", str(target))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(image_files.shutil, "copyfile", full_disk)
-        with pytest.raises(OSError, match="No space left"):
-            image_files.copy_images(folder, tmp_path / "out", {})
-    assert {path.name for path in tmp_path.iterdir()} == {"stripes", "full", "file"}
-
-
-def test_a_full_disk_ends_an_export(tmp_path, monkeypatch):
-    def full_disk(self, content):
-        raise OSError(28, "No space left on device", str(self))
-
-    monkeypatch.setattr(Path, "write_bytes", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        image_files.write_images(stripes(3), stripes(3), tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_linked_folder_is_not_written_into(folder, tmp_path):
-    (tmp_path / "linked").mkdir()
-    (tmp_path / "linked" / "train").symlink_to(folder / "train")
-    (tmp_path / "linked" / "test").symlink_to(folder / "test")
-    before = contents(folder)
-    with pytest.raises(UserError, match="which is not to be changed"):
-        image_files.copy_images(tmp_path / "linked", folder / "train" / "copy", {})
-    image_files.copy_images(tmp_path / "linked", tmp_path / "out", {})
-    assert contents(tmp_path / "out") == contents(folder) == before
-
-
-def test_what_a_killed_copy_left_is_no_part_of_the_next(folder, tmp_path):
-    left = tmp_path / ".out.part" / "train" / "row0" / "left.png"
-    left.parent.mkdir(parents=True)
-    left.touch()
-    with locked(tmp_path / ".out.part"), pytest.raises(UserError, match="another process"):
-        image_files.copy_images(folder, tmp_path / "out", {})
-    (tmp_path / "out").mkdir()  # empty, so nothing is lost
-    image_files.copy_images(folder, tmp_path / "out", {})
-    assert contents(tmp_path / "out") == contents(folder)
-    assert {path.name for path in tmp_path.iterdir()} == {"stripes", "out"}
+# ---------------------------------------------------------------- damage
 
 
 def broken_png(picture, how):
@@ -482,38 +358,6 @@ def test_a_damaged_png_is_named_and_ends_no_process(tmp_path, random_image, shap
         return  # Pillow, which reads the large ones, reads these
     with pytest.raises(UserError, match=r"a\.png: cannot be read as an image"):
         image_files.read_images([str(file)])
-
-
-@pytest.mark.parametrize("target", [".", "..", "../.."])
-def test_a_link_to_a_folder_that_it_is_in_adds_no_image(folder, target):
-    before = image_files.list_images(folder / "train")
-    (folder / "train" / "row0" / "loop").symlink_to(target)
-    assert image_files.list_images(folder / "train") == before
-
-
-def test_links_from_class_to_class_end_and_add_each_image_once(folder):
-    train = folder / "train"
-    (train / "row0" / "other").symlink_to("../row2")
-    (train / "row2" / "other").symlink_to("../row0")
-    listing = image_files.list_images(train)
-    found = [Path(file).relative_to(train).as_posix() for file in listing.files]
-    own = {name: {path.name for path in (train / name).glob("*.png")} for name in ("row0", "row2")}
-    for name, other in (("row0", "row2"), ("row2", "row0")):
-        expected = [f"{name}/{file}" for file in own[name]] + [f"{name}/other/{file}" for file in own[other]]
-        assert sorted(file for file in found if file.startswith(f"{name}/")) == sorted(expected)
-
-
-def test_a_folder_that_may_not_be_read_is_named(folder, monkeypatch):
-    scandir = os.scandir  # root may read every folder, so that the mode does not do
-
-    def refusing(path):
-        if str(path).endswith("row2"):
-            raise PermissionError(13, "Permission denied", str(path))
-        return scandir(path)
-
-    monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(PermissionError, match="row2"):
-        image_files.list_images(folder / "train")
 
 
 def test_a_png_that_unpacks_to_more_than_it_says_takes_no_more_memory(tmp_path):

@@ -18,7 +18,7 @@ from support.console import Parser, UserError, network_timeout, one_line, positi
 from support.files import check_new
 from support.image_files import read_images
 from support.image_folders import list_folder, note_listings, write_images
-from support.mislabelled import make_wrong, mislabel, true_labels
+from support.mislabelled import digests, make_wrong, mislabel, true_labels
 from support.randomness import random_part
 
 import torch
@@ -66,10 +66,9 @@ class ImageData:
 
     def content_fingerprint(self):
         """Return 16 hexadecimal digits like `fingerprint`'s, but the same for the samples in any order."""
-        samples = zip(self.images.contiguous().numpy(), self.labels.tolist(), strict=True)
-        digests = [hashlib.sha256(image).digest() + label.to_bytes(8, "big") for image, label in samples]
+        samples = zip(digests(self.images), self.labels.tolist(), strict=True)
         digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
-        digest.update(b"".join(sorted(digests)))
+        digest.update(b"".join(sorted(image + label.to_bytes(8, "big") for image, label in samples)))
         return digest.hexdigest()[:16]
 
 

@@ -14,8 +14,9 @@ from support.console import UserError, duration, printable, run_command
 from support.decisions import check_none_emptied, read_decisions, write_clean, write_ranking
 from support.files import check_new, write_csv
 from support.image_folders import check_copy
+from support.mislabelled import contradicted_copies, note_contents
 from support.run_folder import describe, is_finished, read_resumable, resumable_by, start_or_resume
-from support.settings import Options, complete, flag, parse
+from support.settings import Options, complete, flag, parse, with_epochs
 
 import torch
 
@@ -24,7 +25,8 @@ import train
 from data import find_imperfect, known_truth, load
 
 # By default: what found most wrong labels in the time that nine networks may take (results/wrong_labels.csv).
-RECIPE = {"init": "xavier", "epochs": 2, "augment": True}
+RECIPE = {"init": "xavier", "augment": True}
+N_EPOCHS = 2
 SURE = 4  # another class is e⁴ ≈ 55 times as probable as the label
 
 
@@ -153,6 +155,8 @@ def diagnose(data, test, truth, settings, options, folder):
     show_confusion("test set", test, test_probabilities, folder / "confusion_test.png")
 
     order, scores, losses = top_losses(data.labels, log_probabilities)
+    # Of copies with different labels one is wrong for sure: that which the networks contradict comes first.
+    order = order[greatest_first(contradicted_copies(data.images, data.labels, losses)[order].float())]
     ranking = folder / "top_losses.csv"
     if not ranking.exists():  # else this diagnosis is resumed, and a person may have edited it meanwhile
         if options.decisions:
@@ -279,6 +283,8 @@ def main(arguments=None):
 
     data, test = load(source, settings.limit, settings.image_size)
     print(f"{source}: {len(data):,} training and {len(test):,} test images in {len(data.classes)} classes")
+    note_contents(data, test)
+    settings = with_epochs(settings, len(data), N_EPOCHS)
     check_data(source, data, settings, options)
     sized = ["--image-size", str(settings.image_size)] if settings.image_size else []
     if only_copies:

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from support import search_report
 from support.console import Parser, UserError, positive, run_command
 from support.files import read_json, write_json
+from support.mislabelled import note_contents
 from support.processes import alone, from_main, is_main, meet_others
 from support.randomness import CANDIDATES, random_order, random_part
 from support.run_folder import describe, resumable_by, same_run_folder
@@ -279,6 +280,7 @@ def main(arguments=None):
     torch.backends.cudnn.deterministic = True
     given = replace(given, data=from_main(lambda: find(given.data)))
     train_data, test_data = load(given.data, given.limit, given.image_size)
+    note_contents(train_data, test_data)
     n_classes = len(train_data.classes)
     n_channels, *image_size = train_data.images.shape[1:]
     image_shape = (n_channels, *(2 * [given.image_size] if given.image_size else image_size))

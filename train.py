@@ -13,9 +13,10 @@ from pathlib import Path
 from support import run_folder
 from support.console import UserError, Watch, counted, is_out_of_memory, keep_freed_memory, run_command
 from support.files import write_csv, write_tensors
+from support.mislabelled import are_uneven, note_contents
 from support.processes import averaging, from_main, is_main, meet_others, n_processes, process_number, total
 from support.randomness import mix, random_order
-from support.settings import complete, parse
+from support.settings import complete, parse, with_epochs
 
 import torch
 import torch.nn.functional as F
@@ -233,6 +234,10 @@ def finish(folder, model, test, history, settings):
     # From the CPU, as a file with a GPU's tensors cannot be read where there is none.
     write_tensors(folder / "model.pt", {name: weight.cpu() for name, weight in model.state_dict().items()})
     print(f"\ntest accuracy on {test.source}: {1 - n_wrong / len(test):.2%}, {wrong}")
+    counts = matrix.sum(dim=1)
+    counts, n_right = counts[counts > 0], matrix.diagonal()[counts > 0]
+    if are_uneven(counts.tolist()):
+        print(f"the mean of the classes' accuracies, as they differ in size: {(n_right / counts).mean():.2%}")
     print(f"look at {folder}/curves.png and {folder}/confusion.png; metrics.csv and model.pt are there too")
     print("next, to see all runs side by side: python compare.py")
 
@@ -256,6 +261,8 @@ def main(arguments=None):
     channels, height, width = train.images.shape[1:]
     counts = f"{len(train):,} training and {len(test):,} test images"
     print(f"{train.source}: {counts}, {width} pixels wide and {height} high, in {len(train.classes)} classes")
+    note_contents(train, test)
+    settings = with_epochs(settings, len(train))
     model = models.build(settings, len(train.classes), (channels, height, width))
     description = run_folder.describe(settings, model, train, test)
     introduce(settings, model, description["n_parameters"])

@@ -52,23 +52,70 @@ def mislabel(source, out, count=100, seed=0, classes=None):
     print(f"{out}: a copy of {source} in which {count:,} of {len(files):,} training labels are wrong")
 
 
+# ---------------------------------------------------------------- what pixels alone tell
+
+
+def digests(images):
+    """Return for each of `images`, uint8 (N, …), bytes that are the same where all its pixels are."""
+    return [sha256(image).digest() for image in images.contiguous().numpy()]
+
+
 def true_labels(data, clean):
     """Return the labels, int64 (N,), that `data`'s images have in `clean`, -1 where it has no such image.
 
     Both are ImageData; images are the same where all their pixels are, whatever their files' names. Of a
     picture that `clean` has in several classes, the label in `data` counts if it is one of them.
     """
+    channels = max(data.images.shape[1], clean.images.shape[1])  # grey may stand beside colour there
+    ours, theirs = (digests(part.images.expand(-1, channels, -1, -1)) for part in (data, clean))
     number = {name: index for index, name in enumerate(data.classes)}
     known = {}
-    for image, label in zip(clean.images, clean.labels.tolist(), strict=True):
-        known.setdefault(digest(image), []).append(number.get(clean.classes[label], -1))
+    for digest, label in zip(theirs, clean.labels.tolist(), strict=True):
+        known.setdefault(digest, []).append(number.get(clean.classes[label], -1))
     truth = []
-    for image, label in zip(data.images, data.labels.tolist(), strict=True):
-        labels = known.get(digest(image), [-1])
+    for digest, label in zip(ours, data.labels.tolist(), strict=True):
+        labels = known.get(digest, [-1])
         truth.append(label if label in labels else labels[0])
     return torch.tensor(truth)
 
 
-def digest(image):
-    """Return bytes that differ where the pixels of an image, uint8 (1 or 3, height, width), do as RGB."""
-    return sha256(image.expand(3, -1, -1).contiguous().numpy()).digest()
+def contradicted_copies(images, labels, losses):
+    """Return which samples have copies with another label that the networks find better, bool (N,).
+
+    `images` are uint8 (N, …), `labels` int64 (N,), `losses` float (N,). Of copies with different labels only
+    one label can be right: here that of the least loss.
+    """
+    names = digests(images)
+    best = {}
+    for index in losses.argsort(descending=True).tolist():
+        best[names[index]] = labels[index]  # the last one stays: that of the least loss
+    return torch.tensor([label != best[name] for name, label in zip(names, labels, strict=True)])
+
+
+def are_uneven(counts):
+    """Return whether classes of so many images, `counts`, are too different to tell by one accuracy."""
+    return max(counts) > 3 * min(counts)
+
+
+def note_contents(train, test):
+    """Say what a person should know of two ImageData before they are used: uneven classes, and copies."""
+    counts = torch.bincount(train.labels, minlength=len(train.classes)).tolist()
+    if are_uneven(counts):
+        texts = [f"{n:,} of {train.classes[counts.index(n)]}" for n in (max(counts), min(counts))]
+        print(f"Note: the classes differ in size: {' and '.join(texts)} among the training images")
+    places = {}
+    for index, digest in enumerate(digests(train.images)):
+        places.setdefault(digest, []).append(index)
+    leaked = [places[digest][0] for digest in digests(test.images) if digest in places]
+    if leaked:
+        print(
+            f"Note: {len(leaked):,} test images are copies of training images, which flatters the accuracy: "
+            f"{train.ids[leaked[0]]} for one"
+        )
+    doubtful = [copies for copies in places.values() if len(set(train.labels[copies].tolist())) > 1]
+    if doubtful:
+        names = " = ".join(train.ids[index] for index in doubtful[0])
+        print(
+            f"Note: {len(doubtful):,} pictures are in more than one class, as copies, of which all but one "
+            f"are wrong: {names}" + " for one" * (len(doubtful) > 1)
+        )

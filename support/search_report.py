@@ -7,7 +7,7 @@ from fractions import Fraction
 from support import pictures
 from support.chance import difference, mean_sd
 from support.console import duration
-from support.settings import Settings, command_line
+from support.settings import command_line
 from support.trials import Architecture, Trial, architecture_of
 
 
@@ -168,6 +168,6 @@ def print_final(rows, winner, reference, passes):
 
 def print_next(settings, winner, passes):
     """Say how the winner is trained by train.py: for so many `passes`, or as long as by default."""
-    epochs = int(passes) if passes == int(passes) else Settings.epochs
+    epochs = int(passes) if passes == int(passes) else None
     best = replace(settings, **winner._asdict(), epochs=epochs)
     print(f"\nnext, to train the winner: {command_line(best)}")

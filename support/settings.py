@@ -1,6 +1,7 @@
 """A run's settings: a frozen dataclass ↔ the command line, one field per flag."""
 
 import argparse
+import math
 import platform
 import shlex
 from dataclasses import dataclass, field, fields, replace
@@ -34,7 +35,9 @@ class Settings:
     n_fully_1: int = flag(144, "units of the first hidden fully connected layer")
     n_fully_2: int = flag(72, "units of the second hidden fully connected layer")
     data: str = flag("auto", "auto, mnist, digits (the built-in ones) or a folder", metavar="SOURCE")
-    epochs: int = flag(5, "passes over the training data")
+    epochs: int = flag(
+        None, "passes over the training images (default: 5, for diagnose.py 2; more where they are few)"
+    )
     batch_size: int = flag(None, "images in a step (default: 128; vgg16 and frozen networks 32)")
     lr: float = flag(
         None,
@@ -77,6 +80,7 @@ class Options:
     resume: str = flag(None, "continue the interrupted run in this folder", metavar="RUN")
 
 
+FEWEST_STEPS = 300  # of a training of small networks
 VGG16_SIZE = 224  # pixels, by default
 LEARNING_RATES = {  # the highest of the cycle: in several epochs, in one epoch, with frozen features
     "encoder": (3e-3, 5e-3, 3e-2),
@@ -191,6 +195,12 @@ def complete(settings):
         precision=settings.precision or ("bf16" if has_fast_bf16(device) else "fp32"),
         threads=settings.threads or torch.get_num_threads(),
     )
+
+
+def with_epochs(settings, n_train, usual=5):
+    """Return complete `settings` with their epochs: by default `usual`, but at least FEWEST_STEPS steps."""
+    steps = math.ceil(n_train / settings.batch_size)  # of an epoch
+    return replace(settings, epochs=settings.epochs or max(usual, math.ceil(FEWEST_STEPS / steps)))
 
 
 def processor():

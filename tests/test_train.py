@@ -125,66 +125,6 @@ def test_processes_share_out_a_batch_and_differ_in_dropout_alone(monkeypatch):
     assert random_numbers[0] != random_numbers[1]
 
 
-def test_computing_the_features_counts_as_training(monkeypatch):
-    def slow(*arguments, frozen=train.frozen):
-        time.sleep(0.2)
-        return frozen(*arguments)
-
-    monkeypatch.setattr(train, "frozen", slow)
-    first, second = trained(small_settings(freeze=True))[1]
-    assert first["seconds"] > 0.2
-    assert second["seconds"] < first["seconds"]
-
-
-def test_processes_share_out_a_batch_and_differ_in_dropout_alone(monkeypatch):
-    images = replace(TRAIN, labels=torch.arange(40))  # which says of each image which it is
-    run_settings = small_settings(augment=True, batch_size=15)
-    (whole, labels, _), *_ = train.training_batches(images, run_settings, epoch=1, n_seen=15)
-    shares, random_numbers = [], []
-    for number in range(2):
-        monkeypatch.setattr(train, "process_number", lambda number=number: number)
-        monkeypatch.setattr(train, "is_main", lambda number=number: number == 0)
-        monkeypatch.setattr(train, "n_processes", lambda: 2)
-        share, own_labels, n_images = next(train.training_batches(images, run_settings, epoch=1, n_seen=15))
-        random_numbers.append(torch.rand(1).item())
-        shares.append(share)
-        assert n_images == 15
-        assert torch.equal(own_labels, labels[number::2])
-    assert torch.equal(shares[0], whole[::2])
-    assert torch.equal(shares[1], whole[1::2])
-    assert random_numbers[0] != random_numbers[1]
-
-
-def test_computing_the_features_counts_as_training(monkeypatch):
-    def slow(*arguments, frozen=train.frozen):
-        time.sleep(0.2)
-        return frozen(*arguments)
-
-    monkeypatch.setattr(train, "frozen", slow)
-    first, second = trained(small_settings(freeze=True))[1]
-    assert first["seconds"] > 0.2
-    assert second["seconds"] < first["seconds"]
-
-
-def test_processes_share_out_a_batch_and_differ_in_dropout_alone(monkeypatch):
-    images = replace(TRAIN, labels=torch.arange(40))  # which says of each image which it is
-    run_settings = small_settings(augment=True, batch_size=15)
-    (whole, labels, _), *_ = train.training_batches(images, run_settings, epoch=1, n_seen=15)
-    shares, random_numbers = [], []
-    for number in range(2):
-        monkeypatch.setattr(train, "process_number", lambda number=number: number)
-        monkeypatch.setattr(train, "is_main", lambda number=number: number == 0)
-        monkeypatch.setattr(train, "n_processes", lambda: 2)
-        share, own_labels, n_images = next(train.training_batches(images, run_settings, epoch=1, n_seen=15))
-        random_numbers.append(torch.rand(1).item())
-        shares.append(share)
-        assert n_images == 15
-        assert torch.equal(own_labels, labels[number::2])
-    assert torch.equal(shares[0], whole[::2])
-    assert torch.equal(shares[1], whole[1::2])
-    assert random_numbers[0] != random_numbers[1]
-
-
 def test_the_loop_is_the_plain_one():
     run_settings = small_settings(batch_size=16, epochs=3)
     model, _ = trained(run_settings)

@@ -22,22 +22,6 @@ def test_what_is_counted_is_shown_and_passed_on(capsys, monkeypatch):
     assert capsys.readouterr().out == "testing: 4 of 7\ntesting: 7 of 7\n"
 
 
-def test_what_is_counted_is_shown_and_passed_on(capsys, monkeypatch):
-    monkeypatch.setattr(console.Progress, "due", lambda self: True)
-    assert list(console.counted("abc", "reading")) == ["a", "b", "c"]
-    assert capsys.readouterr().out == "reading: 1 of 3\nreading: 2 of 3\nreading: 3 of 3\n"
-    assert list(console.counted([5, 6], "testing", n_all=7, each=4)) == [5, 6]
-    assert capsys.readouterr().out == "testing: 4 of 7\ntesting: 7 of 7\n"
-
-
-def test_what_is_counted_is_shown_and_passed_on(capsys, monkeypatch):
-    monkeypatch.setattr(console.Progress, "due", lambda self: True)
-    assert list(console.counted("abc", "reading")) == ["a", "b", "c"]
-    assert capsys.readouterr().out == "reading: 1 of 3\nreading: 2 of 3\nreading: 3 of 3\n"
-    assert list(console.counted([5, 6], "testing", n_all=7, each=4)) == [5, 6]
-    assert capsys.readouterr().out == "testing: 4 of 7\ntesting: 7 of 7\n"
-
-
 @given(st.integers(0, 10**6))
 def test_a_duration_is_right_to_its_last_unit(seconds):
     text = console.duration(seconds)

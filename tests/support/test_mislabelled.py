@@ -105,3 +105,45 @@ def test_of_a_picture_in_two_classes_either_label_is_right():
     clean = replace(clean, images=images)
     assert torch.equal(true_labels(clean, clean), clean.labels)
     assert true_labels(replace(clean, labels=clean.labels * 0 + 2), clean).tolist()[:3] == [0, 0, 2]
+
+
+pictures = st.lists(st.integers(0, 3), min_size=1, max_size=8)  # the brightness of each image, all its pixels
+
+
+@given(pictures, st.data())
+def test_of_copies_only_those_with_the_better_label_are_not_contradicted(shades, content):
+    images = torch.tensor(shades, dtype=torch.uint8)[:, None, None, None].expand(-1, 1, 2, 2)
+    labels = torch.tensor(
+        content.draw(st.lists(st.integers(0, 2), min_size=len(shades), max_size=len(shades)))
+    )
+    losses = torch.tensor(content.draw(st.permutations(range(len(shades)))), dtype=torch.float)
+    contradicted = mislabelled.contradicted_copies(images, labels, losses)
+    for index, shade in enumerate(shades):
+        copies = [other for other, its in enumerate(shades) if its == shade]
+        best = min(copies, key=losses.__getitem__)
+        assert contradicted[index] == (labels[index] != labels[best])
+
+
+def noted(train, test, capsys):
+    mislabelled.note_contents(train, test)
+    return capsys.readouterr().out
+
+
+def test_what_a_person_should_know_of_the_data_is_said(capsys):
+    train, test = stripes(30), stripes(9, seed=1)
+    assert noted(train, test, capsys) == ""
+    images, labels = test.images.clone(), train.labels.clone()
+    images[4:6] = train.images[7]
+    leaked = replace(test, images=images)
+    line = "Note: 2 test images are copies of training images, which flatters the accuracy: "
+    assert noted(train, leaked, capsys) == f"{line}train/00007 for one\n"
+    uneven = train.subset(torch.cat([torch.arange(0, 30, 3), torch.tensor([1, 4, 7, 2, 5, 8, 11])]))
+    line = "Note: the classes differ in size: 10 of row0 and 3 of row2 among the training images\n"
+    assert noted(uneven, test, capsys) == line
+    images = train.images.clone()
+    images[9] = images[0]  # of the same class
+    assert noted(replace(train, images=images), test, capsys) == ""
+    labels[9] = 1
+    line = "Note: 1 pictures are in more than one class, as copies, of which all but one are wrong: "
+    twice = replace(train, images=images, labels=labels)
+    assert noted(twice, test, capsys) == f"{line}train/00000 = train/00009\n"

@@ -4,11 +4,13 @@ import re
 from dataclasses import fields
 
 from support.console import UserError
-from support.settings import Settings, command_line, flag_name, has_fast_bf16, parse
+from support.settings import Settings, command_line, complete, flag_name, has_fast_bf16, parse, with_epochs
 
 import pytest
 import torch
 from conftest import small_settings
+from hypothesis import given
+from hypothesis import strategies as st
 
 
 def test_help_names_every_flag_with_its_default(capsys):
@@ -92,3 +94,18 @@ def test_bf16_is_chosen_only_where_the_processor_says_it_has_it(monkeypatch):
 def test_the_command_line_of_settings_gives_them_again(typed):
     run_settings, _ = parse("", typed.split())
     assert command_line(run_settings) == f"python train.py {typed}"
+
+
+@given(
+    st.integers(1, 10**5), st.sampled_from([32, 128]), st.sampled_from([2, 5]), st.none() | st.integers(1, 9)
+)
+def test_few_images_are_seen_more_often(n_train, batch_size, usual, epochs):
+    settings = complete(Settings(device="cpu", batch_size=batch_size, epochs=epochs))
+    chosen = with_epochs(settings, n_train, usual).epochs
+    if epochs:
+        assert chosen == epochs
+        return
+    steps = -(-n_train // batch_size)
+    assert chosen >= usual
+    assert chosen * steps >= 300
+    assert chosen == usual or (chosen - 1) * steps < 300  # and no more than that

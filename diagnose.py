@@ -7,10 +7,11 @@ import os
 import shlex
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
-from support import pictures
-from support.chance import print_effect, print_summary, spread_over_classes
-from support.console import UserError, duration, printable, run_command
+from support import diagnosis_report
+from support.chance import print_effect, print_summary
+from support.console import UserError, duration, run_command
 from support.decisions import check_none_emptied, read_decisions, write_clean, write_ranking
 from support.files import check_new, write_csv
 from support.image_folders import check_copy
@@ -26,7 +27,7 @@ from data import find_imperfect, known_truth, load
 
 # By default: what found most wrong labels in the time that nine networks may take (results/wrong_labels.csv).
 RECIPE = {"init": "xavier", "augment": True}
-N_EPOCHS = 2
+N_EPOCHS, N_FROZEN_EPOCHS = 2, 10
 SURE = 4  # another class is e⁴ ≈ 55 times as probable as the label
 
 
@@ -102,6 +103,32 @@ def top_losses(labels, log_probabilities):
     return greatest_first(scores), scores, losses_of(labels, mean)
 
 
+class Ranking(NamedTuple):
+    """The samples of one half of the data, ranked by how wrong their labels look."""
+
+    order: torch.Tensor  # int64 (N,), indices, the most suspicious label first
+    scores: torch.Tensor  # float (N,), by which they are ranked
+    losses: torch.Tensor  # float (N,)
+    probabilities: torch.Tensor  # float (N, classes), the mean over the networks
+
+
+def rank_training(data, log_probabilities):
+    """Return the Ranking of the training images `data`, to which networks gave float (networks, N, classes).
+
+    Of copies with different labels one is wrong for sure: that which the networks contradict comes first.
+    """
+    order, scores, losses = top_losses(data.labels, log_probabilities)
+    contradicted = contradicted_copies(data.images, data.labels, losses)
+    order = order[greatest_first(contradicted[order].float())]
+    return Ranking(order, scores, losses, log_probabilities.exp().mean(dim=0))
+
+
+def rank_test(test, log_probabilities):
+    """Return the Ranking of the test images: by loss alone, as the networks never saw them."""
+    losses = losses_of(test.labels, log_probabilities.mean(dim=0))
+    return Ranking(greatest_first(losses), losses, losses, log_probabilities.exp().mean(dim=0))
+
+
 def without_first(order, n):
     """Return which samples stay, bool (N,), where the first `n` of `order`, int64 (N,), are removed."""
     kept = torch.ones(len(order), dtype=torch.bool)
@@ -112,74 +139,30 @@ def without_first(order, n):
 # ---------------------------------------------------------------- the experiment
 
 
-def train_seeds(labelling, data, truth, test, settings, folder, n_seeds, n_networks=0):
-    """Train a network from each seed on `data`; return (models, rows), each row the last epoch's metrics.
+def train_seeds(labelling, inputs, truth, test_inputs, build, settings, folder, n_seeds, n_networks=0):
+    """Train a network from each seed on `inputs`; return (networks, rows), a row the last epoch's metrics.
 
     `labelling` names the labels: clean, imperfect or cleaned. `truth` holds the true ones, int64 (N,), or is
-    None; from it a row says how many labels are wrong. Every network has a folder in `folder`, from which an
-    interrupted diagnosis takes it up again. With `n_networks`, prints an estimate for so many.
+    None; from it a row says how many labels are wrong. `build(settings)` returns a network. Every one has a
+    folder in `folder`, from which an interrupted diagnosis takes it up again. With `n_networks`, prints an
+    estimate for so many.
     """
     networks, rows = [], []
-    n_wrong = None if truth is None else (data.labels != truth).sum().item()
+    n_wrong = None if truth is None else (inputs.labels != truth).sum().item()
     for seed in range(settings.seed, settings.seed + n_seeds):
         print(f"\n{labelling} labels, seed {seed}")
         seeded = replace(settings, seed=seed)
-        model = models.build(seeded, len(data.classes), data.images.shape[1:])
-        network_folder = folder / f"{labelling}-{data.fingerprint()}-{seed}"  # other labels, other networks
+        network = build(seeded)
+        network_folder = folder / f"{labelling}-{inputs.fingerprint()}-{seed}"  # other labels, other networks
         network_folder.mkdir(parents=True, exist_ok=True)
-        history = train.fit(model, data, test, seeded, network_folder)
+        history = train.fit(network, inputs, test_inputs, seeded, network_folder)
         seconds = n_networks * sum(row["seconds"] for row in history) * 1.15  # with the tests
         if seconds > 60 and not rows:
             print(f"the {n_networks} networks take about {duration(seconds)}; Ctrl-C stops, --resume goes on")
-        row = {"labelling": labelling, "seed": seed, "n_images": len(data), "n_wrong": n_wrong}
+        row = {"labelling": labelling, "seed": seed, "n_images": len(inputs), "n_wrong": n_wrong}
         rows.append(row | history[-1])
-        networks.append(model)
+        networks.append(network)
     return networks, rows
-
-
-def diagnose(data, test, truth, settings, options, folder):
-    """Run the experiment in `folder`; `truth` holds the true labels, int64 (N,), or is None."""
-    clean_rows = []
-    n_networks = (2 if truth is None else 3) * options.seeds
-    if truth is not None:
-        clean = replace(data, labels=truth)
-        clean_rows = train_seeds("clean", clean, truth, test, settings, folder, options.seeds, n_networks)[1]
-        n_networks = 0  # the estimate is printed already
-    networks, rows = train_seeds("imperfect", data, truth, test, settings, folder, options.seeds, n_networks)
-    if clean_rows:
-        print_effect(clean_rows, rows)
-    log_probabilities = predict_all(networks, data, settings)
-    probabilities = log_probabilities.exp().mean(dim=0)
-    test_probabilities = predict_all(networks, test, settings).exp().mean(dim=0)
-    show_confusion("training set, imperfect labels", data, probabilities, folder / "confusion_train.png")
-    show_confusion("test set", test, test_probabilities, folder / "confusion_test.png")
-
-    order, scores, losses = top_losses(data.labels, log_probabilities)
-    # Of copies with different labels one is wrong for sure: that which the networks contradict comes first.
-    order = order[greatest_first(contradicted_copies(data.images, data.labels, losses)[order].float())]
-    ranking = folder / "top_losses.csv"
-    if not ranking.exists():  # else this diagnosis is resumed, and a person may have edited it meanwhile
-        if options.decisions:
-            kept, labels = read_decisions(options.decisions, data)
-        else:
-            kept, labels = without_first(order, options.remove), data.labels
-            check_none_emptied(data, kept, labels, f"--remove {options.remove}")  # before it is in a file
-        write_ranking(ranking, data, order, scores, losses, probabilities, kept, labels)
-    kept, labels = read_decisions(ranking, data)
-    changed = ~kept | (labels != data.labels)
-    suspects = order[changed[order]]
-    show_suspects(data, suspects, scores, losses, probabilities, folder)
-    if truth is not None:
-        show_found(data, truth, order, changed, folder)
-
-    cleaned = replace(data, labels=labels).subset(kept.nonzero().flatten())
-    cleaned_truth = None if truth is None else truth[kept]
-    _, cleaned_rows = train_seeds("cleaned", cleaned, cleaned_truth, test, settings, folder, options.seeds)
-    print_effect(rows, cleaned_rows)
-    print_summary(rows, cleaned_rows, len(suspects), len(data))
-    if options.write_clean:
-        write_clean(settings.data, options.write_clean, data, kept, labels)
-    write_csv(folder / "effect.csv", [*clean_rows, *rows, *cleaned_rows])  # the last file: all is done
 
 
 def predict_all(networks, data, settings):
@@ -187,68 +170,71 @@ def predict_all(networks, data, settings):
     return torch.stack([train.predict(network, data, settings) for network in networks]).log_softmax(2).cpu()
 
 
-def show_confusion(name, data, probabilities, path):
-    """Print and draw how the labels of `data` agree with the `probabilities`, float (N, classes)."""
-    matrix = confusion_matrix(data.labels, probabilities.argmax(dim=1), len(data.classes))
-    n_wrong = (matrix.sum() - matrix.trace()).item()
-    wrong = f"{n_wrong:,} of {len(data):,} labels differ from the prediction"
-    legend = "rows: label, columns: prediction"
-    pictures.draw_confusion(path, matrix, data.classes, f"{data.source}, {name}", f"{wrong}; {legend}")
-    print(f"\n{name}: {wrong}")
-    if len(data.classes) <= 20:
-        names = [printable(name) for name in data.classes]  # one line each
-        width = max(map(len, [*names, str(matrix.max().item())])) + 1
-        print("".join(f"{name:>{width}}" for name in ("", *names)), " ← predicted")
-        for name, row in zip(names, matrix.tolist(), strict=True):
-            print("".join(f"{cell:>{width}}" for cell in (name, *row)))
+def diagnose(model, data, test, truth, settings, options, folder):
+    """Run the experiment in `folder`; `truth` holds the true labels, int64 (N,), or is None.
 
+    Of a frozen `model` the features are computed once, for all networks: these are then last layers.
+    """
+    inputs, test_inputs = data, test
 
-def show_suspects(data, suspects, scores, losses, probabilities, folder):
-    """Print and draw the samples at `suspects`, the highest scores first."""
-    if len(suspects) == 0:
-        print("\nno image is to be removed or relabelled")
-        return
-    predicted = probabilities.argmax(dim=1)
-    shown = suspects[:100]
-    names = [(data.classes[data.labels[index]], data.classes[predicted[index]]) for index in shown]
-    captions = [(*pair, f"loss {losses[index]:.2f}") for pair, index in zip(names, shown, strict=True)]
-    title = f"{data.source}: {len(shown)} suspects by score, from label to prediction"
-    pictures.draw_sheet(folder / "top_losses.png", data.images[shown], captions, title)
-    print(
-        f"\n{len(suspects):,} suspects; {folder}/top_losses.png has the first 100, top_losses.csv all images"
+    def build(settings):
+        network = models.build(settings, len(data.classes), data.images.shape[1:])
+        return models.last_layer(network)[1] if settings.freeze else network
+
+    if settings.freeze:
+        _, inputs, test_inputs = train.frozen(model, data, test, settings)
+    clean_rows = []
+    common = (test_inputs, build, settings, folder, options.seeds)
+    n_networks = (2 if truth is None else 3) * options.seeds
+    if truth is not None:
+        _, clean_rows = train_seeds("clean", replace(inputs, labels=truth), truth, *common, n_networks)
+        n_networks = 0  # the estimate is printed already
+    networks, rows = train_seeds("imperfect", inputs, truth, *common, n_networks)
+    if clean_rows:
+        print_effect(clean_rows, rows)
+    rankings = (
+        rank_training(data, predict_all(networks, inputs, settings)),
+        rank_test(test, predict_all(networks, test_inputs, settings)),
     )
-    print("the score is the loss plus the log of the mistake's share of the surely wrong labels:")
-    print("rank  score   loss  label → prediction  image")
-    for rank, (index, pair) in enumerate(zip(shown[:10].tolist(), names, strict=False), 1):
-        numbers = f"{rank:4}  {scores[index]:5.2f}  {losses[index]:5.2f}"
-        print(printable(f"{numbers}  {' → '.join(pair):18}  {data.ids[index]}"))
-    n_agreed = (predicted == data.labels)[suspects].sum().item()
-    if n_agreed:
-        print(f"{n_agreed:,} of the suspects have the label that is predicted: fewer are likely to be wrong")
-    disagreeing = suspects[predicted[suspects] != data.labels[suspects]]
-    if len(disagreeing):
-        print("\n" + spread_over_classes(data.labels, predicted, disagreeing, data.classes))
+    for name, half, ranking in (("train", data, rankings[0]), ("test", test, rankings[1])):
+        predicted = ranking.probabilities.argmax(dim=1)
+        matrix = confusion_matrix(half.labels, predicted, len(half.classes))
+        diagnosis_report.show_confusion(name, half, matrix, folder / f"confusion_{name}.png")
+    decided = decide((data, test), rankings, options, folder)
+    kept, labels = decided[0]
+    changed = ~kept | (labels != data.labels)
+    diagnosis_report.show_suspects(data, changed, rankings[0], folder)
+    if truth is not None:
+        diagnosis_report.show_found(data, truth, rankings[0].order, changed, folder)
+    diagnosis_report.show_test(test, rankings[1], folder)
+
+    cleaned = replace(inputs, labels=labels).subset(kept.nonzero().flatten())
+    cleaned_truth = None if truth is None else truth[kept]
+    _, cleaned_rows = train_seeds("cleaned", cleaned, cleaned_truth, *common)
+    print_effect(rows, cleaned_rows)
+    print_summary(rows, cleaned_rows, changed.sum().item(), len(data))
+    if options.write_clean:
+        write_clean(settings.data, options.write_clean, (data, test), decided)
+    write_csv(folder / "effect.csv", [*clean_rows, *rows, *cleaned_rows])  # the last file: all is done
 
 
-def show_found(data, truth, order, changed, folder):
-    """Print how many wrong labels the `changed` samples, bool (N,), hold, and draw those that they miss."""
-    wrong = truth != data.labels
-    n_found, n_changed, n_wrong = (wrong & changed).sum().item(), changed.sum().item(), wrong.sum().item()
-    precision, recall = n_found / max(n_changed, 1), n_found / max(n_wrong, 1)
-    print(
-        f"\nof the {n_changed:,} suspects {n_found:,} labels are wrong (precision {precision:.1%}), "
-        f"of {n_wrong:,} wrong labels in all" + (f" (recall {recall:.1%})" if n_wrong else "")
-    )
-    missed = (wrong & ~changed)[order].nonzero().flatten()  # as places in the order
-    if len(missed) > 0:
-        indices = order[missed[:100]]
-        captions = [
-            (data.classes[data.labels[index]], data.classes[truth[index]], f"rank {rank + 1:,}")
-            for rank, index in zip(missed.tolist(), indices, strict=False)
-        ]
-        title = f"{data.source}: {len(captions)} of {len(missed):,} missed wrong labels, from label to truth"
-        pictures.draw_sheet(folder / "missed.png", data.images[indices], captions, title)
-        print(f"the first of them to be missed has rank {missed[0] + 1:,}; see {folder}/missed.png")
+def decide(halves, rankings, options, folder):
+    """Return (kept, labels) of the training and of the test images, as top_losses.csv and its like say.
+
+    These are written here, unless this diagnosis is resumed: then a person may have edited them meanwhile.
+    """
+    data, test = halves
+    files = (folder / "top_losses.csv", folder / "top_losses_test.csv")
+    if options.decisions:
+        decided = read_decisions(options.decisions, *halves)
+    else:
+        kept = without_first(rankings[0].order, options.remove)
+        check_none_emptied(data, kept, data.labels, f"--remove {options.remove}")  # before it is in a file
+        decided = [(kept, data.labels), (torch.ones(len(test), dtype=torch.bool), test.labels)]
+    for file, half, ranking, (kept, labels) in zip(files, halves, rankings, decided, strict=True):
+        if not file.exists():
+            write_ranking(file, half, *ranking, kept, labels)
+    return [read_decisions(file, half)[0] for file, half in zip(files, halves, strict=True)]
 
 
 # ---------------------------------------------------------------- the command line
@@ -284,11 +270,12 @@ def main(arguments=None):
     data, test = load(source, settings.limit, settings.image_size)
     print(f"{source}: {len(data):,} training and {len(test):,} test images in {len(data.classes)} classes")
     note_contents(data, test)
-    settings = with_epochs(settings, len(data), N_EPOCHS)
-    check_data(source, data, settings, options)
+    settings = with_epochs(settings, len(data), N_FROZEN_EPOCHS if settings.freeze else N_EPOCHS)
+    check_data(source, data, test, options)
     sized = ["--image-size", str(settings.image_size)] if settings.image_size else []
     if only_copies:
-        write_clean(source, options.write_clean, data, *read_decisions(options.decisions, data))
+        decided = read_decisions(options.decisions, data, test)
+        write_clean(source, options.write_clean, (data, test), decided)
         words = ["python", "train.py", "--init", "xavier", "--data", options.write_clean, *sized]
         print(f"next: {shlex.join(words)}")
         return
@@ -297,7 +284,7 @@ def main(arguments=None):
     description = describe(settings, model, data, test, asdict(replace(options, resume=None)))
     folder = start_or_resume("diagnosis", description, options, config)
     with resumable_by(["diagnose.py", "--resume", folder], folder):
-        diagnose(data, test, truth, settings, options, folder)
+        diagnose(model, data, test, truth, settings, options, folder)
     print(f"\nlook at the pictures in {folder}; next, edit the column action (remove, keep, relabel) of")
     print(f"{folder}/top_losses.csv, and carry it out:")
     words = ["python", "diagnose.py", "--data", source, "--decisions", f"{folder}/top_losses.csv", *sized]
@@ -327,7 +314,7 @@ def check_remove(options, n_images, limit=None):
         )
 
 
-def check_data(source, data, settings, options):
+def check_data(source, data, test, options):
     """Raise UserError where `options` cannot be met with `data`, before anything is trained."""
     check_remove(options, len(data))
     if options.write_clean and not Path(source, data.ids[0]).is_file():
@@ -335,7 +322,7 @@ def check_data(source, data, settings, options):
     if options.write_clean and not options.resume:
         check_copy(source, options.write_clean)
     if options.decisions and not options.resume:
-        read_decisions(options.decisions, data)  # its faults before the training
+        read_decisions(options.decisions, data, test)  # its faults before the training
 
 
 if __name__ == "__main__":

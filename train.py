@@ -136,7 +136,7 @@ def fit(model, train, test, settings, folder=None, task=None):
     """
     keep_freed_memory()
     started = time.perf_counter()
-    if settings.freeze:
+    if settings.freeze and not train.images.is_floating_point():  # those of diagnose.py are features already
         model, train, test = frozen(model, train, test, settings)
     seconds_before = time.perf_counter() - started  # of computing the features
     train, test = on_device(train, settings.device), on_device(test, settings.device)
@@ -152,7 +152,7 @@ def frozen(model, train, test, settings):
     name, layer = models.last_layer(model)
     model.set_submodule(name, torch.nn.Identity())
     train, test = (
-        replace(half, images=predict(model, half, settings, "computing")) for half in (train, test)
+        replace(half, images=predict(model, half, settings, "computing features")) for half in (train, test)
     )
     model.set_submodule(name, layer)
     return layer, train, test

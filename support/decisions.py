@@ -59,61 +59,63 @@ def read_table(path):
     raise UserError(f"{path}: needs the columns id, action and predicted, as in top_losses.csv")
 
 
-def read_decisions(path, data):
-    """Return (kept, labels) as the file `path` says: bool (N,) and int64 (N,), for all of `data`.
+def read_decisions(path, *halves):
+    """Return for each of `halves`, ImageData, its (kept, labels) as the file `path` says.
 
-    The file is a top_losses.csv that a person may have edited and a spreadsheet rewritten. Its columns id and
-    action count, and predicted where the action is relabel. Samples that it does not name are kept. Raises
-    UserError, naming the line, for an unknown or repeated id, for an action or class that does not exist, and
-    where a class would have no sample left.
+    These are bool (N,) and int64 (N,), for all samples. The file is a top_losses.csv that a person may have
+    edited and a spreadsheet rewritten, or what review.html saved. Its columns id and action count, and
+    predicted where the action is relabel. Samples that it does not name are kept. Raises UserError, naming
+    the line, for an unknown or repeated id, for an action or class that does not exist, and where a class
+    would have no sample left.
     """
-    index_of = {name: index for index, name in enumerate(data.ids)}
-    labels = data.labels.clone()
-    kept = torch.ones(len(data), dtype=torch.bool)
+    decided = [(torch.ones(len(half), dtype=torch.bool), half.labels.clone()) for half in halves]
+    place_of = {name: (n, index) for n, half in enumerate(halves) for index, name in enumerate(half.ids)}
+    classes = halves[0].classes
     done = set()
     for row, where in read_table(path):
-        action = (row["action"] or "").strip().lower()
-        index = index_of.get(row["id"])
-        if index is None or index in done:
-            problem = "twice in this file" if index in done else "not among the training images"
-            raise UserError(f"{where}: {row['id'] or 'a row without id'} is {problem}")
+        action, name = (row["action"] or "").strip().lower(), row["id"]
+        if name not in place_of or name in done:
+            problem = "twice in this file" if name in done else "not among the images"
+            raise UserError(f"{where}: {name or 'a row without id'} is {problem}")
         if action not in ACTIONS:
             raise UserError(f"{where}: the action is {action!r}; it must be one of {', '.join(ACTIONS)}")
-        if action == "relabel" and row["predicted"] not in data.classes:
+        if action == "relabel" and row["predicted"] not in classes:
             raise UserError(f"{where}: there is no class {row['predicted']!r} to relabel to")
-        done.add(index)
+        done.add(name)
+        number, index = place_of[name]
+        kept, labels = decided[number]
         kept[index] = action != "remove"
         if action == "relabel":
-            labels[index] = data.classes.index(row["predicted"])
-            if labels[index] == data.labels[index]:
-                old = f"{row['id']} is labelled {row['predicted']} already"
+            labels[index] = classes.index(row["predicted"])
+            if labels[index] == halves[number].labels[index]:
+                old = f"{name} is labelled {row['predicted']} already"
                 raise UserError(f"{where}: {old}; put the right class into the column predicted")
-    check_none_emptied(data, kept, labels, path)
-    return kept, labels
+    for half, (kept, labels) in zip(halves, decided, strict=True):
+        check_none_emptied(half, kept, labels, path)
+    return decided
 
 
 def check_none_emptied(data, kept, labels, blamed):
     """Raise UserError where a class of the ImageData `data` has no image left; `blamed` is what to name."""
     emptied = set(data.labels.tolist()) - set(labels[kept].tolist())
     if emptied:
-        raise UserError(
-            f"{blamed}: leaves no training image of the class {data.classes[min(emptied)]}; keep one"
-        )
+        name = data.classes[min(emptied)]
+        raise UserError(f"{blamed}: leaves no image of the class {name} in its half of the data; keep one")
 
 
-def write_clean(source, out, data, kept, labels):
-    """Copy the image folder `source` to `out`, as `kept` and `labels` of read_decisions say.
+def write_clean(source, out, halves, decided):
+    """Copy the image folder `source` to `out`, with `halves` as `decided`: see `read_decisions`.
 
     Where `out` holds something, as when this is resumed after it, it says so and leaves it alone.
     """
-    new_classes = {
-        data.ids[index]: data.classes[labels[index]] if kept[index] else None
-        for index in (~kept | (labels != data.labels)).nonzero().flatten().tolist()
-    }
+    new_classes = {}
+    for half, (kept, labels) in zip(halves, decided, strict=True):
+        for index in (~kept | (labels != half.labels)).nonzero().flatten().tolist():
+            new_classes[half.ids[index]] = half.classes[labels[index]] if kept[index] else None
     if Path(out).is_dir() and any(Path(out).iterdir()):
         print(f"\n{out}: is there already, and was not written again")
         return
     copy_images(Path(source), out, new_classes)
-    n_removed = (~kept).sum().item()
+    n_removed = list(new_classes.values()).count(None)
     n_relabelled = len(new_classes) - n_removed
     print(f"\n{out}: a copy of {source}, {n_removed:,} images removed and {n_relabelled:,} relabelled")

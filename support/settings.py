@@ -138,6 +138,8 @@ def parse(description, arguments=None, options_kind=Options, **defaults):
         other = next(name for name in given if name != "resume")
         raise UserError(f"--resume keeps the run's own settings: leave out {flag_name(other)}")
     options = taken(options_kind, given)
+    if "freeze" in given:
+        defaults = defaults | {"augment": False}
     settings = Settings(**(defaults | given))
     if settings.model == "vgg16" and not given.keys().isdisjoint(ARCHITECTURE):
         raise UserError(

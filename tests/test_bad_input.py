@@ -64,7 +64,7 @@ def test_refusals_before_the_training_leave_no_folder(refused):
         ("--data images --remove 3 --out images", "images: something is there"),
         ("--data images --remove 3 --decisions mine.csv", "leave out --remove"),
         ("--data images --decisions mine.csv", "mine.csv: cannot be read (No such file or directory)"),
-        ("--data images --decisions all.csv", "all.csv: leaves no training image of the class row0"),
+        ("--data images --decisions all.csv", "all.csv: leaves no image of the class row0"),
         ("--data images --mislabelled 3", "leave out --data"),
         ("--resume nowhere", "no run is there"),
         ("--resume nowhere --remove 3", "leave out --remove"),
@@ -87,7 +87,7 @@ def test_a_removal_that_would_empty_a_class_leaves_no_ranking_behind(refused, mo
 
     monkeypatch.setattr(diagnose, "top_losses", one_class_first)
     arguments = f"--data images --remove 8 --seeds 1 --epochs 1 --out run {FLAGS}"
-    assert "--remove 8: leaves no training image of the class row0" in refused(arguments, diagnose)
+    assert "--remove 8: leaves no image of the class row0" in refused(arguments, diagnose)
     assert not Path("run/top_losses.csv").exists()
 
 

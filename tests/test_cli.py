@@ -190,7 +190,7 @@ def test_a_persons_decisions_are_carried_out(root, imperfect, ranking, tmp_path,
     assert actions[relabelled] == ("relabel", new_class)
     assert [actions[name][0] for name in (kept, *removed)] == ["keep", "remove", "remove", "remove"]
     imperfect_data = data.load(f"{root}/data/mnist_png_mislabelled_5")[0]
-    is_kept, labels = read_decisions("mine.csv", imperfect_data)
+    is_kept, labels = read_decisions("mine.csv", imperfect_data)[0]
     trained_on = replace(imperfect_data, labels=labels).subset(is_kept.nonzero().flatten())
     assert Path(f"run/cleaned-{trained_on.fingerprint()}-0").is_dir()
     assert contents(root / "data" / "mnist_png_mislabelled_5") == imperfect
@@ -270,7 +270,7 @@ def test_hostile_names_come_back_from_a_diagnosis_files_and_reach_no_terminal(ho
     assert len(re.findall(r"^   [1-5] .*\.png$", text, re.MULTILINE)) == 5  # the suspects, a line each
     train_data = data.load(hostile)[0]
     assert train_data.classes == CLASSES
-    kept, labels = read_decisions("diagnosis/top_losses.csv", train_data)
+    kept, labels = read_decisions("diagnosis/top_losses.csv", train_data)[0]
     assert (kept.sum(), torch.equal(labels, train_data.labels)) == (35, True)
     os.remove("diagnosis/effect.csv")
     printed(lambda: diagnose.main(["--resume", "diagnosis"]))

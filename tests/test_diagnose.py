@@ -1,18 +1,19 @@
 """Diagnosis: counts against independent counts, ranks against sorting, suspects against the truth."""
 
 import math
-import re
 from collections import Counter
+from pathlib import Path
 
 from support import mislabelled
 from support.console import UserError
 from support.digits import digits
+from support.files import read_csv
 from support.mislabelled import true_labels
 from support.settings import Settings, complete
 
 import pytest
 import torch
-from conftest import stripes, write_folder
+from conftest import FLAGS, stripes, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -111,35 +112,50 @@ def test_removing_the_first_keeps_every_other(n, content):
     assert set(kept.nonzero().flatten().tolist()) == set(order[n_remove:].tolist())
 
 
-def test_suspects_that_are_predicted_as_labelled_are_counted(tmp_path, capsys):
-    images, numbers = stripes(12), torch.arange(12.0)
-    probabilities = torch.eye(3)[images.labels].roll(1, dims=1)
-    probabilities[[4, 7, 10]] = probabilities[[4, 7, 10]].roll(-1, dims=1)
-    for suspects, n_agreed in (([1, 4, 7, 9], 2), ([1, 9], 0), ([4, 7, 10], 3)):
-        diagnose.show_suspects(images, torch.tensor(suspects), numbers, numbers, probabilities, tmp_path)
-        out = capsys.readouterr().out
-        assert (f"{n_agreed} of the suspects have the label that is predicted" in out) == (n_agreed > 0)
-        assert ("of the suspects have" in out) == (n_agreed > 0)
-        n_pairs = sum(map(int, re.findall(r"row\d → row\d: (\d+)", out)))
-        assert n_pairs == len(suspects) - n_agreed  # only those that disagree tell of the classes
-
-
-def test_found_and_missed_wrong_labels_are_counted(tmp_path, capsys):
-    images = stripes(30)
-    truth = images.labels.clone()
-    truth[[2, 5, 7]] = (truth[[2, 5, 7]] + 1) % 3
-    order = torch.tensor([5, 9, 7, *(index for index in range(30) if index not in (5, 9, 7))])
-    changed = ~diagnose.without_first(order, 2)
-    diagnose.show_found(images, truth, order, changed, tmp_path)
-    out = capsys.readouterr().out
-    assert (
-        "of the 2 suspects 1 labels are wrong (precision 50.0%), of 3 wrong labels in all (recall 33.3%)"
-        in out
+def test_of_frozen_networks_the_features_are_computed_once_and_the_rest_is_as_in_train_py(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "images")
+    train.main(f"--data images {FLAGS} --epochs 2 --out source".split())
+    frozen = f"--data images {FLAGS} --init transfer --weights source/model.pt --freeze"
+    for seed in (0, 1):
+        train.main(f"{frozen} --epochs 3 --seed {seed} --out run{seed}".split())
+    computed = []
+    monkeypatch.setattr(
+        train, "frozen", lambda *given, frozen=train.frozen: computed.append(1) or frozen(*given)
     )
-    assert "the first of them to be missed has rank 3; see" in out
-    assert (tmp_path / "missed.png").exists()
-    diagnose.show_found(images, images.labels, order, changed, tmp_path)
-    assert "recall" not in capsys.readouterr().out
+    diagnose.main(f"{frozen} --epochs 3 --seeds 2 --remove 2 --out diagnosis".split())
+    assert len(computed) == 1
+    for seed in (0, 1):
+        (metrics,) = Path("diagnosis").glob(f"imperfect-*-{seed}/metrics.csv")
+        ours, theirs = (
+            [row | {"seconds": 0} for row in read_csv(file)] for file in (metrics, f"run{seed}/metrics.csv")
+        )
+        assert ours == theirs
+
+
+def test_what_the_networks_never_saw_is_ranked_by_its_loss_alone():
+    test = stripes(9)
+    log_probabilities = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(0)).log_softmax(2)
+    ranking = diagnose.rank_test(test, log_probabilities)
+    losses = [-log_probabilities[:, index, label].mean().item() for index, label in enumerate(test.labels)]
+    assert ranking.order.tolist() == sorted(range(9), key=lambda index: -losses[index])
+    assert torch.allclose(ranking.losses, torch.tensor(losses))
+
+
+def test_of_two_copies_the_one_that_is_contradicted_leads_the_suspects():
+    data_ = stripes(12)
+    images, labels = data_.images.clone(), data_.labels.clone()
+    images[8] = images[5]
+    labels[8] = 0  # of which the networks are not sure, while they contradict many others
+    log_probabilities = torch.eye(3)[(labels + 1) % 3].mul(9).log_softmax(1)
+    log_probabilities[[5, 8]] = torch.tensor([[0.2, 0.3, 0.5]]).log()
+    ranking = diagnose.rank_training(
+        data.replace(data_, images=images, labels=labels), log_probabilities[None]
+    )
+    assert ranking.order[0] == 8
+    assert sorted(ranking.order.tolist()) == list(range(12))
 
 
 # ---------------------------------------------------------------- the imperfect data

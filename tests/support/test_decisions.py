@@ -43,7 +43,7 @@ def test_decisions_are_read_back(decisions):
             labels[index] = what
     with tempfile.TemporaryDirectory() as folder:
         path = written(folder, kept, labels)
-        read_kept, read_labels = read_decisions(path, DATA)
+        read_kept, read_labels = read_decisions(path, DATA)[0]
         rows = list(csv.DictReader(path.read_text().splitlines()))
     assert torch.equal(read_kept, kept)
     assert torch.equal(read_labels, labels)
@@ -67,7 +67,7 @@ def test_what_a_spreadsheet_writes_is_read(tmp_path, delimiter):
     lines += [["RELABEL", "a 4, really", "row4", "train/00000"]]
     with open(path, "w", newline="", encoding="utf-8-sig") as file:
         csv.writer(file, delimiter=delimiter, lineterminator="\r\n").writerows(lines)
-    kept, labels = read_decisions(path, DATA)
+    kept, labels = read_decisions(path, DATA)[0]
     assert kept.tolist() == [index != 3 for index in range(9)]
     assert labels.tolist() == [2, *DATA.labels[1:].tolist()]
 
@@ -75,7 +75,7 @@ def test_what_a_spreadsheet_writes_is_read(tmp_path, delimiter):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("train/99999,keep,row0", r"line 3: train/99999 is not among the training images"),
+        ("train/99999,keep,row0", r"line 3: train/99999 is not among the images"),
         ("train/00001,keep,row0", r"line 3: train/00001 is twice in this file"),
         ("train/00002,burn,row0", r"line 3: the action is 'burn'; it must be one of remove, keep, relabel"),
         ("train/00002,,row0", r"line 3: the action is ''"),
@@ -89,13 +89,13 @@ def test_each_faulty_line_is_named(tmp_path, line, message):
     path = tmp_path / "edited.csv"
     path.write_text(f"id,action,predicted\ntrain/00001,keep,row0\n{line}\n")
     with pytest.raises(UserError, match=message):
-        read_decisions(path, DATA)
+        read_decisions(path, DATA)[0]
 
 
 def test_something_of_every_class_must_be_kept(tmp_path):
     path = written(tmp_path, DATA.labels != 1, DATA.labels)
-    with pytest.raises(UserError, match=r"top_losses\.csv: leaves no training image of the class row2"):
-        read_decisions(path, DATA)
+    with pytest.raises(UserError, match=r"top_losses\.csv: leaves no image of the class row2"):
+        read_decisions(path, DATA)[0]
 
 
 def test_a_stray_quote_swallows_no_line(tmp_path):
@@ -103,7 +103,7 @@ def test_a_stray_quote_swallows_no_line(tmp_path):
     for stray in ('train/00001,keep,"row0\ntrain/00002,remove,row0\n', 'train/00001,keep,"row0"x\n'):
         path.write_text(f"id,action,predicted\n{stray}")
         with pytest.raises(UserError, match=r"edited\.csv, line \d: is no line of a table"):
-            read_decisions(path, DATA)
+            read_decisions(path, DATA)[0]
 
 
 @pytest.mark.parametrize("classes", [("=1+1", "\udcff", "-2"), ("'", "a\nb", "\x1b[2J"), ("@", "'@", "''@")])
@@ -113,7 +113,7 @@ def test_names_that_are_no_text_or_a_formula_are_kept(tmp_path, classes):
     labels[0] = odd.labels[0]
     path = tmp_path / "top_losses.csv"
     write_ranking(path, odd, order, torch.zeros(9), torch.zeros(9), PROBABILITIES, kept, labels)
-    read_kept, read_labels = read_decisions(path, odd)
+    read_kept, read_labels = read_decisions(path, odd)[0]
     assert torch.equal(read_kept, kept)
     assert torch.equal(read_labels, labels)
 
@@ -127,7 +127,7 @@ def test_of_a_large_file_a_line_is_in_memory_at_a_time(tmp_path):
     tracemalloc.start()
     try:
         write_ranking(path, large, *arguments, probabilities, kept, large.labels)
-        assert read_decisions(path, large)[0].tolist() == kept.tolist()
+        assert read_decisions(path, large)[0][0].tolist() == kept.tolist()
         assert tracemalloc.get_traced_memory()[1] < path.stat().st_size  # as many bytes as the file has
     finally:
         tracemalloc.stop()
@@ -139,4 +139,4 @@ def test_a_file_that_is_no_decisions_is_named(tmp_path, content):
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"other\.csv: (needs the columns|cannot be read)"):
-        read_decisions(path, DATA)
+        read_decisions(path, DATA)[0]

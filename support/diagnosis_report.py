@@ -1,0 +1,97 @@
+"""What a diagnosis tells: how labels and predictions agree, and which labels look wrong.
+
+`data` and `test` are ImageData, a `ranking` is a diagnose.Ranking of one of them.
+"""
+
+from support import pictures
+from support.chance import spread_over_classes
+from support.console import printable
+
+
+def show_confusion(name, data, matrix, path):
+    """Print and draw the confusion matrix of the labels of `data`, "train" or "test", and the predictions."""
+    name = {"train": "training set, imperfect labels", "test": "test set"}[name]
+    n_wrong = (matrix.sum() - matrix.trace()).item()
+    wrong = f"{n_wrong:,} of {len(data):,} labels differ from the prediction"
+    legend = "rows: label, columns: prediction"
+    pictures.draw_confusion(path, matrix, data.classes, f"{data.source}, {name}", f"{wrong}; {legend}")
+    print(f"\n{name}: {wrong}")
+    if len(data.classes) <= 20:
+        names = [printable(name) for name in data.classes]  # one line each
+        width = max(map(len, [*names, str(matrix.max().item())])) + 1
+        print("".join(f"{name:>{width}}" for name in ("", *names)), " ← predicted")
+        for name, row in zip(names, matrix.tolist(), strict=True):
+            print("".join(f"{cell:>{width}}" for cell in (name, *row)))
+
+
+def draw_suspects(path, data, indices, ranking, title):
+    """Draw the images at `indices` with their label, their prediction and their loss."""
+    predicted = ranking.probabilities.argmax(dim=1)
+    captions = [
+        (
+            data.classes[data.labels[index]],
+            data.classes[predicted[index]],
+            f"loss {ranking.losses[index]:.2f}",
+        )
+        for index in indices
+    ]
+    pictures.draw_sheet(path, data.images[indices], captions, f"{title}, from label to prediction")
+
+
+def show_suspects(data, changed, ranking, folder):
+    """Print and draw the training images that are to be `changed`, bool (N,), the highest scores first."""
+    suspects = ranking.order[changed[ranking.order]]
+    if len(suspects) == 0:
+        print("\nno image is to be removed or relabelled")
+        return
+    predicted = ranking.probabilities.argmax(dim=1)
+    shown = suspects[:100]
+    title = f"{data.source}: {len(shown)} suspects by score"
+    draw_suspects(folder / "top_losses.png", data, shown, ranking, title)
+    print(
+        f"\n{len(suspects):,} suspects; {folder}/top_losses.png has the first 100, top_losses.csv all images"
+    )
+    print("the score is the loss plus the log of the mistake's share of the surely wrong labels:")
+    print("rank  score   loss  label → prediction  image")
+    for rank, index in enumerate(shown[:10].tolist(), 1):
+        numbers = f"{rank:4}  {ranking.scores[index]:5.2f}  {ranking.losses[index]:5.2f}"
+        pair = f"{data.classes[data.labels[index]]} → {data.classes[predicted[index]]}"
+        print(printable(f"{numbers}  {pair:18}  {data.ids[index]}"))
+    n_agreed = (predicted == data.labels)[suspects].sum().item()
+    if n_agreed:
+        print(f"{n_agreed:,} of the suspects have the label that is predicted: fewer are likely to be wrong")
+    disagreeing = suspects[predicted[suspects] != data.labels[suspects]]
+    if len(disagreeing):
+        print("\n" + spread_over_classes(data.labels, predicted, disagreeing, data.classes))
+
+
+def show_test(test, ranking, folder):
+    """Draw the test images whose labels look most wrong, and say where they are."""
+    shown = ranking.order[:100]
+    title = f"{test.source}: {len(shown)} test images by loss"
+    draw_suspects(folder / "top_losses_test.png", test, shown, ranking, title)
+    print(
+        f"\nthe test images are ranked too, by loss: {folder}/top_losses_test.png has the first {len(shown)},"
+    )
+    print("top_losses_test.csv all; only you can remove one, and the effect is judged on all of them")
+
+
+def show_found(data, truth, order, changed, folder):
+    """Print how many wrong labels the `changed` samples, bool (N,), hold, and draw those that they miss."""
+    wrong = truth != data.labels
+    n_found, n_changed, n_wrong = (wrong & changed).sum().item(), changed.sum().item(), wrong.sum().item()
+    precision, recall = n_found / max(n_changed, 1), n_found / max(n_wrong, 1)
+    print(
+        f"\nof the {n_changed:,} suspects {n_found:,} labels are wrong (precision {precision:.1%}), "
+        f"of {n_wrong:,} wrong labels in all" + (f" (recall {recall:.1%})" if n_wrong else "")
+    )
+    missed = (wrong & ~changed)[order].nonzero().flatten()  # as places in the order
+    if len(missed) > 0:
+        indices = order[missed[:100]]
+        captions = [
+            (data.classes[data.labels[index]], data.classes[truth[index]], f"rank {rank + 1:,}")
+            for rank, index in zip(missed.tolist(), indices, strict=False)
+        ]
+        title = f"{data.source}: {len(captions)} of {len(missed):,} missed wrong labels, from label to truth"
+        pictures.draw_sheet(folder / "missed.png", data.images[indices], captions, title)
+        print(f"the first of them to be missed has rank {missed[0] + 1:,}; see {folder}/missed.png")

@@ -191,14 +191,19 @@ class Progress:
 def counted(items, task, n_all=None, each=1):
     """Yield `items`, a sequence, and show how far they are done: "reading images: 1,200 of 60,000".
 
-    With `n_all` an item stands for `each` things, of which there are so many.
+    The time that is left is shown too where it is over a minute. With `n_all` there are so many things, and
+    an item stands for `each` of them.
     """
     progress = Progress()
+    started = time.perf_counter()
     n_all = n_all or len(items)
-    for n_done, item in enumerate(items, 1):
+    for n_items, item in enumerate(items, 1):
         yield item
         if progress.due():
-            progress.show(f"{task}: {min(each * n_done, n_all):,} of {n_all:,}")
+            n_done = min(each * n_items, n_all)
+            seconds_left = (time.perf_counter() - started) * (n_all / n_done - 1)
+            time_left = f", about {duration(seconds_left)} left" if seconds_left > 60 else ""
+            progress.show(f"{task}: {n_done:,} of {n_all:,}{time_left}")
     progress.clear()
 
 

@@ -38,7 +38,7 @@ def table(file):
 
 def test_a_folder_of_photos_is_trained_on_as_it_is(photos, capsys):
     before = contents(photos)
-    train.main(f"--data mine {FLAGS}".split())
+    train.main(f"--data mine --epochs 8 {FLAGS}".split())
     output = capsys.readouterr().out
     assert "mine has no test images: " in output
     assert "images of mixed sizes: all are made 64×64 pixels; --image-size N makes them N×N" in output

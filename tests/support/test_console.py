@@ -22,6 +22,14 @@ def test_what_is_counted_is_shown_and_passed_on(capsys, monkeypatch):
     assert capsys.readouterr().out == "testing: 4 of 7\ntesting: 7 of 7\n"
 
 
+def test_a_long_count_says_what_time_is_left(clock, capsys):
+    for _ in console.counted(range(100), "reading", n_all=200, each=2):
+        clock.now += 1.5  # seconds: the whole takes two and a half minutes
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "reading: 14 of 200, about 2 min 20 s left"
+    assert lines[-1].count("left") == 0
+
+
 @given(st.integers(0, 10**6))
 def test_a_duration_is_right_to_its_last_unit(seconds):
     text = console.duration(seconds)

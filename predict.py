@@ -41,35 +41,26 @@ def load_network(folder, device="cpu"):
     settings, config = read_resumable(Path(folder))
     file, classes = Path(folder, "model.pt"), tuple(config["data"]["classes"])
     if not file.exists():
-        raise UserError(
-            f"{file}: is missing; a run writes it at its end, to which train.py --resume brings it"
-        )
+        raise UserError(f"{file}: is missing; a run writes it at its end, and --resume goes on to there")
     weights = read_tensors(file)
-    try:  # "default", as no other run's or ImageNet's weights are needed any more
-        settings = replace(settings, init="default", device=device)
-        network = models.build(settings, len(classes), config["data"]["image_shape"])
+    settings = replace(settings, init="default", device=device)  # no other weights are needed any more
+    network = models.build(settings, len(classes), config["data"]["image_shape"])
+    try:
         network.load_state_dict(weights)
-    except (TypeError, ValueError, RuntimeError, AttributeError):
+    except (TypeError, RuntimeError, AttributeError):
         raise UserError(f"{file}: has not the weights of the network that config.json describes") from None
     return network.eval(), classes
 
 
 def list_files(paths):
-    """Return the files of `paths`, files and folders: of a folder all images in it, at any depth, sorted.
-
-    A file that is named itself need not look like an image. Raises UserError where a folder has none.
-    """
+    """Return the files of `paths`, of a folder all images in it; raise UserError where it has none."""
     files = []
     for path in paths:
-        if not os.path.isdir(path):
-            files.append(path)
-            continue
-        found = files_under(path)
-        images = [file for file in found if file.lower().endswith(EXTENSIONS)]
+        images, others = files_under(path) if os.path.isdir(path) else ([path], [])
         if not images:
             raise UserError(f"{path}: no images ({', '.join(EXTENSIONS)}) in this folder")
-        if len(images) < len(found):
-            print(f"Note: {path} has {len(found) - len(images):,} files that are no images; left out")
+        if others:
+            print(f"Note: files in {printable(path)} that are no images are left out, {len(others):,} in all")
         files += images
     return files
 
@@ -77,8 +68,8 @@ def list_files(paths):
 def read_all(files, image_shape, settings, invert, unreadable):
     """Yield (file, image) for each of `files` that can be read; add the errors of others to `unreadable`.
 
-    An image is uint8 of `image_shape`, (channels, height, width), made as train.py made its own; with
-    `invert`, light becomes dark and dark becomes light.
+    An image is uint8 of `image_shape`, (channels, height, width), made as train.py made its own, or
+    with `invert` the negative of that.
     """
     channels, *size = image_shape
     side = settings.image_size if size == 2 * [settings.image_size] else None  # else each batch is resized
@@ -96,8 +87,7 @@ def read_all(files, image_shape, settings, invert, unreadable):
 def predict_all(network, classes, images, settings, seen):
     """Yield a row with COLUMNS for each (file, image) of `images`, which are read a batch at a time.
 
-    Adds to `seen` the `counts` by class, each image's mean `brightness`, and the N_DRAWN `least_sure` pairs
-    (row, image).
+    Keeps in `seen` the `counts` by class, each `brightness`, and the N_DRAWN `least_sure` (row, image).
     """
     while batch := list(islice(images, settings.batch_size)):
         pixels = torch.stack([image for _, image in batch])  # (batch, channels, height, width)
@@ -124,21 +114,19 @@ def print_rows(first, counts, table):
     for name, share, second, second_share, file in lines:
         print(f"{name:{a}}  {share:>{b}}  {second:{c}}  {second_share:>{d}}  {file}")
     if counts.total() > len(first):
-        where = f"all are in {table}" if table else "--csv FILE writes all"
-        print(f"… {len(first)} of {counts.total():,} images; {where}; by class:")
-        print(", ".join(f"{printable(name)} {n:,}" for name, n in counts.most_common()))
+        print(f"… {len(first)} of {counts.total():,} images; for all see {table or '--csv FILE'}; by class:")
+        print(", ".join(f"{printable(name)}: {n:,}" for name, n in counts.most_common()))
 
 
 def note_inverted(brightness, trained, invert):
     """Say so where most images look like negatives, by their mean `brightness`, a list of floats, 0 to 1.
 
-    It is then nearer to the negative of the training images' mean, `trained`, than to it. Of MNIST's test
-    images (`trained` 0.13) none is, of Fashion-MNIST's (0.29) 5.5 % are; of their negatives 100 % and 94.5 %.
-    Nothing is said where `trained` is within 0.2 of a half, as of photos, or None, as of old runs.
+    It is then nearer to 1 - `trained` than to `trained`, the training images' mean. Of MNIST's test images
+    (`trained` 0.13) none is, of Fashion-MNIST's (0.29) 5.5 % are; of their negatives 100 % and 94.5 %. A mean
+    within 0.2 of a half, as of photos, tells nothing.
     """
-    far = trained is not None and abs(trained - 0.5) > 0.2
-    n = sum((each < 0.5) != (trained < 0.5) for each in brightness) if far else 0
-    if n > len(brightness) / 2:
+    n = sum((each < 0.5) != (trained < 0.5) for each in brightness)
+    if abs(trained - 0.5) > 0.2 and n > len(brightness) / 2:
         these, those = ("bright", "dark") if trained < 0.5 else ("dark", "bright")
         print(f"Note: {n:,} of {len(brightness):,} images are {these} where the training images are {those};")
         print(f"if they are like negatives of these, {'leave out' if invert else 'try'} --invert")
@@ -151,9 +139,8 @@ def draw(picture, least_sure, run):
         name = Path(row["file"]).stem[-10:]  # its end tells it from others
         captions.append((name, row["predicted"], f"{row['probability']:.0%}, or {row['second']}"))
     images = torch.stack([image for _, image in least_sure])  # as the network saw them
-    title = f"{run}: {len(images)} images, the least sure first, from file to class"
     Path(picture).parent.mkdir(parents=True, exist_ok=True)
-    pictures.draw_sheet(picture, images, captions, title)
+    pictures.draw_sheet(picture, images, captions, f"{run}: the least sure first, from file to class")
     print(f"look at {picture}, the least sure first")
 
 
@@ -162,8 +149,7 @@ def main(arguments=None):
     parser = Parser(description=__doc__)
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished training run")
     parser.add_argument("images", nargs="+", metavar="FILE_OR_FOLDER", help="images, or folders of images")
-    text = "make dark light and light dark, for images that are negatives of those in training"
-    parser.add_argument("--invert", action="store_true", help=text)
+    parser.add_argument("--invert", action="store_true", help="predict the negatives of the images")
     pictures.add_output_flags(parser, "runs/predicted.png")
     given = parser.parse_args(arguments)
     if given.csv:
@@ -172,10 +158,9 @@ def main(arguments=None):
     precision = "fp32" if settings.precision == "fp32" else None  # None: bf16 where the hardware has it
     settings = complete(replace(settings, device=None, precision=precision))
     files, unreadable = list_files(given.images), []
-    network, classes = load_network(given.run, settings.device)
     images = read_all(files, config["data"]["image_shape"], settings, given.invert, unreadable)
     seen = SimpleNamespace(counts=Counter(), brightness=[], least_sure=[])
-    rows = predict_all(network, classes, images, settings, seen)
+    rows = predict_all(*load_network(given.run, settings.device), images, settings, seen)
     first = list(islice(rows, N_PRINTED))
     if given.csv and first:
         Path(given.csv).parent.mkdir(parents=True, exist_ok=True)
@@ -183,7 +168,7 @@ def main(arguments=None):
     deque(rows, maxlen=0)  # the rest, where there is no table
     if first:
         print_rows(first, seen.counts, given.csv)
-        note_inverted(seen.brightness, config.get("brightness"), given.invert)
+        note_inverted(seen.brightness, config.get("brightness", 0.5), given.invert)
         draw(given.picture, seen.least_sure, given.run)
     for error in unreadable:
         print(printable(str(error)), file=sys.stderr)

@@ -64,12 +64,10 @@ def list_images(folder):
     others = [entry.path for entry in entries if not entry.is_dir()]
     files, labels = [], []
     for label, name in enumerate(classes):
-        for file in files_under(os.path.join(folder, name)):
-            if file.lower().endswith(EXTENSIONS):
-                files.append(file)
-                labels.append(label)
-            else:
-                others.append(file)
+        images, no_images = files_under(os.path.join(folder, name))
+        files += images
+        labels += len(images) * [label]
+        others += no_images
     empty = [classes[label] for label in sorted(set(range(len(classes))) - set(labels))]
     if empty:
         raise UserError(
@@ -83,8 +81,8 @@ def list_images(folder):
 
 
 def files_under(root):
-    """Return all files in the folder `root`, at any depth, by folder and name, but for hidden ones."""
-    found = []
+    """Return (images, others): the files in `root`, at any depth, by folder and name, but for hidden ones."""
+    images, others = [], []
     # So that links lead to no folder twice, and up to none around this one.
     seen = set(map(str, Path(root).resolve().parents))
     for parent, folders, names in os.walk(root, onerror=fail, followlinks=True):
@@ -93,8 +91,11 @@ def files_under(root):
             continue
         seen.add(os.path.realpath(parent))
         folders[:] = sorted(inner for inner in folders if not inner.startswith("."))
-        found += [os.path.join(parent, file) for file in names if not file.startswith(".")]
-    return sorted(found, key=os.path.split)
+        for file in names:
+            if not file.startswith("."):
+                group = images if file.lower().endswith(EXTENSIONS) else others
+                group.append(os.path.join(parent, file))
+    return sorted(images, key=os.path.split), sorted(others, key=os.path.split)
 
 
 def fail(error):

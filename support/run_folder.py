@@ -101,8 +101,13 @@ def read_config(folder):
         train_print, test_print = data["fingerprint"]
         texts = (data["source"], machine["hardware"], train_print, test_print, config.get("weights") or "")
         numbers = (config["n_parameters"], data["n_train"], data["n_test"], machine["n_processes"])
-        kinds = [{*map(type, part)} for part in ((*texts, *data["classes"]), numbers)]
-        if kinds != [{str}, {int}] or type(config.get("brightness", 0.0)) is not float:
+        channels, height, width = data["image_shape"]
+        kinds = [{*map(type, part)} for part in ((*texts, *data["classes"]), (*numbers, height, width))]
+        if (
+            kinds != [{str}, {int}]
+            or channels not in (1, 3)
+            or type(config.get("brightness", 0.5)) is not float
+        ):
             raise ValueError("not what was written")
         if config["checksum"] != checksum(config["settings"], config["options"]):
             raise ValueError("the settings were edited")

@@ -4,11 +4,12 @@ import io
 import os
 import shutil
 import tempfile
+from collections import Counter
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 from support import pictures
-from support.console import run_command
+from support.console import printable, run_command
 from support.files import read_csv, read_json, write_json
 from support.run_folder import checksum
 
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from conftest import FLAGS, small_settings, small_vgg16, write_folder
+from conftest import FLAGS, small_settings, small_vgg16, stripes, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -32,6 +33,7 @@ RUNS = {
     "plain": "--data images",
     "enlarged": "--data images --image-size 11",
     "shrunk": "--data images --image-size 6",
+    "tensors": "--data digits --image-size 6",  # as MNIST: no file is resized, but each batch
     "mixed": "--data sizes --image-size 8",
     "colour": "--data colours",
     "frozen": "--data images --init transfer --weights plain/model.pt --freeze --lr 0.1",
@@ -47,6 +49,7 @@ def root(tmp_path_factory):
         patch.chdir(root)
         patch.setattr(torchvision.models, "vgg16", small_vgg16)
         write_folder(root / "images", n_train=48, n_test=30)
+        patch.setattr(data, "load_digits", lambda: [stripes(48), stripes(30, seed=1)])  # the same images
         for name, change in {"sizes": resized, "colours": coloured}.items():
             for index, file in enumerate(sorted(write_folder(root / name, n_test=30).rglob("*.png"))):
                 change(Image.open(file), index).save(file)
@@ -86,20 +89,21 @@ def answers(rows):
 @pytest.mark.parametrize("run", RUNS)
 def test_the_test_images_are_predicted_as_after_the_training(run, capsys):
     settings = read_json(f"{run}/config.json")["settings"]
-    rows = predicted(run, f"{settings['data']}/test")
+    source, size = (settings["data"], settings["image_size"]) if run != "tensors" else ("images", None)
+    rows = predicted(run, f"{source}/test")
     n_right = sum(Path(row["file"]).parent.name == row["predicted"] for row in rows)
     last = read_csv(f"{run}/metrics.csv")[-1]
     assert n_right / len(rows) == pytest.approx(float(last["test_accuracy"]))
     assert len(rows) == 30
 
     # All digits of the table, from a network made here of the run's weights.
-    _, test = data.load(settings["data"], None, settings["image_size"])
+    _, test = data.load(source, None, size)
     run_settings = small_settings(**settings | {"init": "default"})
     network = models.build(run_settings, 3, test.images.shape[1:])
     network.load_state_dict(torch.load(f"{run}/model.pt", weights_only=True))
     shares, order = train.predict(network, test, run_settings).softmax(1).sort(1, descending=True)
     expected = {
-        f"{settings['data']}/{name}": (test.classes[a], p, test.classes[b], q)
+        f"{source}/{name}": (test.classes[a], p, test.classes[b], q)
         for name, (a, b, _), (p, q, _) in zip(test.ids, order.tolist(), shares.tolist(), strict=True)
     }
     for row in rows:
@@ -239,7 +243,7 @@ def test_a_photo_is_turned_as_its_exif_data_say(random_image):
 
 # ---------------------------------------------------------------- folders as they come
 
-NAMES = st.sampled_from(["a", "B", "ä b", "-x", "=1+1", "\x1b[31m", ".hidden", "train"])
+NAMES = st.sampled_from(["a", "B", "ä b", "-x", "=1+1", "\x1b[31m", "c\nd", ".hidden", "train"])
 ENDINGS = st.sampled_from([".png", ".PNG", ".jpg", ".Gif", ".webp", ".txt", ""])
 FILES = st.dictionaries(
     st.tuples(st.lists(NAMES, max_size=2), NAMES, ENDINGS).map(lambda t: "/".join([*t[0], t[1] + t[2]])),
@@ -255,7 +259,7 @@ def is_image(name):
 
 @given(FILES)
 def test_every_image_has_one_row_and_every_unreadable_one_is_named(root, contents):
-    with tempfile.TemporaryDirectory(dir=root) as folder:
+    with tempfile.TemporaryDirectory(dir=root, prefix="\n") as folder:
         there = {}
         for name, content in contents.items():
             file = Path(folder, "odd", name)
@@ -278,7 +282,7 @@ def test_every_image_has_one_row_and_every_unreadable_one_is_named(root, content
     assert [row["file"] for row in rows] == sorted((row["file"] for row in rows), key=os.path.split)
     *lines, last = err.splitlines() or [""]
     assert sorted(line.split(": cannot be read")[0] for line in lines) == sorted(
-        name.replace("\x1b", r"\x1b") for name in broken
+        printable(name) for name in broken
     )
     if not images:
         assert "no images" in last
@@ -286,8 +290,10 @@ def test_every_image_has_one_row_and_every_unreadable_one_is_named(root, content
         assert last.endswith(f"{len(broken)} of {len(images)} images could not be read")
     assert status == (2 if broken or not images else 0)
     assert all(letter.isprintable() or letter == "\n" for letter in out + err)
+    assert all(f"  {printable(row['file'])}\n" in out for row in rows[:20])  # each on one line
     n_others = sum(not is_image(name) and not hidden(name) for name in there)
-    assert (f"left out, {n_others} in all" in out) == (n_others > 0 and len(images) > 0)
+    note = f"Note: files in {printable(folder)}/odd that are no images are left out, {n_others} in all\n"
+    assert (note in out) == (n_others > 0 and len(images) > 0)
 
 
 def hidden(name):
@@ -341,8 +347,21 @@ def test_of_many_images_the_first_are_printed_and_the_least_sure_are_drawn(monke
     for row, image in zip(least_sure, images, strict=True):
         assert (image[0].numpy() == np.array(Image.open(row["file"]))).all()
 
+    predict.main(["plain", "images/test"])  # without a table
+    told = capsys.readouterr().out.splitlines()
+    assert told == [line.replace("table.csv", "--csv FILE") for line in lines]
     predict.main(["plain", "images/test/row0"])
     assert len(capsys.readouterr().out.splitlines()) == 1 + 10 + 1
+
+
+def test_columns_are_aligned_whatever_the_names_are(capsys):
+    rows = [("f", "a cat", 0.99999, "a", 0), ("g", "a", 0.5, "a very long name", 0.25)]
+    predict.print_rows([dict(zip(predict.COLUMNS, row, strict=True)) for row in rows], Counter(a=1), None)
+    assert capsys.readouterr().out.splitlines() == [
+        "class  probable  second best               file",
+        "a cat   100.00%  a                  0.00%  f",
+        "a        50.00%  a very long name  25.00%  g",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -182,17 +182,19 @@ def finite(loss):
     return loss.item()
 
 
-@torch.no_grad()
 def predict(model, data, settings, task="testing"):
     """Return the logits of all of `data`, float32 (N, classes), on the device of `settings`."""
     model.eval()
-    logits = []
-    batches = data.images.split(settings.batch_size)
-    for images in counted(batches, task, len(data), each=settings.batch_size):
-        images = batch_to_float(images.to(settings.device), settings.image_size)
-        with autocast(settings.device, settings.precision):
-            logits.append(model(images).float())
-    return torch.cat(logits)
+    batches = counted(data.images.split(settings.batch_size), task, len(data), each=settings.batch_size)
+    return torch.cat([logits_of(model, images, settings) for images in batches])
+
+
+@torch.no_grad()
+def logits_of(model, images, settings):
+    """Return the logits of one batch, uint8 (N, channels, height, width): float32 (N, classes)."""
+    images = batch_to_float(images.to(settings.device), settings.image_size)
+    with autocast(settings.device, settings.precision):
+        return model(images).float()
 
 
 def evaluate(model, data, settings):

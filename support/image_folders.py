@@ -71,23 +71,10 @@ def list_images(folder):
     others = [entry.path for entry in entries if not entry.is_dir()]
     files, labels = [], []
     for label, name in enumerate(classes):
-        found = []
-        root = os.path.join(folder, name)
-        # So that links lead to no folder twice, and up to none around this one.
-        seen = set(map(str, Path(root).resolve().parents))
-        for parent, folders, names in os.walk(root, onerror=fail, followlinks=True):
-            if os.path.realpath(parent) in seen:
-                folders.clear()
-                continue
-            seen.add(os.path.realpath(parent))
-            folders[:] = sorted(inner for inner in folders if not inner.startswith("."))
-            found += [os.path.join(parent, file) for file in names if not file.startswith(".")]
-        for file in sorted(found, key=os.path.split):
-            if file.lower().endswith(EXTENSIONS):
-                files.append(file)
-                labels.append(label)
-            else:
-                others.append(file)
+        images, no_images = files_under(os.path.join(folder, name))
+        files += images
+        labels += len(images) * [label]
+        others += no_images
     empty = [classes[label] for label in sorted(set(range(len(classes))) - set(labels))]
     if empty:
         raise UserError(
@@ -98,6 +85,24 @@ def list_images(folder):
         has = f"one class only, {classes[0]}" if classes else "no class folders"
         raise UserError(f"{folder}: has {has}; two or more are needed")
     return Listing(files, labels, tuple(classes), others)
+
+
+def files_under(root):
+    """Return (images, others): the files in `root`, at any depth, by folder and name, but for hidden ones."""
+    images, others = [], []
+    # So that links lead to no folder twice, and up to none around this one.
+    seen = set(map(str, Path(root).resolve().parents))
+    for parent, folders, names in os.walk(root, onerror=fail, followlinks=True):
+        if os.path.realpath(parent) in seen:
+            folders.clear()
+            continue
+        seen.add(os.path.realpath(parent))
+        folders[:] = sorted(inner for inner in folders if not inner.startswith("."))
+        for file in names:
+            if not file.startswith("."):
+                group = images if file.lower().endswith(EXTENSIONS) else others
+                group.append(os.path.join(parent, file))
+    return sorted(images, key=os.path.split), sorted(others, key=os.path.split)
 
 
 def fail(error):

@@ -345,5 +345,5 @@ def draw_sheet(path, images, captions, title):
         canvas.text(x + 10, y, other, 12, width=66)
         canvas.line([(x - 6, y), (x + 6, y)])  # the font has no arrow
         canvas.line([(x + 2, y - 3), (x + 6, y), (x + 2, y + 3)])
-        canvas.text(left + 36, y + 14, note, 10, "mm", GREY)
+        canvas.text(left + 36, y + 14, note, 10, "mm", GREY, width - 4)
     canvas.save(path)

@@ -77,8 +77,9 @@ def describe(settings, model, train, test, options=None):
             "classes": list(train.classes),
             "fingerprint": [train.fingerprint(), test.fingerprint()],
         },
-        # Not in "data", which --resume compares, so that runs from before this key go on too.
+        # Not in "data", which --resume compares, so that runs from before these two keys go on too.
         "content_fingerprint": [train.content_fingerprint(), test.content_fingerprint()],
+        "brightness": round(train.images.numpy().mean().item() / 255, 4),  # 0 to 1; for predict.py
         "weights": fingerprint(settings.weights) if settings.weights else None,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "platform": {
@@ -100,7 +101,13 @@ def read_config(folder):
         train_print, test_print = data["fingerprint"]
         texts = (data["source"], machine["hardware"], train_print, test_print, config.get("weights") or "")
         numbers = (config["n_parameters"], data["n_train"], data["n_test"], machine["n_processes"])
-        if {*map(type, texts)} != {str} or {*map(type, numbers)} != {int}:
+        channels, height, width = data["image_shape"]
+        kinds = [{*map(type, part)} for part in ((*texts, *data["classes"]), (*numbers, height, width))]
+        if (
+            kinds != [{str}, {int}]
+            or channels not in (1, 3)
+            or type(config.get("brightness", 0.5)) is not float
+        ):
             raise ValueError("not what was written")
         if config["checksum"] != checksum(config["settings"], config["options"]):
             raise ValueError("the settings were edited")

@@ -29,6 +29,7 @@ import train
 TRAIN = f"--model resnet --init xavier --epochs 3 --limit 20 {FLAGS}"
 ARGUMENTS = {
     "compare": "before",
+    "predict": "before images/test --csv predicted.csv",
     "search": SEARCH,
     "diagnose": f"{DIAGNOSE} --write-clean cleaned",
     "data": "mislabel images wrong --count 3",
@@ -98,6 +99,16 @@ def test_a_training_leaves_its_folder_with_weights_that_answer_as_it_said(root, 
 def test_a_comparison_has_a_row_of_the_run(root, said):
     assert re.search(r"^   1  resnet   default +1 +90 ", said["compare"], re.MULTILINE)
     Image.open(root / "runs" / "compare.png").verify()
+
+
+def test_a_prediction_has_as_many_right_as_the_training_said(root, said):
+    rows = read_csv(root / "predicted.csv")
+    n_right = sum(f"/{row['predicted']}/" in row["file"] for row in rows)
+    last = read_csv(root / "before" / "metrics.csv")[-1]
+    assert (len(rows), n_right) == (12, round(12 * float(last["test_accuracy"])))
+    for row in rows:
+        assert re.search(rf"^{row['predicted']} .* {row['file']}$", said["predict"], re.MULTILINE)
+    Image.open(root / "runs" / "predicted.png").verify()
 
 
 def test_labels_are_made_wrong_in_a_copy(root, said):

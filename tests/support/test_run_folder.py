@@ -73,6 +73,10 @@ def config(tmp_path):
     return config
 
 
+def test_a_config_has_the_training_images_mean_brightness(config):
+    assert config["brightness"] == pytest.approx(stripes(6).images.double().mean().item() / 255, abs=1e-4)
+
+
 def test_a_config_is_read_back_and_an_edited_one_is_refused(tmp_path, config):
     assert run_folder.read_config(tmp_path) == (small_settings(), config)
     with pytest.raises(UserError, match="no run is there"):
@@ -82,10 +86,17 @@ def test_a_config_is_read_back_and_an_edited_one_is_refused(tmp_path, config):
     edited = config | {"settings": config["settings"] | {"epochs": 9}}
     older = config | {"settings": {name: value for name, value in config["settings"].items() if name != "lr"}}
     listed = config | {"weights": ["a"]}
+    flat, numbered = (
+        config | {"data": config["data"] | change}
+        for change in ({"image_shape": [1, 8]}, {"classes": [0, 1, 2]})
+    )
     for content in (
         json.dumps(edited),
         json.dumps(older),
         json.dumps(listed),
+        json.dumps(flat),
+        json.dumps(numbered),
+        json.dumps(config | {"brightness": "dark"}),
         "[]",
         "{}",
         json.dumps(config)[:-9],

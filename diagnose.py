@@ -14,7 +14,14 @@ from support.console import UserError, duration, printable, run_command
 from support.decisions import check_none_emptied, read_decisions, write_clean, write_ranking
 from support.files import check_new, write_csv
 from support.image_files import check_copy
-from support.run_folder import describe, is_finished, read_resumable, resumable_by, start_or_resume
+from support.run_folder import (
+    describe,
+    is_finished,
+    read_config,
+    read_resumable,
+    resumable_by,
+    start_or_resume,
+)
 from support.settings import Options, complete, flag, parse
 
 import torch
@@ -162,6 +169,7 @@ def diagnose(data, test, truth, settings, options, folder):
             check_none_emptied(data, kept, labels, f"--remove {options.remove}")  # before it is in a file
         write_ranking(ranking, data, order, scores, losses, probabilities, kept, labels)
     kept, labels = read_decisions(ranking, data)
+    write_review(data, settings, order, losses, probabilities, kept, labels, folder)
     changed = ~kept | (labels != data.labels)
     suspects = order[changed[order]]
     show_suspects(data, suspects, scores, losses, probabilities, folder)
@@ -197,6 +205,17 @@ def show_confusion(name, data, probabilities, path):
         print("".join(f"{name:>{width}}" for name in ("", *names)), " ← predicted")
         for name, row in zip(names, matrix.tolist(), strict=True):
             print("".join(f"{cell:>{width}}" for cell in (name, *row)))
+
+
+def write_review(data, settings, order, losses, probabilities, kept, labels, folder):
+    """Write review.html, the page on which a person decides; arguments as for `review_tab`."""
+    from support.review import review_tab, write_page  # not above, as train.py only counts with this file
+
+    tab = review_tab(data, settings.data, order, losses, probabilities, kept, labels)
+    config = read_config(folder)[1]
+    key = " ".join([config["checksum"], *config["data"]["fingerprint"]])
+    command = to_carry_out(folder / "decisions.csv", data, settings)
+    write_page(folder / "review.html", data.source, {"training images": tab}, data.classes, key, command)
 
 
 def show_suspects(data, suspects, scores, losses, probabilities, folder):
@@ -292,12 +311,18 @@ def main(arguments=None):
     folder = start_or_resume("diagnosis", description, options, config)
     with resumable_by(["diagnose.py", "--resume", folder], folder):
         diagnose(data, test, truth, settings, options, folder)
-    print(f"\nlook at the pictures in {folder}; next, edit the column action (remove, keep, relabel) of")
-    print(f"{folder}/top_losses.csv, and carry it out:")
-    words = ["python", "diagnose.py", "--data", source, "--decisions", f"{folder}/top_losses.csv", *sized]
-    if Path(source, data.ids[0]).is_file():
-        words += ["--write-clean", f"{source.rstrip('/')}_cleaned"]
-    print(shlex.join(words))
+    print(f"\nlook at the pictures in {folder}; next, open {folder}/review.html in a browser, or edit the")
+    print(f"column action (remove, keep, relabel) of {folder}/top_losses.csv, and carry it out:")
+    print(to_carry_out(folder / "top_losses.csv", data, settings))
+
+
+def to_carry_out(file, data, settings):
+    """Return the command line that carries out the decisions in `file`."""
+    words = ["python", "diagnose.py", "--data", settings.data, "--decisions", str(file)]
+    words += ["--image-size", str(settings.image_size)] if settings.image_size else []
+    if Path(settings.data, data.ids[0]).is_file():
+        words += ["--write-clean", f"{settings.data.rstrip('/')}_cleaned"]
+    return shlex.join(words)
 
 
 def check_flags(settings, options):

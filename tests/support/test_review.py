@@ -225,6 +225,7 @@ def test_decisions_by_keys_outlive_the_page_and_are_read_back(page):
     assert page.text("count") == "0 of 9 decided: 0 keep, 0 remove, 0 relabel"
     assert page.text("names") == f"{HOSTILE[2]} → {HOSTILE[0]}"
     page.press("r", "l", "ArrowRight", "K")  # of the images 8, 7 and 5; the last is the worst
+    assert page.run("document.activeElement.ariaCurrent") == "true"
     write(page)  # made again
     assert page.text("count") == "3 of 9 decided: 1 keep, 1 remove, 1 relabel"
     page.press("ArrowRight", "ArrowRight", "r", "u", "l")  # of 6, the second time for good
@@ -260,7 +261,13 @@ def test_undo_takes_back_step_by_step_across_filters(page):
     assert page.text("numbers").startswith("rank 3,")
     page.press("u")
     assert (page.text("numbers").partition(",")[0], page.text("shown")) == ("rank 2", "8 of 9 images")
-    page.press("u")  # the filter hides it no more
+    page.press("u")
+    assert (page.text("numbers").partition(",")[0], page.text("shown")) == ("rank 1", "9 of 9 images")
+    page.press("r")
+    page.run("document.getElementById('label').focus()")
+    page.press("ArrowDown")
+    assert page.text("shown") == "3 of 9 images"
+    page.click("[data-key=u]")  # of an image that the filter hides
     assert (page.text("numbers").partition(",")[0], page.text("shown")) == ("rank 1", "9 of 9 images")
 
 
@@ -320,6 +327,15 @@ def test_an_image_that_is_predicted_as_labelled_is_not_relabelled_to_that(page):
     assert page.text("count").startswith("0 of 9")
 
 
+@pytest.mark.parametrize(
+    "pressed", [{"autoRepeat": True}, {"modifiers": 1}, {"modifiers": 2}, {"modifiers": 4}]
+)
+def test_a_key_held_down_or_with_another_decides_nothing(page, browser, pressed):
+    write(page)
+    browser[0]("Input.dispatchKeyEvent", type="keyDown", key="k", text="k", **pressed)
+    assert page.text("count").startswith("0 of 9")
+
+
 def test_the_keyboard_alone_reaches_everything(page):
     write(page)
     reached = []
@@ -353,6 +369,21 @@ def test_another_window_and_a_browser_that_keeps_nothing(page):
     page.run("Storage.prototype.setItem = () => { throw Error() }")
     page.press("k")
     assert page.text("said").startswith("This browser keeps nothing")
+
+
+def test_what_is_known_of_an_image_is_shown(page):
+    write(page, images=tab_of(IMAGES, 4) | {"left_out": 1234})
+    assert page.text("shown") == "9 of 9 images; 1,234 more have no room on this page"
+    assert (page.text("numbers"), page.text("decision")) == ("rank 1, loss 1.00;", "suggestion: remove")
+    assert page.text("likely").split("\n")[:2] == [HOSTILE[0], "80.0 %"]
+    page.press("ArrowDown")  # by a row of seven cards
+    assert (page.text("id"), page.text("decision")) == (IMAGES.ids[1], "suggestion: keep")
+    assert page.run("document.getElementById('picture').naturalWidth") == 8
+    page.press("ArrowUp", "l", "ArrowLeft")
+    assert page.text("decision") == f"decided: relabel → {HOSTILE[0]}"
+    assert page.run(f"{MENU}.value") == "0"
+    page.click(".card:nth-child(3)")
+    assert (page.text("numbers"), page.run(f"{MENU}.value")) == ("rank 3, loss 0.75;", "")
 
 
 def test_markup_in_names_is_shown_and_the_page_says_how_to_go_on(page):

@@ -117,14 +117,16 @@ def picture(url):
 
 
 def test_a_picture_is_the_file_where_there_is_one_small_and_never_enlarged(tmp_path, random_image):
-    data = replace(stripes(3), ids=("tiny.png", "large.png", "gone.png"))
+    data = replace(stripes(4), ids=("tiny.png", "large.png", "gone.png", "deep.png"))
     tiny, large = random_image(30, 64, 3), random_image(500, 1000)
     Image.fromarray(tiny).save(tmp_path / "tiny.png")
     Image.fromarray(large).save(tmp_path / "large.png")
-    pictures = [picture(thumbnail(data, index, tmp_path)) for index in range(3)]
+    Image.fromarray(257 * large[:50, :50].astype(np.uint16)).save(tmp_path / "deep.png")  # 16 bits
+    pictures = [picture(thumbnail(data, index, tmp_path)) for index in range(4)]
     kinds = [(each.format, each.size) for each in pictures]
-    assert kinds == [("PNG", (64, 30)), ("JPEG", (160, 80)), ("PNG", (8, 8))]
+    assert kinds == [("PNG", (64, 30)), ("JPEG", (160, 80)), ("PNG", (8, 8)), ("PNG", (50, 50))]
     assert (np.asarray(pictures[0]) == tiny).all()
+    assert (np.asarray(pictures[3]) == large[:50, :50, None]).all()
     assert (np.asarray(pictures[2]) == data.images[2, 0, :, :, None].numpy()).all()
 
 
@@ -292,9 +294,18 @@ def test_filters_choose_what_is_shown_and_the_rest_is_accepted(page):
     page.press("ArrowUp")
     page.click("#accept")
     assert page.text("count") == "9 of 9 decided: 6 keep, 1 remove, 2 relabel"
+    assert page.run("document.getElementById('accept').disabled")
     kept, labels = read_decisions(page.saved(), IMAGES)
     assert kept.tolist() == [index != 6 for index in range(9)]
     assert labels.tolist() == labels_with({7: 2, 5: 0})
+
+
+def test_after_the_last_undecided_image_comes_the_one_before(page):
+    write(page)
+    page.click("#undecided")
+    page.click(".card:last-child")
+    page.press("k")
+    assert page.text("numbers").startswith("rank 8,")
 
 
 def test_each_key_is_a_button_and_the_menu_has_the_other_classes(page):

@@ -16,7 +16,15 @@ from support.decisions import check_none_emptied, read_decisions, write_clean, w
 from support.files import check_new, write_csv
 from support.image_folders import check_copy
 from support.mislabelled import contradicted_copies, note_contents
-from support.run_folder import describe, is_finished, read_resumable, resumable_by, start_or_resume
+from support.review import review_tab, write_page
+from support.run_folder import (
+    describe,
+    is_finished,
+    read_config,
+    read_resumable,
+    resumable_by,
+    start_or_resume,
+)
 from support.settings import Options, complete, flag, parse, with_epochs
 
 import torch
@@ -201,6 +209,7 @@ def diagnose(model, data, test, truth, settings, options, folder):
         matrix = confusion_matrix(half.labels, predicted, len(half.classes))
         diagnosis_report.show_confusion(name, half, matrix, folder / f"confusion_{name}.png")
     decided = decide((data, test), rankings, options, folder)
+    write_review((data, test), rankings, decided, settings, folder)
     kept, labels = decided[0]
     changed = ~kept | (labels != data.labels)
     diagnosis_report.show_suspects(data, changed, rankings[0], folder)
@@ -235,6 +244,28 @@ def decide(halves, rankings, options, folder):
         if not file.exists():
             write_ranking(file, half, *ranking, kept, labels)
     return [read_decisions(file, half)[0] for file, half in zip(files, halves, strict=True)]
+
+
+def write_review(halves, rankings, decided, settings, folder):
+    """Write review.html, the page on which a person decides; arguments as `decide` takes and returns them."""
+    tabs = [
+        review_tab(half, settings.data, ranking, *decisions)
+        for half, ranking, decisions in zip(halves, rankings, decided, strict=True)
+    ]
+    tabs = dict(zip(("training images", "test images"), tabs, strict=True))
+    data, config = halves[0], read_config(folder)[1]
+    key = " ".join([config["checksum"], *config["data"]["fingerprint"]])
+    command = to_carry_out(folder / "decisions.csv", data, settings)
+    write_page(folder / "review.html", data.source, tabs, data.classes, key, command)
+
+
+def to_carry_out(file, data, settings):
+    """Return the command line that carries out the decisions in `file`."""
+    words = ["python", "diagnose.py", "--data", settings.data, "--decisions", str(file)]
+    words += ["--image-size", str(settings.image_size)] if settings.image_size else []
+    if Path(settings.data, data.ids[0]).is_file():
+        words += ["--write-clean", f"{settings.data.rstrip('/')}_cleaned"]
+    return shlex.join(words)
 
 
 # ---------------------------------------------------------------- the command line
@@ -285,12 +316,9 @@ def main(arguments=None):
     folder = start_or_resume("diagnosis", description, options, config)
     with resumable_by(["diagnose.py", "--resume", folder], folder):
         diagnose(model, data, test, truth, settings, options, folder)
-    print(f"\nlook at the pictures in {folder}; next, edit the column action (remove, keep, relabel) of")
-    print(f"{folder}/top_losses.csv, and carry it out:")
-    words = ["python", "diagnose.py", "--data", source, "--decisions", f"{folder}/top_losses.csv", *sized]
-    if Path(source, data.ids[0]).is_file():
-        words += ["--write-clean", f"{source.rstrip('/')}_cleaned"]
-    print(shlex.join(words))
+    print(f"\nlook at the pictures in {folder}; next, open {folder}/review.html in a browser, or edit the")
+    print(f"column action (remove, keep, relabel) of {folder}/top_losses.csv, and carry it out:")
+    print(to_carry_out(folder / "top_losses.csv", data, settings))
 
 
 def check_flags(settings, options):

@@ -120,25 +120,33 @@ def resize(image, size):
 
 
 def read_image(file, image_size=None):
-    """Return one image file as uint8 (1 or 3, height, width), turned as its EXIF data says.
+    """Return one image file as uint8 (1 or 3, height, width): see `read_rgb`.
+
+    With `image_size` a larger image is resized to its square.
+    """
+    image = read_rgb(file, image_size)
+    if torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]):
+        image = image[:1]  # grey
+    if image_size and min(image.shape[1:]) > image_size:
+        image = resize(image, (image_size, image_size))
+    return image
+
+
+def read_rgb(file, image_size=None):
+    """Return one image file as uint8 (3, height, width), turned as its EXIF data says.
 
     Of an animation it is the first frame. What is transparent becomes white, or black where on white nothing
-    can be seen. With `image_size` a larger image is resized to its square.
+    can be seen. `image_size` is for `decode`. Raises UserError where the file is no whole image.
     """
     try:
         image = decode(file, image_size)
-        image = v2.functional.to_dtype(image, torch.uint8, scale=True)  # PNGs may have 16 bits
+        return v2.functional.to_dtype(image, torch.uint8, scale=True)  # PNGs may have 16 bits
     except Exception as error:
         if is_out_of_memory(error):
             raise
         raise UserError(
             f"{file}: cannot be read as an image ({one_line(error)}): replace or remove it"
         ) from None
-    if torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]):
-        image = image[:1]  # grey
-    if image_size and min(image.shape[1:]) > image_size:
-        image = resize(image, (image_size, image_size))
-    return image
 
 
 def decode(file, image_size=None):

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import os
 import re
 import sys
@@ -142,6 +143,22 @@ def test_a_diagnosis_makes_its_imperfect_data_and_leaves_the_clean_ones(root, sa
     assert len(imperfect) == len(before)
     assert len(imperfect.keys() - before.keys()) == 5
     assert "5 of its labels are not those of ./data/mnist_png" in said["diagnose"]
+
+
+def test_a_diagnosis_writes_the_page_to_decide_on(root, said, ranking):
+    page = (root / "runs" / "diagnosis" / "review.html").read_text()
+    content = json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
+    config = read_json(root / "runs" / "diagnosis" / "config.json")
+    assert content["key"].split() == [config["checksum"], *config["data"]["fingerprint"]]
+    command = said["diagnose"].splitlines()[-1]
+    assert content["command"] == command.replace("top_losses.csv", "decisions.csv")
+    tested = read_csv(root / "runs" / "diagnosis" / "top_losses_test.csv")
+    for tab, rows in zip(content["tabs"], (ranking, tested), strict=True):
+        assert [item["id"] for item in tab["items"]] == [row["id"] for row in rows]
+        assert [item["suggestion"] for item in tab["items"]] == [[row["action"]] for row in rows]
+        predicted = [content["classes"][item["predicted"]] for item in tab["items"]]
+        assert predicted == [row["predicted"] for row in rows]
+    assert f"open {config['options']['out'] or 'runs/diagnosis'}/review.html in a browser" in said["diagnose"]
 
 
 def test_a_diagnosis_ranks_all_training_images_and_finds_wrong_labels(root, said, imperfect, ranking):

@@ -1,0 +1,92 @@
+"""review.html: the page on which a person decides which suspicious labels are wrong; see review.html here.
+
+It is one file that needs no server and loads nothing. Names are data in it, never markup.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import re
+from pathlib import Path
+
+from support.console import counted
+from support.files import written
+from support.image_files import read_rgb
+
+from PIL import Image
+
+MOST = 1900  # images of a tab; with the hundred first test images they are 2,000
+SIDE = 160  # pixels of a picture's longer side, at most
+TINY = 64  # pixels, up to which a picture is a PNG: smaller than a JPEG, and exact
+QUALITY = 70  # of a JPEG: with it 1,000 pictures of pure noise take 18 MB
+
+
+def review_tab(data, source, ranking, kept, labels, n_more=100):
+    """Return a tab of `write_page`: the changed samples of the ImageData `data` and `n_more` others.
+
+    They come in the order of the diagnose.Ranking, the worst first, at most MOST of them. `source` is the
+    folder that the ids are paths in, if they are. `kept`, bool (N,), and `labels`, int64 (N,), say what is
+    suggested, as decisions.read_decisions returns them.
+    """
+    order, _, losses, probabilities = ranking
+    shown = ~kept | (labels != data.labels)
+    shown[order[~shown[order]][:n_more]] = True
+    places = shown[order].nonzero().flatten().tolist()
+    likeliest = probabilities.topk(min(3, len(data.classes)))
+
+    def item(place):
+        index = order[place].item()
+        label, new_label = data.labels[index].item(), labels[index].item()
+        relabelled = ["relabel", new_label] if new_label != label else ["keep"]
+        shares = [round(share, 4) for share in likeliest.values[index].tolist()]
+        return {
+            "id": data.ids[index],
+            "rank": place + 1,
+            "label": label,
+            "predicted": likeliest.indices[index, 0].item(),
+            "loss": round(losses[index].item(), 4),
+            "likely": list(zip(likeliest.indices[index].tolist(), shares, strict=True)),
+            "suggestion": relabelled if kept[index] else ["remove"],
+            "image": thumbnail(data, index, source),
+        }
+
+    items = [item(place) for place in counted(places[:MOST], "writing the page")]
+    return {"items": items, "left_out": len(places) - len(items)}
+
+
+def thumbnail(data, index, source):
+    """Return a sample's picture as a data: URL, of its file where it has one, else of its tensor."""
+    file = Path(source, data.ids[index])
+    image = read_rgb(file, SIDE) if file.is_file() else data.images[index]
+    picture = Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).numpy())
+    tiny = max(picture.size) <= TINY
+    picture.thumbnail((SIDE, SIDE))  # never enlarges
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG" if tiny else "JPEG", quality=QUALITY, optimize=True)
+    content = base64.b64encode(buffer.getvalue()).decode()
+    return f"data:image/{'png' if tiny else 'jpeg'};base64,{content}"
+
+
+def write_page(path, title, tabs, classes, key, command):
+    """Write the page to `path`. `tabs` maps titles to what `review_tab` returned, `classes` are the names.
+
+    The browser keeps the decisions under the text `key`. `command` is the text that carries them out, once
+    they are in decisions.csv beside the page.
+    """
+    tabs = [{"title": name, **tab} for name, tab in tabs.items()]
+    content = {"title": title, "tabs": tabs, "classes": classes, "key": key, "command": command}
+    content["place"] = str(Path(path).with_name("decisions.csv"))
+    page = Path(__file__).with_name("review.html").read_text(encoding="utf-8")
+    for name in ("style", "script"):
+        page = page.replace(f"{name.upper()}-HASH", hash_of(name, page), 1)
+    # ASCII: what is no text in a file's name, a lone surrogate, is escaped. With < so no tag ends the script.
+    page = page.replace("CONTENT", json.dumps(content).replace("<", r"\u003c"), 1)
+    with written(path) as file:
+        file.write(page.encode())
+
+
+def hash_of(name, page):
+    """Return the hash by which a content security policy allows the one <style> or <script> of `page`."""
+    text = re.search(f"<{name}>(.*?)</{name}>", page, re.DOTALL)[1]
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -80,7 +80,7 @@ class Options:
     resume: str = flag(None, "continue the interrupted run in this folder", metavar="RUN")
 
 
-FEWEST_STEPS = 300  # of a training of small networks
+FEWEST_STEPS = 150  # of a training, by default
 VGG16_SIZE = 224  # pixels, by default
 LEARNING_RATES = {  # the highest of the cycle: in several epochs, in one epoch, with frozen features
     "encoder": (3e-3, 5e-3, 3e-2),
@@ -199,10 +199,14 @@ def complete(settings):
     )
 
 
-def with_epochs(settings, n_train, usual=5):
-    """Return complete `settings` with their epochs: by default `usual`, but at least FEWEST_STEPS steps."""
+def with_epochs(settings, n_train, usual=5, most=50):
+    """Return complete `settings` with their epochs, by default `usual`.
+
+    Of few images they are as many as make FEWEST_STEPS steps, but not more than `most`.
+    """
     steps = math.ceil(n_train / settings.batch_size)  # of an epoch
-    return replace(settings, epochs=settings.epochs or max(usual, math.ceil(FEWEST_STEPS / steps)))
+    by_default = max(usual, min(most, math.ceil(FEWEST_STEPS / steps)))
+    return replace(settings, epochs=settings.epochs or by_default)
 
 
 def processor():

@@ -35,7 +35,7 @@ from data import find_imperfect, known_truth, load
 
 # By default: what found most wrong labels in the time that nine networks may take (results/wrong_labels.csv).
 RECIPE = {"init": "xavier", "augment": True}
-# The usual and the most. A network that sees few images too often knows them by heart, wrong labels too: of 15
+# The usual and the most. Who sees few images too often knows them by heart, wrong labels too: of 15
 # wrong ones among 300 digits three networks found 11 after 17 epochs, 6 after 34 and 2 after 67.
 N_EPOCHS, N_FROZEN_EPOCHS = (2, 15), (10, 10)
 SURE = 4  # another class is e⁴ ≈ 55 times as probable as the label

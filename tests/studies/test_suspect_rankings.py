@@ -163,7 +163,7 @@ def test_other_data_have_lines_and_a_picture_of_their_own(two_sets):
 def test_the_default_is_what_diagnose_does():
     assert suspect_rankings.WAYS[suspect_rankings.DEFAULT] == {"augmented": 3}
     epochs, augment, held_out, _ = suspect_rankings.NETWORKS["augmented"]
-    assert (epochs, augment, held_out) == (diagnose.RECIPE["epochs"], diagnose.RECIPE["augment"], False)
+    assert (epochs, augment, held_out) == (diagnose.N_EPOCHS[0], diagnose.RECIPE["augment"], False)
 
 
 def test_unchanged_labels_that_are_suspects_are_named_and_drawn(two_sets, capsys):

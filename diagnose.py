@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from support import diagnosis_report
 from support.chance import print_effect, print_summary
-from support.console import UserError, duration, run_command
+from support.console import UserError, duration, keep_freed_memory, run_command
 from support.decisions import check_none_emptied, read_decisions, write_clean, write_ranking
 from support.files import check_new, write_csv
 from support.image_folders import check_copy
@@ -35,7 +35,7 @@ from data import find_imperfect, known_truth, load
 
 # By default: what found most wrong labels in the time that nine networks may take (results/wrong_labels.csv).
 RECIPE = {"init": "xavier", "augment": True}
-# The usual and the most. Who sees few images too often knows them by heart, wrong labels too: of 15
+# The usual and the most. A network that sees few images too often learns wrong labels by heart: of 15
 # wrong ones among 300 digits three networks found 11 after 17 epochs, 6 after 34 and 2 after 67.
 N_EPOCHS, N_FROZEN_EPOCHS = (2, 15), (10, 10)
 SURE = 4  # another class is e⁴ ≈ 55 times as probable as the label
@@ -149,27 +149,25 @@ def without_first(order, n):
 # ---------------------------------------------------------------- the experiment
 
 
-def train_seeds(labelling, inputs, truth, test_inputs, build, settings, folder, n_seeds, n_networks=0):
-    """Train a network from each seed on `inputs`; return (networks, rows), a row the last epoch's metrics.
+def train_seeds(labelling, data, truth, fit, settings, folder, n_seeds, n_networks=0):
+    """Train a network from each seed on `data`; return (networks, rows), a row the last epoch's metrics.
 
     `labelling` names the labels: clean, imperfect or cleaned. `truth` holds the true ones, int64 (N,), or is
-    None; from it a row says how many labels are wrong. `build(settings)` returns a network. Every one has a
-    folder in `folder`, from which an interrupted diagnosis takes it up again. With `n_networks`, prints an
-    estimate for so many.
+    None; from it a row says how many labels are wrong. `fit(data, settings, folder)` returns (network,
+    history). Every network has a folder in `folder`, from which an interrupted diagnosis takes it up again.
+    With `n_networks`, prints an estimate for so many.
     """
     networks, rows = [], []
-    n_wrong = None if truth is None else (inputs.labels != truth).sum().item()
+    n_wrong = None if truth is None else (data.labels != truth).sum().item()
     for seed in range(settings.seed, settings.seed + n_seeds):
         print(f"\n{labelling} labels, seed {seed}")
-        seeded = replace(settings, seed=seed)
-        network = build(seeded)
-        network_folder = folder / f"{labelling}-{inputs.fingerprint()}-{seed}"  # other labels, other networks
+        network_folder = folder / f"{labelling}-{data.fingerprint()}-{seed}"  # other labels, other networks
         network_folder.mkdir(parents=True, exist_ok=True)
-        history = train.fit(network, inputs, test_inputs, seeded, network_folder)
+        network, history = fit(data, replace(settings, seed=seed), network_folder)
         seconds = n_networks * sum(row["seconds"] for row in history) * 1.15  # with the tests
         if seconds > 60 and not rows:
             print(f"the {n_networks} networks take about {duration(seconds)}; Ctrl-C stops, --resume goes on")
-        row = {"labelling": labelling, "seed": seed, "n_images": len(inputs), "n_wrong": n_wrong}
+        row = {"labelling": labelling, "seed": seed, "n_images": len(data), "n_wrong": n_wrong}
         rows.append(row | history[-1])
         networks.append(network)
     return networks, rows
@@ -185,21 +183,26 @@ def diagnose(model, data, test, truth, settings, options, folder):
 
     Of a frozen `model` the features are computed once, for all networks: these are then last layers.
     """
+    keep_freed_memory()
     inputs, test_inputs = data, test
-
-    def build(settings):
-        network = models.build(settings, len(data.classes), data.images.shape[1:])
-        return models.last_layer(network)[1] if settings.freeze else network
-
     if settings.freeze:
         _, inputs, test_inputs = train.frozen(model, data, test, settings)
+    place = {name: index for index, name in enumerate(data.ids)}
+
+    def fit(part, settings, folder):  # part of `data`, with its labels or others
+        network = models.build(settings, len(part.classes), part.images.shape[1:])
+        if settings.freeze:
+            network = models.last_layer(network)[1]
+            part = replace(part, images=inputs.images[[place[name] for name in part.ids]])
+        return network, train.fit(network, part, test_inputs, settings, folder)
+
     clean_rows = []
-    common = (test_inputs, build, settings, folder, options.seeds)
+    common = (fit, settings, folder, options.seeds)
     n_networks = (2 if truth is None else 3) * options.seeds
     if truth is not None:
-        _, clean_rows = train_seeds("clean", replace(inputs, labels=truth), truth, *common, n_networks)
+        _, clean_rows = train_seeds("clean", replace(data, labels=truth), truth, *common, n_networks)
         n_networks = 0  # the estimate is printed already
-    networks, rows = train_seeds("imperfect", inputs, truth, *common, n_networks)
+    networks, rows = train_seeds("imperfect", data, truth, *common, n_networks)
     if clean_rows:
         print_effect(clean_rows, rows)
     rankings = (
@@ -209,7 +212,8 @@ def diagnose(model, data, test, truth, settings, options, folder):
     for name, half, ranking in (("train", data, rankings[0]), ("test", test, rankings[1])):
         predicted = ranking.probabilities.argmax(dim=1)
         matrix = confusion_matrix(half.labels, predicted, len(half.classes))
-        diagnosis_report.show_confusion(name, half, matrix, folder / f"confusion_{name}.png")
+        title = {"train": "training set, imperfect labels", "test": "test set"}[name]
+        diagnosis_report.show_confusion(title, half, matrix, folder / f"confusion_{name}.png")
     decided = decide((data, test), rankings, options, folder)
     write_review((data, test), rankings, decided, settings, folder)
     kept, labels = decided[0]
@@ -217,9 +221,11 @@ def diagnose(model, data, test, truth, settings, options, folder):
     diagnosis_report.show_suspects(data, changed, rankings[0], folder)
     if truth is not None:
         diagnosis_report.show_found(data, truth, rankings[0].order, changed, folder)
-    diagnosis_report.show_test(test, rankings[1], folder)
+    test_kept, test_labels = decided[1]
+    n_test_changed = (~test_kept | (test_labels != test.labels)).sum().item()
+    diagnosis_report.show_test(test, n_test_changed, rankings[1], folder)
 
-    cleaned = replace(inputs, labels=labels).subset(kept.nonzero().flatten())
+    cleaned = replace(data, labels=labels).subset(kept.nonzero().flatten())
     cleaned_truth = None if truth is None else truth[kept]
     _, cleaned_rows = train_seeds("cleaned", cleaned, cleaned_truth, *common)
     print_effect(rows, cleaned_rows)
@@ -236,15 +242,18 @@ def decide(halves, rankings, options, folder):
     """
     data, test = halves
     files = (folder / "top_losses.csv", folder / "top_losses_test.csv")
-    if options.decisions:
-        decided = read_decisions(options.decisions, *halves)
-    else:
-        kept = without_first(rankings[0].order, options.remove)
-        check_none_emptied(data, kept, data.labels, f"--remove {options.remove}")  # before it is in a file
-        decided = [(kept, data.labels), (torch.ones(len(test), dtype=torch.bool), test.labels)]
-    for file, half, ranking, (kept, labels) in zip(files, halves, rankings, decided, strict=True):
-        if not file.exists():
-            write_ranking(file, half, *ranking, kept, labels)
+    if not all(file.exists() for file in files):
+        if options.decisions:
+            decided = read_decisions(options.decisions, *halves)
+        else:
+            kept = without_first(rankings[0].order, options.remove)
+            check_none_emptied(
+                data, kept, data.labels, f"--remove {options.remove}"
+            )  # before it is in a file
+            decided = [(kept, data.labels), (torch.ones(len(test), dtype=torch.bool), test.labels)]
+        for file, half, ranking, (kept, labels) in zip(files, halves, rankings, decided, strict=True):
+            if not file.exists():
+                write_ranking(file, half, *ranking, kept, labels)
     return [read_decisions(file, half)[0] for file, half in zip(files, halves, strict=True)]
 
 
@@ -264,7 +273,8 @@ def write_review(halves, rankings, decided, settings, folder):
 def to_carry_out(file, data, settings):
     """Return the command line that carries out the decisions in `file`."""
     words = ["python", "diagnose.py", "--data", settings.data, "--decisions", str(file)]
-    words += ["--image-size", str(settings.image_size)] if settings.image_size else []
+    if settings.image_size and settings.model != "vgg16":  # which has a size of its own
+        words += ["--image-size", str(settings.image_size)]
     if Path(settings.data, data.ids[0]).is_file():
         words += ["--write-clean", f"{settings.data.rstrip('/')}_cleaned"]
     return shlex.join(words)

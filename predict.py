@@ -2,7 +2,7 @@
 
     python predict.py runs/resnet-xavier photo.jpg drawings --csv predicted.csv
 
-Probable says the network, by its softmax; networks are often too sure. Of a run, config.json and model.pt are
+The probability is the network's softmax. Networks are often too sure. Of a run, config.json and model.pt are
 enough, wherever they lie. From Python: network, classes = predict.load_network("runs/resnet-xavier")
 """
 
@@ -66,7 +66,7 @@ def list_files(paths):
     return files
 
 
-def read_all(files, image_shape, settings, invert, unreadable):
+def read_all(files, image_shape, invert, unreadable):
     """Yield (file, image) for each of `files` that can be read; add the errors of others to `unreadable`.
 
     An image is uint8 of `image_shape`, (channels, height, width), made as train.py made its own, or
@@ -164,7 +164,7 @@ def main(arguments=None):
     precision = "fp32" if settings.precision == "fp32" else None  # None: bf16 where the hardware has it
     settings = complete(replace(settings, device=None, precision=precision))
     files, unreadable = list_files(given.images), []
-    images = read_all(files, config["data"]["image_shape"], settings, given.invert, unreadable)
+    images = read_all(files, config["data"]["image_shape"], given.invert, unreadable)
     seen = SimpleNamespace(counts=Counter(), brightness=[], least_sure=[])
     rows = predict_all(*load_network(given.run, settings.device), images, settings, seen)
     first = list(islice(rows, N_PRINTED))

@@ -239,7 +239,9 @@ def finish(folder, model, test, history, settings):
     counts = matrix.sum(dim=1)
     counts, n_right = counts[counts > 0], matrix.diagonal()[counts > 0]
     if are_uneven(counts.tolist()):
-        print(f"the mean of the classes' accuracies, as they differ in size: {(n_right / counts).mean():.2%}")
+        print(
+            f"mean of the classes' accuracies (the classes differ in size): {(n_right / counts).mean():.2%}"
+        )
     print(f"look at {folder}/curves.png and {folder}/confusion.png; metrics.csv and model.pt are there too")
     print("next, to see all runs side by side: python compare.py")
 

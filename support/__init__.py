@@ -12,7 +12,7 @@ os.environ.setdefault("KMP_BLOCKTIME", "1")  # milliseconds; of LLVM's, on macOS
 
 
 def end_in_one_line(kind, error, traceback):
-    """Do for an uncaught error what Python does, but for a Ctrl-C, as during the imports, say so alone."""
+    """Print an uncaught error as Python does. A Ctrl-C, such as one during the imports, is one line."""
     if kind is not KeyboardInterrupt:
         sys.__excepthook__(kind, error, traceback)
         return
@@ -20,4 +20,5 @@ def end_in_one_line(kind, error, traceback):
     sys.exit(2)
 
 
-sys.excepthook = end_in_one_line
+if os.path.abspath(sys.argv[0]).startswith(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))):
+    sys.excepthook = end_in_one_line  # in our commands, not in programs that import from here

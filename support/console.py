@@ -189,10 +189,10 @@ class Progress:
 
 
 def counted(items, task, n_all=None, each=1):
-    """Yield `items`, a sequence, and show how far they are done: "reading images: 1,200 of 60,000".
+    """Yield `items` and show how far they are done: "reading images: 1,200 of 60,000".
 
     The time that is left is shown too where it is over a minute. With `n_all` there are so many things, and
-    an item stands for `each` of them.
+    an item stands for `each` of them; without it `items` is a sequence.
     """
     progress = Progress()
     started = time.perf_counter()

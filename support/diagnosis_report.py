@@ -8,14 +8,13 @@ from support.chance import spread_over_classes
 from support.console import printable
 
 
-def show_confusion(name, data, matrix, path):
-    """Print and draw the confusion matrix of the labels of `data`, "train" or "test", and the predictions."""
-    name = {"train": "training set, imperfect labels", "test": "test set"}[name]
+def show_confusion(title, data, matrix, path):
+    """Print and draw the confusion matrix of the labels of `data` and the predictions."""
     n_wrong = (matrix.sum() - matrix.trace()).item()
     wrong = f"{n_wrong:,} of {len(data):,} labels differ from the prediction"
     legend = "rows: label, columns: prediction"
-    pictures.draw_confusion(path, matrix, data.classes, f"{data.source}, {name}", f"{wrong}; {legend}")
-    print(f"\n{name}: {wrong}")
+    pictures.draw_confusion(path, matrix, data.classes, f"{data.source}, {title}", f"{wrong}; {legend}")
+    print(f"\n{title}: {wrong}")
     if len(data.classes) <= 20:
         names = [printable(name) for name in data.classes]  # one line each
         width = max(map(len, [*names, str(matrix.max().item())])) + 1
@@ -65,15 +64,15 @@ def show_suspects(data, changed, ranking, folder):
         print("\n" + spread_over_classes(data.labels, predicted, disagreeing, data.classes))
 
 
-def show_test(test, ranking, folder):
-    """Draw the test images whose labels look most wrong, and say where they are."""
+def show_test(test, n_changed, ranking, folder):
+    """Draw the test images whose labels look most wrong; say how many of all `n_changed` decisions change."""
     shown = ranking.order[:100]
     title = f"{test.source}: {len(shown)} test images by loss"
     draw_suspects(folder / "top_losses_test.png", test, shown, ranking, title)
     print(
-        f"\nthe test images are ranked too, by loss: {folder}/top_losses_test.png has the first {len(shown)},"
+        f"\n{folder}/top_losses_test.csv ranks the test images by loss; top_losses_test.png has the first 100;"
     )
-    print("top_losses_test.csv all; only you can remove one, and the effect is judged on all of them")
+    print(f"decisions change {n_changed or 'none'} of them, and the effect is measured on all, as they are")
 
 
 def show_found(data, truth, order, changed, folder):

@@ -29,6 +29,7 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow reads m
 PNG = b"\x89PNG\r\n\x1a\n"  # how its files begin
 SMALL = 2**16  # pixels of a PNG, up to which torchvision is the faster decoder
 CHANNELS = {0: 1, 2: 3, 3: 1}  # of a PNG, by its kind: grey, colour, palette
+warnings.filterwarnings("ignore", module=r"PIL\.")  # about images that are all the same read or refused
 MIXED_SIZE = 64  # pixels, to which images of mixed sizes are made
 LARGE = 2**14  # bytes of a file, from which on threads pay
 CHUNK = 8  # files that a thread takes at a time
@@ -42,10 +43,10 @@ def in_threads(function, files):
     Decoders and hashes release Python's lock. Small files would wait for it longer than they take. Only a few
     results are in memory before they are asked for.
     """
-    if sum(map(os.path.getsize, files[:100])) < 100 * LARGE:
+    if sum(map(size_of, files[:100])) < 100 * LARGE:
         yield from map(function, files)
         return
-    n_threads = os.cpu_count()
+    n_threads = torch.get_num_threads()
     chunks = (files[start : start + CHUNK] for start in range(0, len(files), CHUNK))
     with ThreadPoolExecutor(n_threads) as pool:
 
@@ -58,6 +59,13 @@ def in_threads(function, files):
             waiting.extend(map(begin, islice(chunks, 1)))
 
 
+def size_of(file):
+    """Return how many bytes `file` has; 0 where it is gone, which who opens it will say."""
+    with suppress(OSError):
+        return os.path.getsize(file)
+    return 0
+
+
 def read_images(files, image_size=None):
     """Return the images of `files`, uint8 (N, channels, height, width): grey if all of them are, else RGB.
 
@@ -65,22 +73,39 @@ def read_images(files, image_size=None):
     and memory. Without it, mixed sizes are read as with MIXED_SIZE, and that is printed. Raises UserError
     where a file is no whole image, or memory is too small for all of them.
     """
+    if not image_size and len(header_sizes(files[:: math.ceil(len(files) / 100)])) > 1:
+        return read_mixed(files)
     read = in_threads(lambda file: read_image(file, image_size), files)
     for index, image in enumerate(counted(read, "reading images", len(files))):
         if index == 0:
             images = new_images(len(files), *image.shape)
         if image.shape[1:] != images.shape[2:]:
             if not image_size:
-                images = read_images(files, MIXED_SIZE)  # anew, so that all are read in the same way
-                size = f"{MIXED_SIZE}×{MIXED_SIZE}"
-                print(f"images of mixed sizes: all are made {size} pixels; --image-size N makes them N×N")
-                return images
+                read.close()
+                return read_mixed(files)  # anew, so that all are read in the same way
             image = resize(image, (image_size, image_size))
         shape = (max(len(image), images.shape[1]), *image.shape[1:])
         if shape != images.shape[1:]:  # the first in colour, or of another size
             images = converted(images, index, shape)
         images[index] = image
     return images
+
+
+def read_mixed(files):
+    """Return the images of `files`, of mixed sizes, as `read_images` does with MIXED_SIZE; print that."""
+    images = read_images(files, MIXED_SIZE)
+    size = f"{MIXED_SIZE}×{MIXED_SIZE}"
+    print(f"images of mixed sizes: all are made {size} pixels; --image-size N makes them N×N")
+    return images
+
+
+def header_sizes(files):
+    """Return the set of the sizes in the headers of `files`, (width, height), where these can be read."""
+    sizes = set()
+    for file in files:
+        with suppress(Exception), Image.open(file, formats=FORMATS) as picture:  # who reads it will complain
+            sizes.add(picture.size)
+    return sizes
 
 
 def new_images(n, channels, height, width):
@@ -152,8 +177,8 @@ def read_rgb(file, image_size=None):
 def decode(file, image_size=None):
     """Return the picture in a file, (3, height, width): uint8, or uint16 of a PNG.
 
-    With `image_size` a JPEG is decoded at a half, a quarter or an eighth of its size, as long as it is no
-    smaller than that: which takes a fraction of the time.
+    With `image_size` a JPEG is decoded at a half, a quarter or an eighth of its size, but never below
+    `image_size`. That is several times faster.
     The size is looked up in the header first, as a small file can hold a picture that no memory can: Pillow
     raises DecompressionBombError above 179 million pixels.
     """
@@ -163,15 +188,13 @@ def decode(file, image_size=None):
         # Always as RGB: what torchvision makes of a palette's PNG in its other modes is not the picture.
         tensor = torch.frombuffer(content, dtype=torch.uint8)
         return decode_image(tensor, ImageReadMode.RGB, apply_exif_orientation=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's, as of more than half the pixels that it takes
-        try:  # not by its name: some TIFFs that are to be turned Pillow then maps into memory, and scrambles
-            picture = Image.open(io.BytesIO(content), formats=FORMATS)
-        except UnidentifiedImageError:
-            raise ValueError(f"it is no whole file of {', '.join(FORMATS)}") from None
-        if image_size:
-            picture.draft(None, (image_size, image_size))
-        return decode_by_pillow(picture)
+    try:  # not by its name: some TIFFs that are to be turned Pillow then maps into memory, and scrambles
+        picture = Image.open(io.BytesIO(content), formats=FORMATS)
+    except UnidentifiedImageError:
+        raise ValueError(f"it is no whole file of {', '.join(FORMATS)}") from None
+    if image_size:
+        picture.draft(None, (image_size, image_size))
+    return decode_by_pillow(picture)
 
 
 def is_small_and_plain(content):

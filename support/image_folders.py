@@ -36,8 +36,9 @@ def find_splits(root):
     """Return the Splits of the folder `root`; raise UserError where they are not clear."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder")
+    folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
     kinds = (TRAIN_NAMES, TEST_NAMES, VALIDATION_NAMES)
-    train, test, validation = ([root / name for name in names if (root / name).is_dir()] for names in kinds)
+    train, test, validation = ([each for each in folders if each.name.lower() in names] for names in kinds)
     found = [folder.name for folder in train + test + validation]
     if not found:
         return Splits(root, root, [])
@@ -117,7 +118,7 @@ def list_folder(root):
     """
     splits = find_splits(root)
     if splits.train != splits.test:
-        return list_images(splits.train), list_images(splits.test)
+        return [list_images(splits.train), list_images(splits.test)]
     listing = list_images(root)
     held_out = hold_out(listing)
     halves = []
@@ -131,11 +132,11 @@ def list_folder(root):
 def hold_out(listing):
     """Return for each image of a Listing whether it is held out for testing, bool.
 
-    The bytes of its file decide, so that a new image moves no other one, and copies are in the same half. Of
-    a class of which none or all would be held out, it is the image with the smallest hash. Raises UserError
-    where a class has one image only.
+    The bytes of its file decide, so that a new image moves no other one, and copies are in the same half.
+    Where that gives none or all of a class, only the image with the smallest hash is held out. Raises
+    UserError where a class has one image only.
     """
-    hashes = list(counted(in_threads(hash_of, listing.files), "holding out images", len(listing.files)))
+    hashes = list(counted(in_threads(content_hash, listing.files), "holding out images", len(listing.files)))
     held_out = [number % HELD_OUT == 0 for number in hashes]
     for label, name in enumerate(listing.classes):
         members = [index for index, other in enumerate(listing.labels) if other == label]
@@ -150,7 +151,7 @@ def hold_out(listing):
     return held_out
 
 
-def hash_of(file):
+def content_hash(file):
     """Return a number of 64 bits that the content of `file` makes."""
     return int.from_bytes(hashlib.sha256(Path(file).read_bytes()).digest()[:8], "big")
 
@@ -233,12 +234,14 @@ def copy_images(root, out, new_classes):
 
     `new_classes` maps such an image's id, its path relative to `root`, to its new class name, or to None
     where it is left out. Every file is the same, byte by byte. So is its name, but for a file whose name is
-    taken in its new class: that gets a number. Folders of validation images are copied as they are.
+    taken in its new class: that gets a number. Validation images are copied too.
     """
     check_copy(root, out)
     splits = find_splits(root)
     folders = dict.fromkeys((splits.train, splits.test))  # which may be the same
-    files = [Path(file).relative_to(root) for folder in folders for file in list_images(folder).files]
+    files = [file for folder in folders for file in list_images(folder).files]
+    files += [file for folder in splits.unused for file in files_under(folder)[0]]
+    files = [Path(file).relative_to(root) for file in files]
     taken = {file.as_posix() for file in files}
     with whole_folder(out) as folder:
         for file in counted(files, f"writing {out}"):
@@ -251,8 +254,6 @@ def copy_images(root, out, new_classes):
                 target = free_name(Path(*split, new_class, file.name), taken)
             (folder / target).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(root / file, folder / target)
-        for unused in splits.unused:
-            shutil.copytree(unused, folder / unused.name, copy_function=shutil.copyfile)
 
 
 def free_name(path, taken):

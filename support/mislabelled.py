@@ -1,4 +1,4 @@
-"""Makes labels wrong, and finds which are wrong where the clean data are there."""
+"""Makes labels wrong, and tells what pixels alone say of labels: the true ones, copies, uneven classes."""
 
 from hashlib import sha256
 from pathlib import Path
@@ -106,16 +106,18 @@ def note_contents(train, test):
     places = {}
     for index, digest in enumerate(digests(train.images)):
         places.setdefault(digest, []).append(index)
-    leaked = [places[digest][0] for digest in digests(test.images) if digest in places]
+    copies = enumerate(digests(test.images))
+    leaked = [(index, places[digest][0]) for index, digest in copies if digest in places]
     if leaked:
+        (index, place), n = leaked[0], len(leaked)
         print(
-            f"Note: {len(leaked):,} test images are copies of training images, which flatters the accuracy: "
-            f"{train.ids[leaked[0]]} for one"
+            f"Note: copies of training images are among the test images, which flatters the accuracy: {n:,}, "
+            f"such as {test.ids[index]} = {train.ids[place]}"
         )
     doubtful = [copies for copies in places.values() if len(set(train.labels[copies].tolist())) > 1]
     if doubtful:
         names = " = ".join(train.ids[index] for index in doubtful[0])
         print(
-            f"Note: {len(doubtful):,} pictures are in more than one class, as copies, of which all but one "
-            f"are wrong: {names}" + " for one" * (len(doubtful) > 1)
+            f"Note: copies of an image are in several classes, of which at most one is right: "
+            f"{len(doubtful):,}, such as {names}"
         )

@@ -79,14 +79,14 @@ def write_page(path, title, tabs, classes, key, command):
     content["place"] = str(Path(path).with_name("decisions.csv"))
     page = Path(__file__).with_name("review.html").read_text(encoding="utf-8")
     for name in ("style", "script"):
-        page = page.replace(f"{name.upper()}-HASH", hash_of(name, page), 1)
+        page = page.replace(f"{name.upper()}-HASH", policy_hash(name, page), 1)
     # ASCII: what is no text in a file's name, a lone surrogate, is escaped. With < so no tag ends the script.
     page = page.replace("CONTENT", json.dumps(content).replace("<", r"\u003c"), 1)
     with written(path) as file:
         file.write(page.encode())
 
 
-def hash_of(name, page):
+def policy_hash(name, page):
     """Return the hash by which a content security policy allows the one <style> or <script> of `page`."""
     text = re.search(f"<{name}>(.*?)</{name}>", page, re.DOTALL)[1]
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -36,7 +36,8 @@ class Settings:
     n_fully_2: int = flag(72, "units of the second hidden fully connected layer")
     data: str = flag("auto", "auto, mnist, digits (the built-in ones) or a folder", metavar="SOURCE")
     epochs: int = flag(
-        None, "passes over the training images (default: 5, for diagnose.py 2; more where they are few)"
+        None,
+        "passes over the training images (default: 5; diagnose.py 2, with --freeze 10; more of few images)",
     )
     batch_size: int = flag(None, "images in a step (default: 128; vgg16 and frozen networks 32)")
     lr: float = flag(
@@ -156,7 +157,7 @@ def parse(description, arguments=None, options_kind=Options, **defaults):
             "--init transfer needs --weights RUN/model.pt, of the run whose weights to begin with"
         )
     if settings.freeze and settings.augment:
-        raise UserError("--freeze computes its features once, so that no image can move: --no-augment")
+        raise UserError("--freeze computes the features once: leave out --augment")
     return settings, options
 
 

@@ -216,7 +216,7 @@ def test_single_images_are_taken_for_negatives_as_seldom_as_is_said(dataset, tra
 def read(picture, name, *shape, invert=False):
     """Return a picture as the network of `shape` is given it, from a file."""
     picture.save(name)
-    ((_, image),) = predict.read_all([name], list(shape), small_settings(), invert, [])
+    ((_, image),) = predict.read_all([name], list(shape), invert, [])
     return image
 
 
@@ -237,7 +237,7 @@ def test_a_photo_is_turned_as_its_exif_data_say(random_image):
     turned.getexif()[0x112] = 6  # to be turned by 90 degrees clockwise
     turned.save("turned.webp", lossless=True, exact=True, exif=turned.getexif())
     shape = [3, 9, 12]
-    ((_, image),) = predict.read_all(["turned.webp"], shape, small_settings(), False, [])
+    ((_, image),) = predict.read_all(["turned.webp"], shape, False, [])
     assert torch.equal(image, read(picture, "a.png", *shape))
 
 

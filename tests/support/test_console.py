@@ -137,7 +137,7 @@ class Finder:
             signal.raise_signal(signal.SIGINT)
 
 sys.meta_path.insert(0, Finder())
-sys.argv[0] = "some/train.py"
+sys.argv[0] = "train.py"
 import train
 """
 

@@ -140,3 +140,16 @@ def test_a_file_that_is_no_decisions_is_named(tmp_path, content):
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"other\.csv: (needs the columns|cannot be read)"):
         read_decisions(path, DATA)[0]
+
+
+@pytest.mark.parametrize(("prefix", "refused"), [("", False), ("test/", True)])
+def test_the_only_test_image_of_a_class_may_go_where_another_takes_its_place(tmp_path, prefix, refused):
+    train = stripes(9)
+    train = replace(train, ids=tuple(f"{prefix}row{2 * (index % 3)}/{index}.png" for index in range(9)))
+    test = replace(train.subset(torch.arange(3)), ids=tuple(f"{prefix}row{2 * i}/t.png" for i in range(3)))
+    (tmp_path / "a.csv").write_text(f"id,action,predicted\n{prefix}row2/t.png,remove,\n")
+    if refused:
+        with pytest.raises(UserError, match="leaves no image of the class row2 in its half"):
+            read_decisions(tmp_path / "a.csv", train, test)
+    else:
+        assert read_decisions(tmp_path / "a.csv", train, test)[1][0].tolist() == [True, False, True]

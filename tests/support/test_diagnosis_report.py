@@ -51,7 +51,7 @@ def test_the_test_images_are_drawn_from_the_greatest_loss(tmp_path, capsys, monk
     losses = -log_probabilities.mean(dim=0)[torch.arange(130), test.labels]
     drawn = []
     monkeypatch.setattr(diagnosis_report.pictures, "draw_sheet", lambda *arguments: drawn.append(arguments))
-    diagnosis_report.show_test(test, ranking, tmp_path)
+    diagnosis_report.show_test(test, 3, ranking, tmp_path)
     ((path, images, captions, _),) = drawn
     assert path == tmp_path / "top_losses_test.png"
     worst = sorted(range(130), key=lambda index: -losses[index])[:100]

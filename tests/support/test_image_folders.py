@@ -127,6 +127,7 @@ def test_a_class_of_one_image_cannot_be_divided(tmp_path):
         (["training", "validation"], "validation", []),
         (["train", "valid"], "valid", []),
         (["train", "valid", "testing"], "testing", ["valid"]),
+        (["Train", "TEST", "Val"], "TEST", ["Val"]),
     ],
 )
 def test_the_folders_of_the_splits_are_known_by_their_names(tmp_path, names, tested, unused):
@@ -147,6 +148,7 @@ def test_validation_images_are_left_alone_and_copied_as_they_are(folder, tmp_pat
     before = data.load(str(folder))
     (folder / "val").mkdir()
     (folder / "val" / "1.png").write_bytes(b"not of a class, and no image")
+    (folder / "val" / "around").symlink_to(".")
     for half, again in zip(before, data.load(str(folder)), strict=True):
         assert half.fingerprint() == again.fingerprint()
     assert capsys.readouterr().out.startswith(f"{folder}/val is left alone: the images in {folder}/test are")

@@ -135,8 +135,8 @@ def test_what_a_person_should_know_of_the_data_is_said(capsys):
     images, labels = test.images.clone(), train.labels.clone()
     images[4:6] = train.images[7]
     leaked = replace(test, images=images)
-    line = "Note: 2 test images are copies of training images, which flatters the accuracy: "
-    assert noted(train, leaked, capsys) == f"{line}train/00007 for one\n"
+    line = "Note: copies of training images are among the test images, which flatters the accuracy: "
+    assert noted(train, leaked, capsys) == f"{line}2, such as train/00004 = train/00007\n"
     uneven = train.subset(torch.cat([torch.arange(0, 30, 3), torch.tensor([1, 4, 7, 2, 5, 8, 11])]))
     line = "Note: the classes differ in size: 10 of row0 and 3 of row2 among the training images\n"
     assert noted(uneven, test, capsys) == line
@@ -144,6 +144,6 @@ def test_what_a_person_should_know_of_the_data_is_said(capsys):
     images[9] = images[0]  # of the same class
     assert noted(replace(train, images=images), test, capsys) == ""
     labels[9] = 1
-    line = "Note: 1 pictures are in more than one class, as copies, of which all but one are wrong: "
+    line = "Note: copies of an image are in several classes, of which at most one is right: 1, such as "
     twice = replace(train, images=images, labels=labels)
     assert noted(twice, test, capsys) == f"{line}train/00000 = train/00009\n"

@@ -309,6 +309,17 @@ def test_after_the_last_undecided_image_comes_the_one_before(page):
     assert page.text("numbers").startswith("rank 8,")
 
 
+def test_the_menus_arrows_change_one_image_though_the_filter_hides_what_is_decided(page):
+    write(page)
+    page.click("#undecided")
+    page.press("c", "ArrowDown", "ArrowDown")
+    assert page.text("count") == "1 of 9 decided: 0 keep, 0 remove, 1 relabel"
+    page.press("Escape", "u")  # one choice, however many arrows
+    assert page.text("count").startswith("0 of 9 decided")
+    page.press("c", "ArrowDown", "Escape")
+    assert page.text("shown") == "8 of 9 images"
+
+
 def test_each_key_is_a_button_and_the_menu_has_the_other_classes(page):
     write(page)
     for key in ("r", "l", "arrowright", "k", "arrowleft", "arrowleft", "r", "u"):

@@ -69,9 +69,7 @@ def show_test(test, n_changed, ranking, folder):
     shown = ranking.order[:100]
     title = f"{test.source}: {len(shown)} test images by loss"
     draw_suspects(folder / "top_losses_test.png", test, shown, ranking, title)
-    print(
-        f"\n{folder}/top_losses_test.csv ranks the test images by loss; top_losses_test.png has the first 100;"
-    )
+    print(f"\n{folder}/top_losses_test.csv ranks the test images by loss, top_losses_test.png has the first;")
     print(f"decisions change {n_changed or 'none'} of them, and the effect is measured on all, as they are")
 
 

@@ -97,7 +97,7 @@ def row_of(group):
     best = [100 * max(epoch["test_accuracy"] for epoch in history) for history in histories]
     for name, accuracies in (("final", final), ("best", best)):
         mean, sd = mean_sd(accuracies)
-        row |= {f"{name}_accuracy": round(mean, 3), f"{name}_sd": round(sd, 3) if len(group) > 1 else None}
+        row |= {f"{name}_accuracy": round(mean, 4), f"{name}_sd": round(sd, 4) if len(group) > 1 else None}
     reached = [reach for reach in map(first_over, histories) if reach]
     row |= {"n_reached": len(reached), "epochs_to_99": None, "seconds_to_99": None}
     if reached:

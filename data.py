@@ -17,7 +17,7 @@ from pathlib import Path
 from support.console import Parser, UserError, network_timeout, one_line, positive, run_command, seed_number
 from support.files import check_new
 from support.image_files import read_images
-from support.image_folders import list_folder, note_listings, write_images
+from support.image_folders import check_outside, list_folder, note_listings, write_images
 from support.mislabelled import digests, make_wrong, mislabel, true_labels
 from support.randomness import random_part
 
@@ -282,7 +282,7 @@ def make_imperfect(clean, source, out, n_wrong, check):
 def known_truth(data, clean, image_size):
     """Return the true labels of `data`, int64 (N,), from the folder `clean`, or None; print why."""
     if clean is None:
-        print("no clean copy of it is known, so its true labels are not")
+        print("its true labels are not known, so how many suspects are right cannot be said")
         return None
     try:
         truth = true_labels(data, load(clean, None, image_size)[0])
@@ -303,6 +303,7 @@ def known_truth(data, clean, image_size):
 def export(out, source="auto"):
     """Write the data set `source`, as `load` takes it, to the new folder `out` as PNG files."""
     check_new(out)
+    check_outside(out, Path(source))
     write_images(*load(find(source)), out)
 
 

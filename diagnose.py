@@ -3,6 +3,7 @@
 Example: python diagnose.py --remove 100
 """
 
+import itertools
 import os
 import shlex
 from dataclasses import asdict, dataclass, replace
@@ -13,7 +14,7 @@ from support import diagnosis_report
 from support.chance import print_effect, print_summary
 from support.console import UserError, duration, keep_freed_memory, run_command
 from support.decisions import check_none_emptied, read_decisions, write_clean, write_ranking
-from support.files import check_new, write_csv
+from support.files import check_new, write_csv, written
 from support.image_folders import check_copy
 from support.mislabelled import contradicted_copies, note_contents
 from support.review import review_tab, write_page
@@ -35,9 +36,12 @@ from data import find_imperfect, known_truth, load
 
 # By default: what found most wrong labels in the time that nine networks may take (results/wrong_labels.csv).
 RECIPE = {"init": "xavier", "augment": True}
-# The usual and the most. A network that sees few images too often learns wrong labels by heart: of 15
-# wrong ones among 300 digits three networks found 11 after 17 epochs, 6 after 34 and 2 after 67.
-N_EPOCHS, N_FROZEN_EPOCHS = (2, 15), (10, 10)
+# The usual and the most. A network that sees few images too often learns wrong labels by heart: of 15 wrong
+# ones among 300 of MNIST's, three networks found 12 after 10 epochs, 11 after 17, 6 after 34 and 2 after 67.
+N_EPOCHS, N_FROZEN_EPOCHS = (2, 10), (10, 10)
+DECIDED = (
+    "decided.csv"  # the decisions that a diagnosis began with: their file may change before it is resumed
+)
 SURE = 4  # another class is e⁴ ≈ 55 times as probable as the label
 
 
@@ -139,9 +143,9 @@ def rank_test(test, log_probabilities):
     return Ranking(greatest_first(losses), losses, losses, log_probabilities.exp().mean(dim=0))
 
 
-def without_first(order, n):
-    """Return which samples stay, bool (N,), where the first `n` of `order`, int64 (N,), are removed."""
-    kept = torch.ones(len(order), dtype=torch.bool)
+def without_first(order, n, n_samples):
+    """Return which samples stay, bool (n_samples,), where the first `n` of `order`, indices, are removed."""
+    kept = torch.ones(n_samples, dtype=torch.bool)
     kept[order[:n]] = False
     return kept
 
@@ -244,12 +248,15 @@ def decide(halves, rankings, options, folder):
     files = (folder / "top_losses.csv", folder / "top_losses_test.csv")
     if not all(file.exists() for file in files):
         if options.decisions:
-            decided = read_decisions(options.decisions, *halves)
+            decided = read_decisions(folder / DECIDED, *halves)
         else:
-            kept = without_first(rankings[0].order, options.remove)
-            check_none_emptied(
-                data, kept, data.labels, f"--remove {options.remove}"
-            )  # before it is in a file
+            order, *_, probabilities = rankings[0]
+            contradicted = (probabilities.argmax(dim=1) != data.labels)[order]
+            kept = without_first(order[contradicted], options.remove, len(data))
+            n = contradicted.sum().item()
+            if n < options.remove:
+                print(f"the networks contradict {n:,} labels: no other image is to be removed")
+            check_none_emptied(data, kept, data.labels, f"--remove {options.remove}")  # before it is written
             decided = [(kept, data.labels), (torch.ones(len(test), dtype=torch.bool), test.labels)]
         for file, half, ranking, (kept, labels) in zip(files, halves, rankings, decided, strict=True):
             if not file.exists():
@@ -276,7 +283,9 @@ def to_carry_out(file, data, settings):
     if settings.image_size and settings.model != "vgg16":  # which has a size of its own
         words += ["--image-size", str(settings.image_size)]
     if Path(settings.data, data.ids[0]).is_file():
-        words += ["--write-clean", f"{settings.data.rstrip('/')}_cleaned"]
+        clean = f"{settings.data.rstrip('/')}_cleaned"
+        taken = (f"{clean}-{number}" if number > 1 else clean for number in itertools.count(1))
+        words += ["--write-clean", next(name for name in taken if not Path(name).exists())]
     return shlex.join(words)
 
 
@@ -327,10 +336,14 @@ def main(arguments=None):
     description = describe(settings, model, data, test, asdict(replace(options, resume=None)))
     folder = start_or_resume("diagnosis", description, options, config)
     with resumable_by(["diagnose.py", "--resume", folder], folder):
+        if options.decisions and not (folder / DECIDED).exists():
+            with written(folder / DECIDED) as file:
+                file.write(Path(options.decisions).read_bytes())
         diagnose(model, data, test, truth, settings, options, folder)
-    print(f"\nlook at the pictures in {folder}; next, open {folder}/review.html in a browser, or edit the")
-    print(f"column action (remove, keep, relabel) of {folder}/top_losses.csv, and carry it out:")
-    print(to_carry_out(folder / "top_losses.csv", data, settings))
+    print(f"\nlook at the pictures in {folder}; next, open {folder}/review.html in a browser and decide.")
+    print(f"Move what it saves to {folder}/decisions.csv. (Or edit the column action of top_losses.csv,")
+    print("and name that file below.) This carries the decisions out:")
+    print(to_carry_out(folder / "decisions.csv", data, settings))
 
 
 def check_flags(settings, options):

@@ -18,7 +18,7 @@ from support import pictures
 from support.console import Parser, UserError, counted, printable, run_command
 from support.files import check_replaceable, read_tensors, write_csv
 from support.image_files import EXTENSIONS, in_threads, read_image, resize
-from support.image_folders import files_under
+from support.image_folders import check_outside, files_under
 from support.run_folder import read_resumable
 from support.settings import complete
 
@@ -61,7 +61,9 @@ def list_files(paths):
         if not images:
             raise UserError(f"{path}: no images ({', '.join(EXTENSIONS)}) in this folder")
         if others:
-            print(f"Note: files in {printable(path)} that are no images are left out, {len(others):,} in all")
+            names = ", ".join(map(os.path.basename, others[:3])) + ", …" * (len(others) > 3)
+            note = f"files in {path} that are no images are left out, {len(others):,} in all: {names}"
+            print(printable(f"Note: {note}"))
         files += images
     return files
 
@@ -158,6 +160,7 @@ def main(arguments=None):
     parser.add_argument("--invert", action="store_true", help="predict the negatives of the images")
     pictures.add_output_flags(parser, "runs/predicted.png")
     given = parser.parse_args(arguments)
+    check_outside(given.picture, *filter(Path.is_dir, map(Path, given.images)))  # of which it would be one
     if given.csv:
         check_replaceable(given.csv, COLUMNS)  # before the work
     settings, config = read_resumable(given.run)

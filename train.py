@@ -244,6 +244,7 @@ def finish(folder, model, test, history, settings):
         )
     print(f"look at {folder}/curves.png and {folder}/confusion.png; metrics.csv and model.pt are there too")
     print("next, to see all runs side by side: python compare.py")
+    print(f"or, to use this one: python predict.py {folder} FILE")
 
 
 def main(arguments=None):

@@ -54,7 +54,7 @@ class Escaped:
 def is_out_of_memory(error):
     """Return whether an exception says that memory ran out, of the processor or of the GPU."""
     return isinstance(error, MemoryError) or bool(
-        re.search("out of memory|allocate memory|size calculation overflowed", str(error))
+        re.search("out of memory|allocate memory|size calculation overflowed|start new thread", str(error))
     )
 
 
@@ -88,6 +88,8 @@ def run_command(main):
         if not is_out_of_memory(error):
             raise
         message = "out of memory; try a smaller --batch-size, --image-size or --limit"
+    for told_to_end in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(told_to_end, signal.SIG_IGN)  # it ends
     if sys.stdout.isatty():
         print()  # leaves the progress line
     if speaks:

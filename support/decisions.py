@@ -52,6 +52,8 @@ def read_table(path):
                 if {"id", "action", "predicted"} <= names:
                     yield from ((unquoted(row), f"{path}, line {table.line_num}") for row in table)
                     return
+    except FileNotFoundError:
+        raise UserError(f"{path}: is not there; is it still where your browser saved it?") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except csv.Error as error:

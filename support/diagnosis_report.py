@@ -50,7 +50,8 @@ def show_suspects(data, changed, ranking, folder):
     print(
         f"\n{len(suspects):,} suspects; {folder}/top_losses.png has the first 100, top_losses.csv all images"
     )
-    print("the score is the loss plus the log of the mistake's share of the surely wrong labels:")
+    print("the score, the higher the more suspicious: the loss plus the log of the mistake's share of the")
+    print("surely wrong labels (copies of an image in several classes come before all others):")
     print("rank  score   loss  label → prediction  image")
     for rank, index in enumerate(shown[:10].tolist(), 1):
         numbers = f"{rank:4}  {ranking.scores[index]:5.2f}  {ranking.losses[index]:5.2f}"

@@ -48,15 +48,18 @@ def in_threads(function, files):
         return
     n_threads = torch.get_num_threads()
     chunks = (files[start : start + CHUNK] for start in range(0, len(files), CHUNK))
-    with ThreadPoolExecutor(n_threads) as pool:
+    pool = ThreadPoolExecutor(n_threads)
 
-        def begin(chunk):
-            return pool.submit(lambda: [function(file) for file in chunk])
+    def begin(chunk):
+        return pool.submit(lambda: [function(file) for file in chunk])
 
+    try:
         waiting = deque(map(begin, islice(chunks, n_threads + 1)))
         while waiting:
             yield from waiting.popleft().result()
             waiting.extend(map(begin, islice(chunks, 1)))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # where something is wrong, it is said at once
 
 
 def size_of(file):
@@ -182,6 +185,8 @@ def decode(file, image_size=None):
     The size is looked up in the header first, as a small file can hold a picture that no memory can: Pillow
     raises DecompressionBombError above 179 million pixels.
     """
+    if os.path.exists(file) and not os.path.isfile(file):
+        raise ValueError("it is no file")  # but a pipe, which might never end
     with open(file, "rb") as opened:
         content = bytearray(opened.read())
     if content.startswith(PNG) and is_small_and_plain(content) and decode_image:

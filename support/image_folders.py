@@ -9,9 +9,10 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+from uuid import uuid4
 
 from support.console import UserError, counted, printable
-from support.files import check_new, locked
+from support.files import LEFT_OVER, check_new, is_free, locked
 from support.image_files import EXTENSIONS, in_threads
 
 from PIL import Image
@@ -100,9 +101,10 @@ def files_under(root):
         seen.add(os.path.realpath(parent))
         folders[:] = sorted(inner for inner in folders if not inner.startswith("."))
         for file in names:
+            path = os.path.join(parent, file)
             if not file.startswith("."):
-                group = images if file.lower().endswith(EXTENSIONS) else others
-                group.append(os.path.join(parent, file))
+                is_image = file.lower().endswith(EXTENSIONS) and os.path.isfile(path)  # and no pipe
+                (images if is_image else others).append(path)
     return sorted(images, key=os.path.split), sorted(others, key=os.path.split)
 
 
@@ -153,7 +155,10 @@ def hold_out(listing):
 
 def content_hash(file):
     """Return a number of 64 bits that the content of `file` makes."""
-    return int.from_bytes(hashlib.sha256(Path(file).read_bytes()).digest()[:8], "big")
+    try:
+        return int.from_bytes(hashlib.sha256(Path(file).read_bytes()).digest()[:8], "big")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}): replace or remove it") from None
 
 
 def note_listings(root, train, test):
@@ -185,13 +190,17 @@ def whole_folder(out):
     """
     check_new(out)
     out = Path(out).resolve()
-    part = out.with_name(f".{out.name}.part")
-    part.mkdir(parents=True, exist_ok=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for left in out.parent.iterdir():  # by a process that was killed
+        ours = LEFT_OVER.fullmatch(left.name) and left.name.startswith(f".{out.name}.")
+        if ours and left.is_dir() and not left.is_symlink() and is_free(left):
+            shutil.rmtree(left)
+    part = out.with_name(f".{out.name}.{uuid4().hex[:8]}.part")  # as LEFT_OVER
+    part.mkdir()
     with locked(part):
         try:
-            for remains in part.iterdir():  # of a process that was killed
-                shutil.rmtree(remains)
             yield part
+            check_new(out)  # another process may have been faster
             if out.exists():
                 out.rmdir()  # empty; Windows renames to no name that is taken
             part.rename(out)  # in one step

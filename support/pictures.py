@@ -5,7 +5,8 @@ All is drawn at twice its size and then halved, which smooths the lines.
 
 import argparse
 import math
-from functools import partial
+import unicodedata
+from functools import cache, partial
 from itertools import cycle
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class Canvas:
     def text(self, x, y, text, size=13, anchor="lm", fill=INK, width=math.inf):
         """Write `text` on one line, cut to `width`; Pillow's `anchor` says which point of it (x, y) is."""
         font = ImageFont.load_default(SCALE * size)
-        text = printable(str(text))
+        text = "".join(map(drawable, printable(str(text))))
         while font.getlength(text) > SCALE * width:
             text = text[:-1]
         self.draw.text((SCALE * x, SCALE * y), text, fill, font, anchor)
@@ -62,6 +63,18 @@ class Canvas:
         marked.add_text(*PNG_MARK)
         with written(path) as file:
             self.image.reduce(SCALE).save(file, "PNG", optimize=True, pnginfo=marked)
+
+
+@cache
+def drawable(letter):
+    """Return `letter` where the font has it, else what is next to it: of ü u, of × x, of others ?."""
+    font = ImageFont.load_default(20)
+
+    def has(letter):
+        return bytes(font.getmask(letter)) != bytes(font.getmask("\uffff")) or letter == " "
+
+    plain = {"×": "x", "ß": "ss", "→": ">", "–": "-"}.get(letter) or unicodedata.normalize("NFKD", letter)
+    return letter if has(letter) else "".join(filter(has, plain)) or "?"
 
 
 def shade(colour, share):

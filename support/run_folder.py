@@ -100,6 +100,7 @@ def read_config(folder):
         data, machine = config["data"], config["platform"]
         train_print, test_print = data["fingerprint"]
         texts = (data["source"], machine["hardware"], train_print, test_print, config.get("weights") or "")
+        texts += tuple(config.get("content_fingerprint", ()))
         numbers = (config["n_parameters"], data["n_train"], data["n_test"], machine["n_processes"])
         channels, height, width = data["image_shape"]
         kinds = [{*map(type, part)} for part in ((*texts, *data["classes"]), (*numbers, height, width))]

@@ -108,7 +108,7 @@ def test_planted_wrong_labels_are_found():
 def test_removing_the_first_keeps_every_other(n, content):
     order = torch.tensor(content.draw(st.permutations(range(n))))
     n_remove = content.draw(st.integers(0, n))
-    kept = diagnose.without_first(order, n_remove)
+    kept = diagnose.without_first(order, n_remove, n)
     assert set(kept.nonzero().flatten().tolist()) == set(order[n_remove:].tolist())
 
 

@@ -292,7 +292,7 @@ def test_every_image_has_one_row_and_every_unreadable_one_is_named(root, content
     assert all(letter.isprintable() or letter == "\n" for letter in out + err)
     assert all(f"  {printable(row['file'])}\n" in out for row in rows[:20])  # each on one line
     n_others = sum(not is_image(name) and not hidden(name) for name in there)
-    note = f"Note: files in {printable(folder)}/odd that are no images are left out, {n_others} in all\n"
+    note = f"Note: files in {printable(folder)}/odd that are no images are left out, {n_others} in all: "
     assert (note in out) == (n_others > 0 and len(images) > 0)
 
 

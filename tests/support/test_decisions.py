@@ -138,7 +138,7 @@ def test_a_file_that_is_no_decisions_is_named(tmp_path, content):
     path = tmp_path / "other.csv"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(UserError, match=r"other\.csv: (needs the columns|cannot be read)"):
+    with pytest.raises(UserError, match=r"other\.csv: (needs the columns|is not there)"):
         read_decisions(path, DATA)[0]
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from support import image_folders
 from support.console import UserError
-from support.files import locked
 
 import pytest
 import torch
@@ -288,16 +287,38 @@ def test_a_linked_folder_is_not_written_into(folder, tmp_path):
     assert contents(tmp_path / "out") == contents(folder) == before
 
 
-def test_what_a_killed_copy_left_is_no_part_of_the_next(folder, tmp_path):
-    left = tmp_path / ".out.part" / "train" / "row0" / "left.png"
-    left.parent.mkdir(parents=True)
-    left.touch()
-    with locked(tmp_path / ".out.part"), pytest.raises(UserError, match="another process"):
-        image_folders.copy_images(folder, tmp_path / "out", {})
+def test_what_a_killed_copy_left_goes_and_nothing_else(folder, tmp_path):
+    (tmp_path / ".out.0123abcd.part" / "train").mkdir(parents=True)
+    kept = {".out.part", ".out.0123abcd.part2", ".other.0123abcd.part", ".out.89abcdef.part"}
+    for name in kept - {".out.89abcdef.part"}:
+        (tmp_path / name / "mine").mkdir(parents=True)
+    (tmp_path / ".out.89abcdef.part").symlink_to(folder)
     (tmp_path / "out").mkdir()  # empty, so nothing is lost
+    before = contents(folder)
     image_folders.copy_images(folder, tmp_path / "out", {})
+    assert contents(tmp_path / "out") == contents(folder) == before
+    assert {path.name for path in tmp_path.iterdir()} == {"stripes", "out"} | kept
+
+
+def test_of_two_copies_to_one_place_the_second_is_refused(folder, tmp_path):
+    def slow_copy():
+        with image_folders.whole_folder(tmp_path / "out") as part:
+            (part / "slow").touch()
+            image_folders.copy_images(folder, tmp_path / "out", {})
+
+    with pytest.raises(UserError, match="something is there"):
+        slow_copy()
     assert contents(tmp_path / "out") == contents(folder)
     assert {path.name for path in tmp_path.iterdir()} == {"stripes", "out"}
+
+
+def test_a_pipe_is_no_image(folder):
+    before = image_folders.list_images(folder / "train")
+    os.mkfifo(folder / "train" / "row0" / "pipe.png")
+    (folder / "train" / "row0" / "gone.png").symlink_to("nowhere")
+    listing = image_folders.list_images(folder / "train")
+    assert listing[:3] == before[:3]
+    assert {Path(file).name for file in listing.others} == {"pipe.png", "gone.png"}
 
 
 @pytest.mark.parametrize("target", [".", "..", "../.."])

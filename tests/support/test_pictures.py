@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
-from PIL import Image, ImageChops, ImageColor
+from PIL import Image, ImageChops, ImageColor, ImageFont
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
@@ -210,3 +210,12 @@ def test_the_costs_of_architectures_are_dots_in_their_kinds_colours(tmp_path):
     assert colours(tmp_path / "all.png") >= BOTH_LINES | {ImageColor.getrgb(pictures.PALE)}
     pictures.draw_costs(tmp_path / "one.png", board[:1], "title")  # a single point has no range
     Image.open(tmp_path / "one.png").verify()
+
+
+def test_what_the_font_has_not_is_written_as_what_is_next_to_it():
+    assert "".join(map(pictures.drawable, "Würfel, Ärger 64×64 é – 中")) == "Wurfel, Arger 64x64 e - ?"
+    font = ImageFont.load_default(20)
+    missing = bytes(font.getmask("\uffff"))
+    for letter in map(chr, range(33, 0x250)):
+        for drawn in pictures.drawable(letter):
+            assert bytes(font.getmask(drawn)) != missing, letter

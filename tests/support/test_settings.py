@@ -96,7 +96,7 @@ def test_the_command_line_of_settings_gives_them_again(typed):
     assert command_line(run_settings) == f"python train.py {typed}"
 
 
-@given(st.integers(1, 10**5), st.sampled_from([32, 128]), st.sampled_from([(2, 15), (5, 50)]))
+@given(st.integers(1, 10**5), st.sampled_from([32, 128]), st.sampled_from([(2, 10), (5, 50)]))
 def test_few_images_are_seen_more_often(n_train, batch_size, bounds):
     usual, most = bounds
     settings = complete(Settings(device="cpu", batch_size=batch_size))

@@ -325,6 +325,17 @@ def test_a_file_that_is_named_is_tried_whatever_its_name_is(random_image):
 # ---------------------------------------------------------------- what is told
 
 
+def test_a_file_that_is_not_there_and_a_pipe_end_nothing(random_image):
+    Image.fromarray(random_image(8, 8)).save("here.png")
+    Path("gone.png").unlink(missing_ok=True)
+    os.mkfifo("pipe.png")
+    status, out, err = ended(["plain", "gone.png", "here.png", "pipe.png"])
+    assert "  here.png\n" in out
+    assert [line.split(": ")[0] for line in err.splitlines()[:2]] == ["gone.png", "pipe.png"]
+    assert err.endswith("2 of 3 images could not be read\n")
+    assert status == 2
+
+
 def test_of_many_images_the_first_are_printed_and_the_least_sure_are_drawn(monkeypatch, capsys):
     drawn = []
     monkeypatch.setattr(pictures, "draw_sheet", lambda *given: drawn.append(given))

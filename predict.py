@@ -78,6 +78,8 @@ def read_all(files, image_shape, invert, unreadable):
     side = size[0] if size[0] == size[1] else None
 
     def read(file):
+        if os.path.exists(file) and not os.path.isfile(file):  # a pipe might never end
+            return file, UserError(f"{file}: cannot be read as an image (it is no file)")
         try:
             return file, read_image(file, side)
         except UserError as error:

@@ -185,8 +185,6 @@ def decode(file, image_size=None):
     The size is looked up in the header first, as a small file can hold a picture that no memory can: Pillow
     raises DecompressionBombError above 179 million pixels.
     """
-    if not os.path.isfile(file) and os.path.exists(file):
-        raise ValueError("it is no file")  # but a pipe, which might never end
     with open(file, "rb") as opened:
         content = bytearray(opened.read())
     if content.startswith(PNG) and is_small_and_plain(content) and decode_image:

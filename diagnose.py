@@ -213,30 +213,40 @@ def diagnose(model, data, test, truth, settings, options, folder):
         rank_training(data, predict_all(networks, inputs, settings)),
         rank_test(test, predict_all(networks, test_inputs, settings)),
     )
-    for name, half, ranking in (("train", data, rankings[0]), ("test", test, rankings[1])):
-        predicted = ranking.probabilities.argmax(dim=1)
-        matrix = confusion_matrix(half.labels, predicted, len(half.classes))
-        title = {"train": "training set, imperfect labels", "test": "test set"}[name]
-        diagnosis_report.show_confusion(title, half, matrix, folder / f"confusion_{name}.png")
-    decided = decide((data, test), rankings, options, folder)
-    write_review((data, test), rankings, decided, settings, folder)
-    kept, labels = decided[0]
-    changed = ~kept | (labels != data.labels)
-    diagnosis_report.show_suspects(data, changed, rankings[0], folder)
-    if truth is not None:
-        diagnosis_report.show_found(data, truth, rankings[0].order, changed, folder)
-    test_kept, test_labels = decided[1]
-    n_test_changed = (~test_kept | (test_labels != test.labels)).sum().item()
-    diagnosis_report.show_test(test, n_test_changed, rankings[1], folder)
+    decided = show_labels((data, test), rankings, truth, settings, options, folder)
 
+    kept, labels = decided[0]
     cleaned = replace(data, labels=labels).subset(kept.nonzero().flatten())
     cleaned_truth = None if truth is None else truth[kept]
     _, cleaned_rows = train_seeds("cleaned", cleaned, cleaned_truth, *common)
     print_effect(rows, cleaned_rows)
-    print_summary(rows, cleaned_rows, changed.sum().item(), len(data))
+    print_summary(rows, cleaned_rows, changed(data, kept, labels).sum().item(), len(data))
     if options.write_clean:
         write_clean(settings.data, options.write_clean, (data, test), decided)
     write_csv(folder / "effect.csv", [*clean_rows, *rows, *cleaned_rows])  # the last file: all is done
+
+
+def show_labels(halves, rankings, truth, settings, options, folder):
+    """Print, draw and write what the Rankings say of the labels; return the decisions, as `decide` does."""
+    for name, half, ranking in zip(("train", "test"), halves, rankings, strict=True):
+        predicted = ranking.probabilities.argmax(dim=1)
+        matrix = confusion_matrix(half.labels, predicted, len(half.classes))
+        title = {"train": "training set, imperfect labels", "test": "test set"}[name]
+        diagnosis_report.show_confusion(title, half, matrix, folder / f"confusion_{name}.png")
+    decided = decide(halves, rankings, options, folder)
+    write_review(halves, rankings, decided, settings, folder)
+    data, test = halves
+    suspects, of_test = (changed(half, *each) for half, each in zip(halves, decided, strict=True))
+    diagnosis_report.show_suspects(data, suspects, rankings[0], folder)
+    if truth is not None:
+        diagnosis_report.show_found(data, truth, rankings[0].order, suspects, folder)
+    diagnosis_report.show_test(test, of_test.sum().item(), rankings[1], folder)
+    return decided
+
+
+def changed(data, kept, labels):
+    """Return which samples of `data` are removed or relabelled, bool (N,)."""
+    return ~kept | (labels != data.labels)
 
 
 def decide(halves, rankings, options, folder):

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from support import diagnosis_report
 from support.chance import print_effect, print_summary
 from support.console import UserError, duration, keep_freed_memory, run_command
-from support.decisions import check_none_emptied, read_decisions, write_clean, write_ranking
+from support.decisions import changed, check_none_emptied, read_decisions, write_clean, write_ranking
 from support.files import check_new, write_csv, written
 from support.image_folders import check_copy
 from support.mislabelled import contradicted_copies, note_contents
@@ -39,9 +39,8 @@ RECIPE = {"init": "xavier", "augment": True}
 # The usual and the most. A network that sees few images too often learns wrong labels by heart: of 15 wrong
 # ones among 300 of MNIST's, three networks found 12 after 10 epochs, 11 after 17, 6 after 34 and 2 after 67.
 N_EPOCHS, N_FROZEN_EPOCHS = (2, 10), (10, 10)
-DECIDED = (
-    "decided.csv"  # the decisions that a diagnosis began with: their file may change before it is resumed
-)
+# The decisions that a diagnosis began with: their own file may change before it is resumed.
+DECIDED = "decided.csv"
 SURE = 4  # another class is e⁴ ≈ 55 times as probable as the label
 
 
@@ -242,11 +241,6 @@ def show_labels(halves, rankings, truth, settings, options, folder):
         diagnosis_report.show_found(data, truth, rankings[0].order, suspects, folder)
     diagnosis_report.show_test(test, of_test.sum().item(), rankings[1], folder)
     return decided
-
-
-def changed(data, kept, labels):
-    """Return which samples of `data` are removed or relabelled, bool (N,)."""
-    return ~kept | (labels != data.labels)
 
 
 def decide(halves, rankings, options, folder):

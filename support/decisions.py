@@ -107,6 +107,11 @@ def check_none_emptied(data, kept, labels, blamed):
         raise UserError(f"{blamed}: leaves no image of the class {name} in its half of the data; keep one")
 
 
+def changed(data, kept, labels):
+    """Return which samples of the ImageData `data` are removed or relabelled, bool (N,)."""
+    return ~kept | (labels != data.labels)
+
+
 def write_clean(source, out, halves, decided):
     """Copy the image folder `source` to `out`, with `halves` as `decided`: see `read_decisions`.
 
@@ -114,7 +119,7 @@ def write_clean(source, out, halves, decided):
     """
     new_classes = {}
     for half, (kept, labels) in zip(halves, decided, strict=True):
-        for index in (~kept | (labels != half.labels)).nonzero().flatten().tolist():
+        for index in changed(half, kept, labels).nonzero().flatten().tolist():
             new_classes[half.ids[index]] = half.classes[labels[index]] if kept[index] else None
     if Path(out).is_dir() and any(Path(out).iterdir()):
         print(f"\n{out}: is there already, and was not written again")

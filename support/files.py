@@ -29,6 +29,11 @@ except ImportError:
 LEFT_OVER = re.compile(r"\..+\.[0-9a-f]{8}\.part")
 
 
+def unfinished(path):
+    """Return a new name beside the Path `path` for what is to become it, as LEFT_OVER."""
+    return path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")
+
+
 @contextmanager
 def written(path, mode="wb", **options):
     """Open a new file for writing; when the block ends well, it becomes `path`, in one step.
@@ -37,7 +42,7 @@ def written(path, mode="wb", **options):
     at once the last wins. Arguments as for `open`.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid4().hex[:8]}.part")  # as LEFT_OVER
+    temporary = unfinished(path)
     try:
         with open(temporary, mode, **options) as file:
             yield file

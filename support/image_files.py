@@ -182,6 +182,7 @@ def decode(file, image_size=None):
 
     With `image_size` a JPEG is decoded at a half, a quarter or an eighth of its size, but never below
     `image_size`. That is several times faster.
+
     The size is looked up in the header first, as a small file can hold a picture that no memory can: Pillow
     raises DecompressionBombError above 179 million pixels.
     """

@@ -9,10 +9,9 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
-from uuid import uuid4
 
 from support.console import UserError, counted, printable
-from support.files import LEFT_OVER, check_new, is_free, locked
+from support.files import LEFT_OVER, check_new, is_free, locked, unfinished
 from support.image_files import EXTENSIONS, in_threads
 
 from PIL import Image
@@ -195,7 +194,7 @@ def whole_folder(out):
         ours = LEFT_OVER.fullmatch(left.name) and left.name.startswith(f".{out.name}.")
         if ours and left.is_dir() and not left.is_symlink() and is_free(left):
             shutil.rmtree(left)
-    part = out.with_name(f".{out.name}.{uuid4().hex[:8]}.part")  # as LEFT_OVER
+    part = unfinished(out)
     part.mkdir()
     with locked(part):
         try:

@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 
 from support.console import counted
+from support.decisions import changed
 from support.files import written
 from support.image_files import read_rgb
 
@@ -30,7 +31,7 @@ def review_tab(data, source, ranking, kept, labels, n_more=100):
     suggested, as decisions.read_decisions returns them.
     """
     order, _, losses, probabilities = ranking
-    shown = ~kept | (labels != data.labels)
+    shown = changed(data, kept, labels)
     shown[order[~shown[order]][:n_more]] = True
     places = shown[order].nonzero().flatten().tolist()
     likeliest = probabilities.topk(min(3, len(data.classes)))

@@ -18,7 +18,7 @@ from support import pictures
 from support.console import Parser, UserError, counted, printable, run_command
 from support.files import check_replaceable, read_tensors, write_csv
 from support.image_files import EXTENSIONS, in_threads, read_image, resize
-from support.image_folders import check_outside, files_under
+from support.image_folders import check_outside, files_under, note_others
 from support.run_folder import read_resumable
 from support.settings import complete
 
@@ -60,10 +60,7 @@ def list_files(paths):
         images, others = files_under(path) if os.path.isdir(path) else ([path], [])
         if not images:
             raise UserError(f"{path}: no images ({', '.join(EXTENSIONS)}) in this folder")
-        if others:
-            names = ", ".join(map(os.path.basename, others[:3])) + ", …" * (len(others) > 3)
-            note = f"files in {path} that are no images are left out, {len(others):,} in all: {names}"
-            print(printable(f"Note: {note}"))
+        note_others(path, others)
         files += images
     return files
 

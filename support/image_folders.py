@@ -171,11 +171,16 @@ def note_listings(root, train, test):
         )
     for folder in splits.unused:
         print(f"{folder} is left alone: the images in {splits.test} are those to test on")
-    others = train.others + test.others
+    note_others(root, train.others + test.others)
+
+
+def note_others(root, others):
+    """Say how many files of the folder `root`, the `others`, are no images, and the first three names."""
     if others:
-        names = printable(", ".join(Path(file).relative_to(root).as_posix() for file in others[:3]))
-        more = ", …" if len(others) > 3 else ""
-        print(f"Note: files in {root} that are no images are left out, {len(others):,} in all: {names}{more}")
+        names = ", ".join(Path(file).relative_to(root).as_posix() for file in others[:3])
+        names += ", …" if len(others) > 3 else ""
+        note = f"files in {root} that are no images are left out, {len(others):,} in all: {names}"
+        print(printable(f"Note: {note}"))
 
 
 # ---------------------------------------------------------------- writing

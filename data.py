@@ -23,11 +23,16 @@ from support.randomness import random_part
 
 import torch
 import torch.nn.functional as F
-from torchvision.datasets import MNIST
+from torchvision.datasets import MNIST, FashionMNIST
 from torchvision.transforms import v2
 
 DATA = Path("data")  # where `--data auto` looks, and where downloads go
 TEN_DIGITS = tuple("0123456789")
+DATA_SETS = {  # those that torchvision downloads: its class, the megabytes and the names of the classes
+    "mnist": (MNIST, 11, TEN_DIGITS),
+    # A class is a folder too, whose name has no "/".
+    "fashion": (FashionMNIST, 31, tuple(name.replace("/", "-") for name in FashionMNIST.classes)),
+}
 
 
 @dataclass(frozen=True)
@@ -77,14 +82,14 @@ def find(source="auto"):
 
     data/mnist_png, the sheet's folder; data/MNIST or a download of it; the built-in digits.
     """
-    if source == "mnist":
-        download_mnist()
+    if source in DATA_SETS:
+        download(source)
     if source != "auto":
         return source
     if (DATA / "mnist_png").is_dir():
         return str(DATA / "mnist_png")
     try:
-        download_mnist()
+        download("mnist")
         return "mnist"
     except DownloadError as error:
         print(f"Note: {error}.")
@@ -95,25 +100,24 @@ def find(source="auto"):
 def load(source, limit=None, image_size=None):
     """Return (train, test), two ImageData of the same classes and image shape.
 
-    `source` is "mnist" (downloaded into data/ if need be), "digits" (the built-in ones) or a folder, which
-    holds MNIST in torchvision's layout, or a folder of images per class, alone or in each of `train|training`
-    and `test|testing|val|valid|validation`. `limit` keeps at most that many images of each, chosen at random,
-    the same ones for every run. `image_size` (pixels) unifies images of mixed sizes. Raises UserError, naming
-    the file or folder to mend.
+    `source` is "mnist" or "fashion" (downloaded into data/ if need be), "digits" (the built-in ones) or a
+    folder. That holds one of DATA_SETS in torchvision's layout, or a folder of images per class, alone or in
+    each of `train|training` and `test|testing|val|valid|validation`. `limit` keeps at most that many images
+    of each, chosen at random, the same ones for every run. `image_size` (pixels) unifies images of mixed
+    sizes. Raises UserError, naming the file or folder to mend.
     """
     if source == "digits":
         halves = load_digits()
-    elif source == "mnist":
-        download_mnist()
-        halves = load_mnist(DATA)
-    elif Path(source, "MNIST", "raw").is_dir():
-        halves = load_mnist(Path(source))
-    elif Path(source).name == "MNIST" and Path(source, "raw").is_dir():
-        halves = load_mnist(Path(source).parent)
+    elif source in DATA_SETS:
+        download(source)
+        halves = load_downloaded(source, DATA)
+    elif downloaded := find_downloaded(source):
+        halves = load_downloaded(*downloaded)
     elif Path(source).is_dir():
         return load_folder(Path(source), limit, image_size)
     else:
-        raise UserError(f"--data {source}: no such folder; give a folder, or one of auto, mnist, digits")
+        names = ", ".join(["auto", *DATA_SETS, "digits"])
+        raise UserError(f"--data {source}: no such folder; give a folder, or one of {names}")
     return [half.subset(random_part(len(half), limit)) if limit else half for half in halves]
 
 
@@ -137,39 +141,51 @@ class DownloadError(UserError):
     """The download failed, and nothing else did."""
 
 
-def load_mnist(root):
-    """Return (train, test) of the MNIST in `root`/MNIST/raw."""
+def find_downloaded(source):
+    """Return (name, root) of that of DATA_SETS which the folder `source` holds or is, or None."""
+    for name, (kind, *_) in DATA_SETS.items():
+        folder = Path(source) if Path(source).name == kind.__name__ else Path(source, kind.__name__)
+        if (folder / "raw").is_dir():
+            return name, folder.parent
+    return None
+
+
+def load_downloaded(name, root):
+    """Return (train, test) of one of DATA_SETS, whose files are in `root`, as torchvision keeps them."""
+    kind, _, classes = DATA_SETS[name]
     halves = []
     for split in ("train", "test"):
         try:
-            mnist = MNIST(root, train=split == "train")
-            images, labels = mnist.data.unsqueeze(1), mnist.targets
+            read = kind(root, train=split == "train")
+            images, labels = read.data.unsqueeze(1), read.targets
             if images.shape != (len(labels), 1, 28, 28) or labels.max() > 9:
                 raise ValueError("the images and labels do not match")
         except Exception as error:  # torchvision has many kinds for a file that is cut short or not IDX
             raise UserError(
-                f"{root}/MNIST/raw: MNIST's {split} files are missing or damaged ({one_line(error)}); "
-                "move that folder away, and --data mnist downloads them into data/"
+                f"{root}/{kind.__name__}/raw: {kind.__name__}'s {split} files are missing or damaged "
+                f"({one_line(error)}); move that folder away, and --data {name} downloads them into data/"
             ) from None
-        halves.append(ImageData(images, labels, TEN_DIGITS, numbered(split, len(images)), "MNIST"))
+        halves.append(ImageData(images, labels, classes, numbered(split, len(images)), kind.__name__))
     return halves
 
 
-def download_mnist():
-    """Download MNIST into data/MNIST, whole or not at all, unless it is there. Raises DownloadError."""
-    if (DATA / "MNIST").exists():
+def download(name):
+    """Download one of DATA_SETS into data/, whole or not at all, unless it is there. Raises DownloadError."""
+    kind, megabytes, _ = DATA_SETS[name]
+    place = DATA / kind.__name__
+    if place.exists():
         return
-    print("Downloading MNIST (11 MB) …", flush=True)
+    print(f"Downloading {kind.__name__} ({megabytes} MB) …", flush=True)
     try:
         DATA.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=DATA, prefix=".download-") as folder, network_timeout():
-            MNIST(folder, download=True)
-            os.rename(Path(folder, "MNIST"), DATA / "MNIST")
+            kind(folder, download=True)
+            os.rename(Path(folder, kind.__name__), place)
     except Exception as error:  # of the network, the server or the disk; each has its own kinds
-        if not (DATA / "MNIST").exists():  # else another process was faster
+        if not place.exists():  # else another process was faster
             reason = one_line(error).split("got: ")[-1]  # torchvision tells of each server; the last will do
             raise DownloadError(
-                f"MNIST could not be downloaded ({reason}); put its files into {DATA}/MNIST/raw by hand"
+                f"{kind.__name__} could not be downloaded ({reason}); put its files into {place}/raw by hand"
             ) from None
 
 
@@ -303,8 +319,10 @@ def known_truth(data, clean, image_size):
 def export(out, source="auto"):
     """Write the data set `source`, as `load` takes it, to the new folder `out` as PNG files."""
     check_new(out)
-    check_outside(out, Path(source))
-    write_images(*load(find(source)), out)
+    source = find(source)
+    if Path(source).is_dir() and not find_downloaded(source):
+        check_outside(out, Path(source))
+    write_images(*load(source), out)
 
 
 def main():
@@ -313,7 +331,9 @@ def main():
     commands = parser.add_subparsers(dest="command", required=True, metavar="export | mislabel")
     command = commands.add_parser("export", help="write a data set as PNG files")
     command.add_argument("out", help="folder to make")
-    command.add_argument("--source", default="auto", help="auto, mnist, digits or a folder (default: auto)")
+    command.add_argument(
+        "--source", default="auto", help="auto, mnist, fashion, digits or a folder (default: auto)"
+    )
     command = commands.add_parser("mislabel", help="copy an image folder, some training labels wrong")
     command.add_argument("source", help="image folder to copy")
     command.add_argument("out", help="folder to make")

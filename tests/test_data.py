@@ -19,7 +19,7 @@ from conftest import stripes, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision.datasets import MNIST
+from torchvision.datasets import MNIST, FashionMNIST
 
 import data
 
@@ -80,7 +80,7 @@ def test_a_folder_needs_two_classes(tmp_path):
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(
-        UserError, match="nowhere: no such folder; give a folder, or one of auto, mnist, digits"
+        UserError, match="nowhere: no such folder; give a folder, or one of auto, mnist, fashion, digits"
     ):
         data.load(str(tmp_path / "nowhere"))
 
@@ -119,7 +119,7 @@ def test_fingerprints_tell_any_change_of_pixels_labels_or_classes_and_one_of_the
     assert shuffled.content_fingerprint() == clean.content_fingerprint()
 
 
-# ---------------------------------------------------------------- MNIST
+# ---------------------------------------------------------------- MNIST and its like
 
 
 def idx(array):
@@ -136,28 +136,49 @@ def mnist_files(n_train=6, n_test=4):
     return files
 
 
+both = pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])
+
+
 @pytest.fixture
-def mnist_folder(tmp_path):
-    raw = tmp_path / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for name, array in mnist_files().items():
-        (raw / name).write_bytes(idx(array))
-    return tmp_path
+def write_idx(tmp_path):
+    """A function that writes MNIST's files as those of the data set `name`, and returns their folder."""
+
+    def write(name, *sizes):
+        raw = tmp_path / name / "raw"
+        raw.mkdir(parents=True)
+        for file, array in mnist_files(*sizes).items():
+            (raw / file).write_bytes(idx(array))
+        return raw
+
+    return write
 
 
-@pytest.mark.parametrize("inside", [".", "MNIST"])
-def test_mnists_own_files_are_read(mnist_folder, inside):
-    train, test = data.load(str(mnist_folder / inside))
+@both
+@pytest.mark.parametrize("inside", [True, False])
+def test_torchvisions_own_files_are_read(write_idx, name, inside):
+    folder = write_idx(name).parent
+    train, test = data.load(str(folder if inside else folder.parent))
     files = mnist_files()
     assert np.array_equal(train.images[:, 0].numpy(), files["train-images-idx3-ubyte"])
     assert np.array_equal(test.labels.numpy(), files["t10k-labels-idx1-ubyte"])
     assert test.ids == ("test/00000", "test/00001", "test/00002", "test/00003")
-    assert train.classes == tuple("0123456789")
+    assert train.source == name
+    assert train.classes[6] == {"MNIST": "6", "FashionMNIST": "Shirt"}[name]
+
+
+@both
+def test_each_class_has_a_folder_when_exported_beside_torchvisions_files(write_idx, name):
+    root = write_idx(name, 10, 10).parents[1]  # an image of each class
+    data.export(str(root / "png"), str(root))
+    train, test = data.load(str(root / "png"))
+    assert set(train.classes) == set(data.load(str(root))[0].classes)
+    assert (len(train), len(test)) == (10, 10)
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut", "not IDX", "fewer labels", "wrong label"])
-def test_a_damaged_mnist_is_named(mnist_folder, damage):
-    raw = mnist_folder / "MNIST" / "raw"
+@both
+def test_damaged_files_are_named(write_idx, name, damage):
+    raw = write_idx(name)
     images, labels = raw / "train-images-idx3-ubyte", raw / "train-labels-idx1-ubyte"
     {
         "missing": images.unlink,
@@ -166,13 +187,13 @@ def test_a_damaged_mnist_is_named(mnist_folder, damage):
         "fewer labels": lambda: labels.write_bytes(idx(np.zeros(3, np.uint8))),
         "wrong label": lambda: labels.write_bytes(idx(np.full(6, 10, np.uint8))),
     }[damage]()
-    with pytest.raises(UserError, match=rf"{raw}: MNIST's train files are missing or damaged"):
-        data.load(str(mnist_folder))
+    with pytest.raises(UserError, match=rf"{raw}: {name}'s train files are missing or damaged"):
+        data.load(str(raw.parent))
 
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
-    """A web server on this machine that has MNIST's files, and torchvision told to use it."""
+    """A web server on this machine that has MNIST's files and its like's, and torchvision told to use it."""
     served = tmp_path / "served"
     served.mkdir()
     resources = []
@@ -189,16 +210,17 @@ def mirror(tmp_path, monkeypatch):
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
-    monkeypatch.setattr(MNIST, "resources", resources)
+    for kind in (MNIST, FashionMNIST):
+        monkeypatch.setattr(kind, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
+        monkeypatch.setattr(kind, "resources", resources)
     monkeypatch.setattr(data, "DATA", tmp_path / "data")
     yield served
     server.shutdown()
     server.server_close()
 
 
-@pytest.mark.parametrize("source", ["auto", "mnist"])
-def test_mnist_is_downloaded_once(mirror, source):
+@pytest.mark.parametrize("source", ["auto", "mnist", "fashion"])
+def test_what_has_a_name_is_downloaded_once(mirror, source):
     train, _ = data.load(data.find(source))
     assert np.array_equal(train.images[:, 0].numpy(), mnist_files()["train-images-idx3-ubyte"])
     for file in mirror.iterdir():
@@ -221,12 +243,9 @@ def test_auto_prefers_the_sheets_folder(mirror):
     assert data.load(data.find("auto"))[0].source == "mnist_png"
 
 
-def test_a_source_that_is_named_is_not_looked_for():
-    assert [data.find(source) for source in ("digits", "mnist", "a/folder")] == [
-        "digits",
-        "mnist",
-        "a/folder",
-    ]
+def test_a_source_that_is_named_is_not_looked_for(mirror):
+    for source in ("digits", "mnist", "fashion", "a/folder"):
+        assert data.find(source) == source
 
 
 @pytest.mark.skipif(not Path("data/MNIST").exists(), reason="the real MNIST is not in data/")

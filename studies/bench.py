@@ -19,7 +19,7 @@ from io import StringIO
 from pathlib import Path
 
 from support.console import Parser, Progress, UserError, run_command
-from support.files import check_replaceable, write_csv
+from support.files import check_replaceable, read_csv, write_csv
 from support.image_files import read_images
 from support.settings import Settings, complete, hardware_name
 
@@ -207,7 +207,7 @@ def print_table(rows):
 
 
 def main():
-    """Measure everything, print a table and write results/bench.csv."""
+    """Measure everything, print a table and write results/bench.csv, where other machines keep their rows."""
     parser = Parser(description=__doc__)
     parser.add_argument("--json", action="store_true", help="print JSON, nothing else")
     parser.add_argument("--part", choices=PARTS, help="measure only this, in this process")
@@ -228,7 +228,9 @@ def main():
     if given.json:
         print(json.dumps([row | machine for row in rows], indent=2))
     Path("results").mkdir(exist_ok=True)
-    write_csv(TABLE, [row | machine for row in rows])
+    kept = read_csv(TABLE) if Path(TABLE).exists() else []
+    others = [row for row in kept if any(row[name] != str(value) for name, value in machine.items())]
+    write_csv(TABLE, [*others, *(row | machine for row in rows)])
 
 
 if __name__ == "__main__":

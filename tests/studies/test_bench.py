@@ -87,12 +87,17 @@ def test_the_table_is_printed_and_written_with_the_machine(values, capsys):
     assert {row["threads"] for row in rows} == {"2"}
 
 
-def test_its_own_table_is_replaced(values, monkeypatch):
+def test_its_own_rows_are_replaced_and_those_of_another_machine_stay(values, monkeypatch):
     bench.main()
-    monkeypatch.setattr(bench, "measure", lambda: [dict.fromkeys(bench.COLUMNS, 1)])
     monkeypatch.setattr(bench, "print_table", print)
-    bench.main()
-    assert [row["median"] for row in read_csv("results/bench.csv")] == ["1"]
+    for machine, median in (("mine", 1), ("mine", 2), ("yours", 3)):
+        monkeypatch.setattr(bench, "hardware_name", lambda device, machine=machine: machine)
+        row = dict.fromkeys(bench.COLUMNS, median)
+        monkeypatch.setattr(bench, "measure", lambda row=row: [row])
+        before = read_csv("results/bench.csv")
+        bench.main()
+    assert [row["median"] for row in read_csv("results/bench.csv")][-2:] == ["2", "3"]
+    assert len(read_csv("results/bench.csv")) == len(before) + 1
 
 
 def test_another_table_is_not_written_over_and_the_refusal_comes_before_the_work(values):

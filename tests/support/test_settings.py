@@ -72,11 +72,13 @@ def test_a_device_that_is_not_there_is_named(device):
         small_settings(device=device)
 
 
-def test_bf16_is_chosen_only_where_the_processor_says_it_has_it(monkeypatch):
+def test_bf16_is_chosen_only_where_the_processor_is_faster_by_it(monkeypatch):
     for flags, chosen in (
-        ({"avx512_bf16": True}, True),
+        ({"avx512_bf16": True, "cpu_name": "AMD EPYC"}, True),
+        ({"avx512_bf16": True, "cpu_name": "Intel Xeon"}, False),
+        ({"avx512_bf16": True, "amx_bf16": True, "cpu_name": "Intel Xeon"}, True),
         ({"avx512_f": True}, False),
-        ({"amx_bf16": True}, True),
+        ({}, False),
     ):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda flags=flags: flags)
         assert has_fast_bf16("cpu") is chosen

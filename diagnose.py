@@ -3,7 +3,6 @@
 Example: python diagnose.py --remove 100
 """
 
-import itertools
 import os
 import shlex
 from dataclasses import asdict, dataclass, replace
@@ -12,16 +11,15 @@ from typing import NamedTuple
 
 from support import diagnosis_report
 from support.chance import print_effect, print_summary
-from support.console import UserError, duration, keep_freed_memory, run_command
-from support.decisions import changed, check_none_emptied, read_decisions, write_clean, write_ranking
+from support.console import UserError, duration, keep_freed_memory, positive, run_command
+from support.decisions import DECIDED, changed, decide, read_decisions, write_clean
 from support.files import check_new, write_csv, written
 from support.image_folders import check_copy
 from support.mislabelled import contradicted_copies, note_contents
-from support.review import review_tab, write_page
+from support.review import to_carry_out, write_review
 from support.run_folder import (
     describe,
     is_finished,
-    read_config,
     read_resumable,
     resumable_by,
     start_or_resume,
@@ -39,16 +37,28 @@ RECIPE = {"init": "xavier", "augment": True}
 # The usual and the most. A network that sees few images too often learns wrong labels by heart: of 15 wrong
 # ones among 300 of MNIST's, three networks found 12 after 10 epochs, 11 after 17, 6 after 34 and 2 after 67.
 N_EPOCHS, N_FROZEN_EPOCHS = (2, 10), (10, 10)
-# The decisions that a diagnosis began with: their own file may change before it is resumed.
-DECIDED = "decided.csv"
-SURE = 4  # another class is e⁴ ≈ 55 times as probable as the label
+N_STEPS = 20  # of expectation maximisation
+UNSEEN = 0.5  # samples of each label: so many may be of other classes though nothing says so
+
+
+def number_or_auto(text):
+    """Parse what --remove is given."""
+    return text if text == "auto" else positive(int)(text)
+
+
+number_or_auto.__name__ = "positive int or auto"
 
 
 @dataclass(frozen=True)
 class DiagnosisOptions(Options):
     """What diagnose.py is told besides the settings of its networks."""
 
-    remove: int = flag(None, "images to remove, the most suspicious first (default: 100)")
+    remove: str = flag(
+        None,
+        "images to remove, the most suspicious first; auto: as many as labels look wrong (default: 100)",
+        type=number_or_auto,
+        metavar="N",
+    )
     mislabelled: int = flag(
         None,
         "wrong labels in the imperfect data that are made where there are none (default: 100)",
@@ -84,20 +94,62 @@ def losses_of(labels, log_probabilities):
     return -log_probabilities.gather(1, labels[:, None]).squeeze(1)
 
 
-def scores_of(labels, log_probabilities):
-    """Return how wrong each label looks, float (N,): its loss plus the log of how common such a mistake is.
+def label_counts(labels, log_probabilities):
+    """Estimate how many samples with label i are of class k: float (classes, classes), i the row.
 
-    Among the samples whose label is surely wrong, that is the share of those with the same label and the same
-    best other class, in the spirit of the confident joint (Northcutt et al. 2021). So where 4s and 9s were
-    mixed up, a doubtful 4 comes before an equally doubtful 7. Arguments as for `losses_of`.
+    By expectation maximisation, as Saerens et al. (2002) find the shares of classes, here for the samples of
+    each label: one of them is of class k with a probability in proportion to counts[i, k] p_k / π_k, where
+    p are its probabilities by the networks and π their means; the sums of these are the next counts.
+    Arguments as for `losses_of`.
     """
+    likelihoods = relative(log_probabilities)
     n_classes = log_probabilities.shape[1]
-    losses = losses_of(labels, log_probabilities)
-    other_log_p, other = log_probabilities.scatter(1, labels[:, None], -torch.inf).max(dim=1)
-    pair = labels * n_classes + other
-    sure = other_log_p + losses > SURE  # a loss is minus the label's log-probability
-    counts = torch.bincount(pair[sure], minlength=n_classes**2) + 1  # a pair never seen is not impossible
-    return losses + (counts / counts.sum()).log()[pair]
+    counts = torch.bincount(labels, minlength=n_classes).diag().float()
+    for _ in range(N_STEPS):
+        probabilities = (likelihoods + (counts + UNSEEN / n_classes).log()[labels]).softmax(dim=1)
+        counts = torch.zeros(n_classes, n_classes).index_add_(0, labels, probabilities)
+    return counts
+
+
+def relative(log_probabilities):
+    """Return log p_k / π_k: how much likelier each class k is than on average, float (N, classes)."""
+    return log_probabilities - log_probabilities.exp().mean(dim=0).log()
+
+
+def scores_of(labels, log_probabilities):
+    """Return how wrong each label looks, float (N,): the log of the odds that it is wrong, by Bayes' rule.
+
+    For a label i that is log Σ counts[i, k] p_k / π_k over the other classes k, less the same of k = i, with
+    the `label_counts`: where 4s and 9s were mixed up, a doubtful 4 comes before an equally doubtful 7. But
+    networks are too sure where classes are alike. So a mistake counts as the usual one, the median of all
+    kinds, but for what exceeds three times that and three standard deviations. Arguments as for `losses_of`.
+    """
+    counts = label_counts(labels, log_probabilities)
+    others = ~torch.eye(len(counts), dtype=torch.bool)
+    usual = counts[others].median() + UNSEEN / len(counts)
+    more = (counts - 3 * usual - 3 * counts.sqrt()).clamp(min=0)
+    log_odds = relative(log_probabilities) + torch.where(others, usual + more, counts).log()[labels]
+    of_label = log_odds.gather(1, labels[:, None]).squeeze(1)
+    return log_odds.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1) - of_label
+
+
+def count_wrong(labels, log_probabilities):
+    """Estimate how many labels are wrong, an int. Arguments as for `losses_of`.
+
+    These are the `label_counts` off the diagonal, once the networks no longer expect wrong labels: from many
+    of them they learn how often each class is mislabelled. That is what they give to the other classes where
+    they are surest of one (anchor points, Patrini et al. 2017), here in the surest fifth of each class.
+    """
+    probabilities = log_probabilities.exp()
+    best, predicted = probabilities.max(dim=1)
+    expected = torch.zeros(2 * probabilities.shape[1:])
+    for k in predicted.unique():
+        surest = best >= best[predicted == k].quantile(0.8)
+        expected[k] = probabilities[surest & (predicted == k)].mean(dim=0)
+    expected.fill_diagonal_(0)
+    left = torch.maximum(probabilities - expected[predicted], 0.1 * probabilities)
+    counts = label_counts(labels, (left / left.sum(dim=1, keepdim=True)).log())
+    return round((counts.sum() - counts.trace()).item())
 
 
 def greatest_first(values):
@@ -105,48 +157,30 @@ def greatest_first(values):
     return values.argsort(descending=True, stable=True)
 
 
-def top_losses(labels, log_probabilities):
-    """Rank samples by how wrong their labels look (exercise sheet 1.4 c): return (order, scores, losses).
-
-    `labels` is int64 (N,), `log_probabilities` float (networks, N, classes). `order` is int64 (N,), the
-    samples' indices, the greatest of the `scores` first. Of the networks' log-probabilities the mean counts.
-    """
-    mean = log_probabilities.mean(dim=0)
-    scores = scores_of(labels, mean)
-    return greatest_first(scores), scores, losses_of(labels, mean)
-
-
 class Ranking(NamedTuple):
-    """The samples of one half of the data, ranked by how wrong their labels look."""
+    """Samples, ranked by how wrong their labels look."""
 
     order: torch.Tensor  # int64 (N,), indices, the most suspicious label first
     scores: torch.Tensor  # float (N,), by which they are ranked
     losses: torch.Tensor  # float (N,)
     probabilities: torch.Tensor  # float (N, classes), the mean over the networks
+    n_wrong: int  # how many labels are wrong, estimated
 
 
-def rank_training(data, log_probabilities):
-    """Return the Ranking of the training images `data`, to which networks gave float (networks, N, classes).
+def top_losses(data, log_probabilities):
+    """Return the Ranking of the ImageData `data` by how wrong their labels look (exercise sheet 1.4 c).
 
-    Of copies with different labels one is wrong for sure: that which the networks contradict comes first.
+    `log_probabilities` is float (networks, N, classes); their mean over the networks counts. Of copies with
+    different labels one is wrong for sure: that which the networks contradict comes first.
     """
-    order, scores, losses = top_losses(data.labels, log_probabilities)
+    mean = log_probabilities.mean(dim=0)
+    losses = losses_of(data.labels, mean)
+    scores = scores_of(data.labels, mean)
+    order = greatest_first(scores)
     contradicted = contradicted_copies(data.images, data.labels, losses)
     order = order[greatest_first(contradicted[order].float())]
-    return Ranking(order, scores, losses, log_probabilities.exp().mean(dim=0))
-
-
-def rank_test(test, log_probabilities):
-    """Return the Ranking of the test images: by loss alone, as the networks never saw them."""
-    losses = losses_of(test.labels, log_probabilities.mean(dim=0))
-    return Ranking(greatest_first(losses), losses, losses, log_probabilities.exp().mean(dim=0))
-
-
-def without_first(order, n, n_samples):
-    """Return which samples stay, bool (n_samples,), where the first `n` of `order`, indices, are removed."""
-    kept = torch.ones(n_samples, dtype=torch.bool)
-    kept[order[:n]] = False
-    return kept
+    probabilities = log_probabilities.exp().mean(dim=0)
+    return Ranking(order, scores, losses, probabilities, count_wrong(data.labels, mean))
 
 
 # ---------------------------------------------------------------- the experiment
@@ -208,10 +242,10 @@ def diagnose(model, data, test, truth, settings, options, folder):
     networks, rows = train_seeds("imperfect", data, truth, *common, n_networks)
     if clean_rows:
         print_effect(clean_rows, rows)
-    rankings = (
-        rank_training(data, predict_all(networks, inputs, settings)),
-        rank_test(test, predict_all(networks, test_inputs, settings)),
-    )
+    rankings = [
+        top_losses(half, predict_all(networks, images, settings))
+        for half, images in ((data, inputs), (test, test_inputs))
+    ]
     decided = show_labels((data, test), rankings, truth, settings, options, folder)
 
     kept, labels = decided[0]
@@ -232,7 +266,8 @@ def show_labels(halves, rankings, truth, settings, options, folder):
         matrix = confusion_matrix(half.labels, predicted, len(half.classes))
         title = {"train": "training set, imperfect labels", "test": "test set"}[name]
         diagnosis_report.show_confusion(title, half, matrix, folder / f"confusion_{name}.png")
-    decided = decide(halves, rankings, options, folder)
+    diagnosis_report.show_estimates(rankings)
+    decided = decide(halves, rankings, options.remove, options.decisions, folder)
     write_review(halves, rankings, decided, settings, folder)
     data, test = halves
     suspects, of_test = (changed(half, *each) for half, each in zip(halves, decided, strict=True))
@@ -241,56 +276,6 @@ def show_labels(halves, rankings, truth, settings, options, folder):
         diagnosis_report.show_found(data, truth, rankings[0].order, suspects, folder)
     diagnosis_report.show_test(test, of_test.sum().item(), rankings[1], folder)
     return decided
-
-
-def decide(halves, rankings, options, folder):
-    """Return (kept, labels) of the training and of the test images, as top_losses.csv and its like say.
-
-    These are written here, unless this diagnosis is resumed: then a person may have edited them meanwhile.
-    """
-    data, test = halves
-    files = (folder / "top_losses.csv", folder / "top_losses_test.csv")
-    if not all(file.exists() for file in files):
-        if options.decisions:
-            decided = read_decisions(folder / DECIDED, *halves)
-        else:
-            order, *_, probabilities = rankings[0]
-            contradicted = (probabilities.argmax(dim=1) != data.labels)[order]
-            kept = without_first(order[contradicted], options.remove, len(data))
-            n = contradicted.sum().item()
-            if n < options.remove:
-                print(f"the networks contradict {n:,} labels: no other image is to be removed")
-            check_none_emptied(data, kept, data.labels, f"--remove {options.remove}")  # before it is written
-            decided = [(kept, data.labels), (torch.ones(len(test), dtype=torch.bool), test.labels)]
-        for file, half, ranking, (kept, labels) in zip(files, halves, rankings, decided, strict=True):
-            if not file.exists():
-                write_ranking(file, half, *ranking, kept, labels)
-    return [read_decisions(file, half)[0] for file, half in zip(files, halves, strict=True)]
-
-
-def write_review(halves, rankings, decided, settings, folder):
-    """Write review.html, the page on which a person decides; arguments as `decide` takes and returns them."""
-    tabs = [
-        review_tab(half, settings.data, ranking, *decisions)
-        for half, ranking, decisions in zip(halves, rankings, decided, strict=True)
-    ]
-    tabs = dict(zip(("training images", "test images"), tabs, strict=True))
-    data, config = halves[0], read_config(folder)[1]
-    key = " ".join([config["checksum"], *config["data"]["fingerprint"]])
-    command = to_carry_out(folder / "decisions.csv", data, settings)
-    write_page(folder / "review.html", data.source, tabs, data.classes, key, command)
-
-
-def to_carry_out(file, data, settings):
-    """Return the command line that carries out the decisions in `file`."""
-    words = ["python", "diagnose.py", "--data", settings.data, "--decisions", str(file)]
-    if settings.image_size and settings.model != "vgg16":  # which has a size of its own
-        words += ["--image-size", str(settings.image_size)]
-    if Path(settings.data, data.ids[0]).is_file():
-        clean = f"{settings.data.rstrip('/')}_cleaned"
-        taken = (f"{clean}-{number}" if number > 1 else clean for number in itertools.count(1))
-        words += ["--write-clean", next(name for name in taken if not Path(name).exists())]
-    return shlex.join(words)
 
 
 # ---------------------------------------------------------------- the command line
@@ -365,7 +350,7 @@ def check_flags(settings, options):
 def check_remove(options, n_images, limit=None):
     """Raise UserError where --remove is too much for `n_images` training images, at most `limit`."""
     n_images = min(n_images, limit or n_images)
-    if options.remove > n_images / 2 and not options.decisions:
+    if options.remove != "auto" and options.remove > n_images / 2 and not options.decisions:
         raise UserError(
             f"--remove {options.remove}: that is more than half of the {n_images:,} training images"
         )

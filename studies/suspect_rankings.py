@@ -1,10 +1,11 @@
-"""How many of 100 wrong labels do the first 100 suspects hold? Ways to rank, compared on MNIST.
+"""Which score finds wrong labels best? Several, compared over data sets, kinds of noise and sets of labels.
 
-    python -m studies.suspect_rankings --classes random --seeds 0 1 2 3 4
-    python -m studies.suspect_rankings --classes 4_9 --seeds 0 1 2 3 4
+    python -m studies.suspect_rankings fashion-random-600 fashion-Pullover_Coat-600 --sets 5 6 7 8 9
 
-Each seed is another set of wrong labels. Each way to rank is a line of results/wrong_labels.csv. Labels that
-were not changed and are suspects all the same are drawn in results/wrong_labels_DATA_CLASSES.png.
+A kind of noise is DATA-KIND-COUNT: so many labels are wrong, at random, among classes that are mixed up (A_B)
+or in one direction (A_to_B). Each set is another choice of labels, with networks of other seeds. What these
+say is kept in runs/suspect_rankings, so an interrupted study goes on, and another score costs seconds.
+--cleanlab compares with that package (pip install cleanlab), for the same number of images seen in training.
 """
 
 from collections import Counter
@@ -12,11 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from support import pictures
-from support.chance import mean_sd
+from support.chance import difference, mean_sd
 from support.console import Parser, UserError, run_command, seed_number
-from support.files import check_replaceable, read_csv, write_csv
+from support.files import check_replaceable, read_csv, read_tensors, write_csv, write_tensors
 from support.mislabelled import make_wrong
-from support.randomness import HALVES, random_order
+from support.randomness import HALVES, WRONG_LABELS, random_order
 from support.settings import Settings, complete
 
 import torch
@@ -26,144 +27,252 @@ import models
 import train
 from data import load
 
-N_WRONG = 100
-# Recipes: (epochs, augmented, held out, how many networks). A held-out network is two, each trained on one
-# half of the data, that rank the other half.
-NETWORKS = {
-    "plain": (1, False, False, 3),
-    "augmented": (2, True, False, 3),
-    "longer": (3, True, False, 2),
-    "held out": (2, True, True, 2),
-}
-DEFAULT = "3 networks, 2 epochs each, augmented"  # as diagnose.py
-WAYS = {  # whose log-probabilities are averaged: the first so many of each recipe
-    "1 network, 1 epoch": {"plain": 1},
-    "3 networks, 1 epoch each": {"plain": 3},
-    "1 network, 2 epochs, augmented": {"augmented": 1},
-    "2 networks, 2 epochs each, augmented": {"augmented": 2},
-    DEFAULT: {"augmented": 3},
-    "3 of 1 epoch, 2 of 2 augmented": {"plain": 3, "augmented": 2},
-    "2 networks, 3 epochs each, augmented": {"longer": 2},
-    "2 held out, 2 epochs each, augmented": {"held out": 2},
-    "3 and 2 held out, 2 epochs each, augmented": {"augmented": 3, "held out": 2},
-}
+KEPT = Path("runs", "suspect_rankings")
+TABLE = Path("results", "suspect_rankings.csv")
+PICTURE = Path("results", "suspect_rankings.png")
+SEEDS = 1000  # the first of the networks' seeds: not those of the wrong labels
+
+# ---------------------------------------------------------------- wrong labels, and what networks say of them
 
 
-def log_probabilities(data, settings):
-    """Return what each of NETWORKS, trained on `data`, gives to its images.
+def with_noise(data, noise, seed):
+    """Return the labels of the ImageData `data`, int64 (N,), some of them wrong as the text `noise` says."""
+    _, kind, count = noise.rsplit("-", 2)
+    names = kind.replace("_to_", "_").split("_")
+    if kind != "random" and not (len(names) == 2 and set(names) <= set(data.classes)):
+        raise UserError(f"{noise}: no classes {kind} in {data.source}: {', '.join(data.classes)}")
+    n_wrong = int(count)
+    if n_wrong == 0:
+        return data.labels
+    if kind == "random":
+        return make_wrong(data.labels, len(data.classes), n_wrong, seed)[0]
+    first, second = map(data.classes.index, names)
+    if "_to_" not in kind:
+        return make_wrong(data.labels, len(data.classes), n_wrong, seed, [first, second])[0]
+    labels = data.labels.clone()
+    candidates = (labels == first).nonzero().flatten()
+    labels[candidates[random_order(len(candidates), seed, WRONG_LABELS)[:n_wrong]]] = second
+    return labels
 
-    It is {recipe: float (how many networks, N, classes)}.
-    """
-    everything = torch.arange(len(data))
-    outputs = {}
-    for recipe, (epochs, augment, held_out, n_networks) in NETWORKS.items():
-        outputs[recipe] = torch.empty(n_networks, len(data), len(data.classes))
-        for seed in range(n_networks):
-            seeded = complete(replace(settings, epochs=epochs, augment=augment, seed=seed))
-            halves = random_order(len(data), seed, HALVES).chunk(2)  # not the wrong labels' order
-            for learnt, ranked in [halves, halves[::-1]] if held_out else [(everything, everything)]:
-                model = models.build(seeded, len(data.classes), data.images.shape[1:])
-                task = f"{recipe}, seed {seed}"
-                train.fit(model, data.subset(learnt), data.subset(ranked[:1]), seeded, task=task)
-                outputs[recipe][seed, ranked] = diagnose.predict_all([model], data.subset(ranked), seeded)[0]
+
+def fitted(data, settings, task):
+    """Return a network that was trained on the ImageData `data`."""
+    model = models.build(settings, len(data.classes), data.images.shape[1:])
+    train.fit(model, data, data.subset(torch.arange(1)), settings, task=task)
+    return model
+
+
+def by_default(data, settings, number, task):
+    """Return what the networks of diagnose.py give to the images that they learn: (networks, N, classes)."""
+    n = diagnose.DiagnosisOptions.seeds
+    epochs = diagnose.N_EPOCHS[0]
+    runs = [complete(replace(settings, epochs=epochs, seed=SEEDS + n * number + run)) for run in range(n)]
+    return diagnose.predict_all(
+        [fitted(data, run, f"{task}, seed {run.seed}") for run in runs], data, runs[0]
+    )
+
+
+def cross_validated(data, settings, number, task, n_folds=3):
+    """Return what networks that learn two thirds give to the other third: (1, N, classes)."""
+    epochs = diagnose.N_EPOCHS[0] * diagnose.DiagnosisOptions.seeds // (n_folds - 1)  # as many images seen
+    outputs = torch.empty(1, len(data), len(data.classes))
+    folds = random_order(len(data), SEEDS + number, HALVES).chunk(n_folds)  # not the wrong labels' order
+    for index, fold in enumerate(folds):
+        run = complete(replace(settings, epochs=epochs, seed=SEEDS + n_folds * number + index))
+        others = torch.cat([other for other in folds if other is not fold])
+        model = fitted(data.subset(others), run, f"{task}, fold {index + 1} of {n_folds}")
+        outputs[:, fold] = diagnose.predict_all([model], data.subset(fold), run)
     return outputs
 
 
-def selected(outputs, way):
-    """Return those of `log_probabilities`' outputs that WAYS has for `way`: float (networks, N, classes)."""
-    return torch.cat([outputs[recipe][:n] for recipe, n in WAYS[way].items()])
+def kept(noise, number, way, data, settings):
+    """Return what `way`, by_default or cross_validated, returns for this set; it is computed once."""
+    path = KEPT / f"{noise}-{number}-{way.__name__}.pt"
+    if not path.exists():
+        KEPT.mkdir(parents=True, exist_ok=True)
+        write_tensors(path, way(data, settings, number, f"{noise}, set {number}, {way.__name__}"))
+    return read_tensors(path)
 
 
-def rankings(labels, log_probabilities):
-    """Return {name: order}, int64 (N,): by loss alone, and by loss and pair, as diagnose.py."""
-    order, _, losses = diagnose.top_losses(labels, log_probabilities)
-    return {"loss": diagnose.greatest_first(losses), "loss and pair": order}
+# ---------------------------------------------------------------- scores
 
 
-TABLE = Path("results", "wrong_labels.csv")
-KEY = ("data", "wrong labels", "networks", "ranked by", "label seeds")
-COLUMNS = (*KEY, "found of 100", "mean", "sd")
+def former_score(labels, log_probabilities):
+    """Return diagnose.py's score until November 2026: the loss, plus the log of the mistake's share.
 
-
-def write_rows(rows):
-    """Add `rows` to TABLE, in place of those of the same data, way, ranking and sets."""
-    same = [[row[name] for name in KEY] for row in rows]
-    others = read_csv(TABLE) if TABLE.exists() else []
-    write_csv(TABLE, [row for row in others if [row[name] for name in KEY] not in same] + rows)
-
-
-def measure(clean, classes, seeds, settings):
-    """Rank the images of `clean` by each way, with a set of wrong labels for each of `seeds`.
-
-    `classes` are for `make_wrong`. Returns (found, unchanged, predicted): {(way, ranking): for each set the
-    number of wrong labels found}, a Counter of how often a label that was not changed is a suspect by
-    DEFAULT, and the classes that were then predicted, int64 (N,).
+    That is its share of the labels which the networks find e⁴ times less likely than another class.
     """
-    found = {}
-    unchanged = Counter()
-    predicted = torch.zeros_like(clean.labels)
-    for seed in seeds:
-        labels, wrong = make_wrong(clean.labels, len(clean.classes), N_WRONG, seed, classes)
-        outputs = log_probabilities(replace(clean, labels=labels), settings)
-        for way in WAYS:
-            for ranking, order in rankings(labels, selected(outputs, way)).items():
-                n_found = torch.isin(order[:N_WRONG], wrong).sum().item()
-                found.setdefault((way, ranking), []).append(n_found)
-        default = selected(outputs, DEFAULT)
-        suspects = diagnose.top_losses(labels, default)[0][:N_WRONG]
-        suspects = suspects[~torch.isin(suspects, wrong)]
-        unchanged.update(suspects.tolist())
-        predicted[suspects] = default.mean(dim=0)[suspects].argmax(dim=1)
-        print(f"seed {seed}:", *(found[way, "loss and pair"][-1] for way in WAYS), flush=True)
-    return found, unchanged, predicted
+    n_classes = log_probabilities.shape[1]
+    losses = diagnose.losses_of(labels, log_probabilities)
+    other_log_p, other = log_probabilities.scatter(1, labels[:, None], -torch.inf).max(dim=1)
+    pair = labels * n_classes + other
+    counts = torch.bincount(pair[other_log_p + losses > 4], minlength=n_classes**2) + 1
+    return losses + (counts / counts.sum()).log()[pair]
 
 
-def show_unchanged(unchanged, predicted, clean, n_sets, picture):
-    """Print and draw labels that were not changed, but are suspects: the nine most often so.
+def our_scores(data, outputs):
+    """Return {name: (scores, float (N,), how many labels look wrong or None)}."""
+    ranking = diagnose.top_losses(data, outputs)
+    former = former_score(data.labels, outputs.mean(dim=0))
+    return {
+        "diagnose.py": (ranking.scores, ranking.n_wrong),
+        "loss alone": (ranking.losses, None),
+        "loss and pair, as before": (former, None),
+    }
 
-    Arguments as `measure` returns them.
+
+def cleanlab_scores(data, outputs):
+    """Return the same of cleanlab, from predictions for images that were held out."""
+    from cleanlab.count import num_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    given = {"labels": data.labels.numpy(), "pred_probs": outputs[0].double().softmax(dim=1).numpy()}
+    methods = ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
+    n_issues = int(num_label_issues(**given))
+    return {
+        f"cleanlab, {method.replace('_', ' ')}": (
+            -torch.from_numpy(get_label_quality_scores(**given, method=method)),
+            n_issues,
+        )
+        for method in methods
+    }
+
+
+def hits_of(scores, wrong):
+    """Return whether each label is wrong, float64 (N,), from the highest score down."""
+    return wrong[diagnose.greatest_first(scores)].double()
+
+
+def precisions_of(hits):
+    """Return the share of wrong labels among the first 1, 2, … N, float64 (N,)."""
+    return hits.cumsum(0) / torch.arange(1, len(hits) + 1)
+
+
+def judge(scores, wrong):
+    """Return (how many wrong labels the first so many hold, the average precision) of `scores`."""
+    hits = hits_of(scores, wrong)
+    n_wrong = int(hits.sum())
+    return int(hits[:n_wrong].sum()), (hits * precisions_of(hits)).sum().item() / max(n_wrong, 1)
+
+
+# ---------------------------------------------------------------- the study
+
+
+def measure(noise, numbers, with_cleanlab):
+    """Return ({method: [(found, average precision, estimate, hits) of each set]}, own).
+
+    `own` counts how often a label that was not changed is a suspect of diagnose.py: a Counter of (index,
+    predicted class).
     """
-    most = unchanged.most_common(9)
+    clean, _ = load(noise.rsplit("-", 2)[0])
+    settings = replace(Settings(init="xavier"), augment=diagnose.RECIPE["augment"])
+    torch.set_num_threads(complete(settings).threads)
+    measured, own = {}, Counter()
+    for number in numbers:
+        data = replace(clean, labels=with_noise(clean, noise, number))
+        wrong = data.labels != clean.labels
+        outputs = kept(noise, number, by_default, data, settings)
+        methods = our_scores(data, outputs)
+        if with_cleanlab:
+            methods |= cleanlab_scores(data, kept(noise, number, cross_validated, data, settings))
+        for method, (scores, estimate) in methods.items():
+            result = (*judge(scores, wrong), estimate, hits_of(scores, wrong))
+            measured.setdefault(method, []).append(result)
+        suspects = diagnose.greatest_first(methods["diagnose.py"][0])[: wrong.sum()]
+        predicted = outputs.mean(dim=0).argmax(dim=1)
+        own.update((index, predicted[index].item()) for index in suspects[~wrong[suspects]].tolist())
+    return measured, own, clean
+
+
+COLUMNS = ("noise", "method", "sets", "found of each set")
+COLUMNS += ("found", "found sd", "ours finds more", "ours finds more sd", "found verdict")
+COLUMNS += ("precision", "precision sd", "ours more", "ours more sd", "precision verdict")
+COLUMNS += ("look wrong", "look wrong sd")
+
+
+def summary(noise, numbers, measured):
+    """Return a row of the table for each method: what it found, and how it compares with ours."""
+    ours = list(zip(*measured["diagnose.py"], strict=True))
+    rows = []
+    for method, results in measured.items():
+        values = list(zip(*results, strict=True))
+        found, _, estimates, _ = values
+        cells = [noise, method, " ".join(map(str, numbers)), " ".join(map(str, found))]
+        for mine, theirs, digits in zip(ours[:2], values[:2], (1, 3), strict=True):
+            *change, verdict = difference(theirs, mine)
+            cells += [round(number, digits) for number in (*mean_sd(theirs), *change)]
+            cells.append("" if method == "diagnose.py" else verdict)
+        cells += ["", ""] if None in estimates else map(round, mean_sd(estimates))
+        rows.append(dict(zip(COLUMNS, cells, strict=True)))
+    return rows
+
+
+def curve(results, n_points=40):
+    """Return the precision at each recall, for `draw_lines`: mean over the sets, the least, the most."""
+    points = []
+    for share in torch.linspace(1 / n_points, 1, n_points).tolist():
+        values = []
+        for *_, hits in results:
+            place = torch.searchsorted(hits.cumsum(0), share * hits.sum())
+            values.append(100 * precisions_of(hits)[place].item())
+        points.append((100 * share, mean_sd(values)[0], min(values), max(values)))
+    return points
+
+
+def show_own(own, clean, n_sets):
+    """Draw and name labels that were not changed, but are suspects: the nine most often so."""
     captions = []
-    for index, n in most:
-        names = clean.classes[clean.labels[index]], clean.classes[predicted[index]]
+    for (index, predicted), n in own.most_common(9):
+        names = clean.classes[clean.labels[index]], clean.classes[predicted]
         captions.append((*names, f"{n} of {n_sets} sets"))
         print(f"not changed, but a suspect in {n} of {n_sets} sets: {' → '.join(names)}  {clean.ids[index]}")
-    title = f"{clean.source}'s own labels among the first {N_WRONG} suspects, and the predictions"
-    images = clean.images[[index for index, _ in most]]
-    pictures.draw_sheet(picture, images, captions, title)
+    images = clean.images[[index for (index, _), _ in own.most_common(9)]]
+    title = f"{clean.source}'s own labels among the first suspects, and the predictions"
+    pictures.draw_sheet(TABLE.with_name(f"own_labels_{clean.source}.png"), images, captions, title)
+
+
+def noise_name(text):
+    """Parse DATA-KIND-COUNT."""
+    _, _, count = text.rsplit("-", 2)
+    int(count)
+    return text
+
+
+noise_name.__name__ = "DATA-KIND-COUNT"
 
 
 def main(arguments=None):
-    """Measure each way to rank on each set of wrong labels."""
+    """Measure each score on each kind of noise."""
     parser = Parser(description=__doc__)
-    text = "which labels are wrong"
-    parser.add_argument("--classes", choices=("random", "4_9"), default="random", help=text)
-    parser.add_argument("--seeds", nargs="+", type=seed_number, default=[0], help="of the sets (default: 0)")
-    parser.add_argument("--data", default="mnist", help="mnist, digits or a folder (default: mnist)")
+    text = "such as mnist-random-100, mnist-4_9-100, mnist-3_to_8-100"
+    parser.add_argument("noises", nargs="+", type=noise_name, metavar="DATA-KIND-COUNT", help=text)
+    text = "which sets of wrong labels (default: 5 to 9)"
+    parser.add_argument("--sets", nargs="+", type=seed_number, default=[5, 6, 7, 8, 9], help=text)
+    parser.add_argument("--cleanlab", action="store_true", help="compare with cleanlab too")
     given = parser.parse_args(arguments)
-    picture = f"results/wrong_labels_{given.data.replace('/', '_')}_{given.classes}.png"
     check_replaceable(TABLE, COLUMNS)  # before the training
-    check_replaceable(picture)
-    clean, _ = load(given.data)
-    classes = None
-    if given.classes == "4_9":
-        if not {"4", "9"} <= set(clean.classes):
-            raise UserError(f"--classes 4_9: {given.data} has no classes 4 and 9")
-        classes = [clean.classes.index(name) for name in "49"]
-    settings = Settings(init="xavier")
-    torch.set_num_threads(complete(settings).threads)
-    found, unchanged, predicted = measure(clean, classes, given.seeds, settings)
-    rows = []
-    for (way, ranking), numbers in found.items():
-        mean, sd = mean_sd(numbers)
-        seeds, counts = (" ".join(map(str, values)) for values in (given.seeds, numbers))
-        cells = (given.data, given.classes, way, ranking, seeds, counts, round(mean, 1), round(sd, 1))
-        rows.append(dict(zip(COLUMNS, cells, strict=True)))
-        print(f"{way:42} {ranking:14} {mean:5.1f} ± {sd:.1f}")
+    check_replaceable(PICTURE)
+    rows, pictured = [], []
+    for noise in given.noises:
+        measured, own, clean = measure(noise, given.sets, given.cleanlab)
+        rows += summary(noise, given.sets, measured)
+        for row in rows[-len(measured) :]:
+            print(
+                f"{noise:28}{row['method']:38} {row['found']:7} ± {row['found sd']:5}  average precision "
+                f"{row['precision']:.3f} ± {row['precision sd']:.3f}  look wrong {row['look wrong']}"
+            )
+        show_own(own, clean, len(given.sets))
+        if not noise.endswith("-0"):
+            lines = [(method, [curve(results)]) for method, results in measured.items()]
+            panel = {"title": "precision (%)", "x_title": "recall (%)", "y_most": 100}
+            pictured.append((noise, [panel], lines))
+    names = [(row["noise"], row["method"], row["sets"]) for row in rows]
+    others = read_csv(TABLE) if TABLE.exists() else []
     TABLE.parent.mkdir(exist_ok=True)
-    write_rows(rows)
-    show_unchanged(unchanged, predicted, clean, len(given.seeds), picture)
+    others = [row for row in others if (row["noise"], row["method"], row["sets"]) not in names]
+    write_csv(TABLE, [*others, *rows])
+    title = f"Which share of the suspects is wrong? Mean over {len(given.sets)} sets; bands: least to most"
+    pictures.draw_lines(PICTURE, title, pictured)
 
 
 if __name__ == "__main__":

@@ -11,15 +11,52 @@ from support.image_folders import copy_images
 import torch
 
 ACTIONS = ("remove", "keep", "relabel")
+# The decisions that a diagnosis began with: their own file may change before it is resumed.
+DECIDED = "decided.csv"
 
 
-def write_ranking(path, data, order, scores, losses, probabilities, kept, labels):
+def decide(halves, rankings, n_remove, is_decided, folder):
+    """Return (kept, labels) of the training and of the test images, as top_losses.csv and its like say.
+
+    These are written here, unless this diagnosis is resumed: then a person may have edited them meanwhile.
+    They say what DECIDED says if it `is_decided`; else that of the training images whose labels the networks
+    contradict the `n_remove` most suspicious are removed, or with "auto" as many as look wrong.
+    """
+    data, test = halves
+    files = (folder / "top_losses.csv", folder / "top_losses_test.csv")
+    if not all(file.exists() for file in files):
+        if is_decided:
+            decided = read_decisions(folder / DECIDED, *halves)
+        else:
+            n = rankings[0].n_wrong if n_remove == "auto" else n_remove
+            contradicted = rankings[0].probabilities.argmax(dim=1) != data.labels
+            order = rankings[0].order
+            order = order[contradicted[order]]
+            if len(order) < n:
+                print(f"the networks contradict {len(order):,} labels: no other image is to be removed")
+            kept = without_first(order, n, len(data))
+            check_none_emptied(data, kept, data.labels, f"--remove {n_remove}")  # before it is written
+            decided = [(kept, data.labels), (torch.ones(len(test), dtype=torch.bool), test.labels)]
+        for file, half, ranking, (kept, labels) in zip(files, halves, rankings, decided, strict=True):
+            if not file.exists():
+                write_ranking(file, half, ranking, kept, labels)
+    return [read_decisions(file, half)[0] for file, half in zip(files, halves, strict=True)]
+
+
+def without_first(order, n, n_samples):
+    """Return which samples stay, bool (n_samples,), where the first `n` of `order`, indices, are removed."""
+    kept = torch.ones(n_samples, dtype=torch.bool)
+    kept[order[:n]] = False
+    return kept
+
+
+def write_ranking(path, data, ranking, kept, labels):
     """Write top_losses.csv: a row for each sample of the ImageData `data`, the most suspicious label first.
 
-    `order` int64, `scores` and `losses` float (N,) are those of `diagnose.top_losses`, `probabilities` is
-    float (N, classes), `kept` and `labels` are as `read_decisions` returns them. The column predicted has the
-    new label of a relabelled sample.
+    `ranking` is that of `diagnose.top_losses`, `kept` and `labels` are as `read_decisions` returns them. The
+    column predicted has the new label of a relabelled sample.
     """
+    order, scores, losses, probabilities, _ = ranking
     relabelled = labels != data.labels
     predicted = torch.where(relabelled, labels, probabilities.argmax(dim=1))
 

@@ -23,6 +23,15 @@ def show_confusion(title, data, matrix, path):
             print("".join(f"{cell:>{width}}" for cell in (name, *row)))
 
 
+def show_estimates(rankings):
+    """Say how many labels of the training and of the test images look wrong."""
+    counts = [f"{ranking.n_wrong:,} of the {len(ranking.order):,}" for ranking in rankings]
+    print(
+        f"\nabout {counts[0]} training labels look wrong, or more: networks come to believe what they learn;"
+    )
+    print(f"about {counts[1]} test labels, which they did not")
+
+
 def draw_suspects(path, data, indices, ranking, title):
     """Draw the images at `indices` with their label, their prediction and their loss."""
     predicted = ranking.probabilities.argmax(dim=1)
@@ -50,8 +59,8 @@ def show_suspects(data, changed, ranking, folder):
     print(
         f"\n{len(suspects):,} suspects; {folder}/top_losses.png has the first 100, top_losses.csv all images"
     )
-    print("the score, the higher the more suspicious: the loss plus the log of the mistake's share of the")
-    print("surely wrong labels (copies of an image in several classes come before all others):")
+    print("the score: the log of the odds that the label is wrong, by the networks and by how often such a")
+    print("mistake is made (of copies in several classes the contradicted ones come first):")
     print("rank  score   loss  label → prediction  image")
     for rank, index in enumerate(shown[:10].tolist(), 1):
         numbers = f"{rank:4}  {ranking.scores[index]:5.2f}  {ranking.losses[index]:5.2f}"
@@ -68,9 +77,9 @@ def show_suspects(data, changed, ranking, folder):
 def show_test(test, n_changed, ranking, folder):
     """Draw the test images whose labels look most wrong; say how many of all `n_changed` decisions change."""
     shown = ranking.order[:100]
-    title = f"{test.source}: {len(shown)} test images by loss"
+    title = f"{test.source}: {len(shown)} test images by score"
     draw_suspects(folder / "top_losses_test.png", test, shown, ranking, title)
-    print(f"\n{folder}/top_losses_test.csv ranks the test images by loss, top_losses_test.png has the first;")
+    print(f"\n{folder}/top_losses_test.csv ranks the test images, top_losses_test.png has the first;")
     print(f"decisions change {n_changed or 'none'} of them, and the effect is measured on all, as they are")
 
 

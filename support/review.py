@@ -8,12 +8,15 @@ import hashlib
 import io
 import json
 import re
+import shlex
+from itertools import count
 from pathlib import Path
 
 from support.console import counted
 from support.decisions import changed
 from support.files import written
 from support.image_files import read_rgb
+from support.run_folder import read_config
 
 from PIL import Image
 
@@ -23,6 +26,32 @@ TINY = 64  # pixels, up to which a picture is a PNG: smaller than a JPEG, and ex
 QUALITY = 70  # of a JPEG: with it 1,000 pictures of pure noise take 18 MB
 
 
+def write_review(halves, rankings, decided, settings, folder):
+    """Write review.html, the page on which a person decides; arguments as `decisions.decide` takes and
+    returns them."""
+    tabs = [
+        review_tab(half, settings.data, ranking, *decisions)
+        for half, ranking, decisions in zip(halves, rankings, decided, strict=True)
+    ]
+    tabs = dict(zip(("training images", "test images"), tabs, strict=True))
+    data, config = halves[0], read_config(folder)[1]
+    key = " ".join([config["checksum"], *config["data"]["fingerprint"]])
+    command = to_carry_out(folder / "decisions.csv", data, settings)
+    write_page(folder / "review.html", data.source, tabs, data.classes, key, command)
+
+
+def to_carry_out(file, data, settings):
+    """Return the command line that carries out the decisions in `file`."""
+    words = ["python", "diagnose.py", "--data", settings.data, "--decisions", str(file)]
+    if settings.image_size and settings.model != "vgg16":  # which has a size of its own
+        words += ["--image-size", str(settings.image_size)]
+    if Path(settings.data, data.ids[0]).is_file():
+        clean = f"{settings.data.rstrip('/')}_cleaned"
+        taken = (f"{clean}-{number}" if number > 1 else clean for number in count(1))
+        words += ["--write-clean", next(name for name in taken if not Path(name).exists())]
+    return shlex.join(words)
+
+
 def review_tab(data, source, ranking, kept, labels, n_more=100):
     """Return a tab of `write_page`: the changed samples of the ImageData `data` and `n_more` others.
 
@@ -30,7 +59,7 @@ def review_tab(data, source, ranking, kept, labels, n_more=100):
     folder that the ids are paths in, if they are. `kept`, bool (N,), and `labels`, int64 (N,), say what is
     suggested, as decisions.read_decisions returns them.
     """
-    order, _, losses, probabilities = ranking
+    order, _, losses, probabilities, _ = ranking
     shown = changed(data, kept, labels)
     shown[order[~shown[order]][:n_more]] = True
     places = shown[order].nonzero().flatten().tolist()

@@ -51,8 +51,8 @@ def test_refusals_before_the_training_leave_no_folder(refused):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("--remove 0", "--remove: invalid positive int value: '0'"),
-        ("--remove -3", "--remove: invalid positive int value: '-3'"),
+        ("--remove 0", "--remove: invalid positive int or auto value: '0'"),
+        ("--remove -3", "--remove: invalid positive int or auto value: '-3'"),
         ("--data images --remove 13", "--remove 13: that is more than half of the 24 training images"),
         ("--data images", "--remove 100: that is more than half of the 24 training images"),
         ("--data nowhere --remove 3", "--data nowhere: no such folder"),
@@ -84,9 +84,9 @@ def test_a_diagnosis_that_cannot_be_is_one_line(refused, monkeypatch, arguments,
 def test_a_removal_that_would_empty_a_class_leaves_no_ranking_behind(refused, monkeypatch):
     ranked = diagnose.top_losses
 
-    def one_class_first(labels, log_probabilities):
-        _, scores, losses = ranked(labels, log_probabilities)
-        return (labels != 0).int().argsort(stable=True), scores, losses
+    def one_class_first(half, log_probabilities):
+        order = (half.labels != 0).int().argsort(stable=True)
+        return ranked(half, log_probabilities)._replace(order=order)
 
     monkeypatch.setattr(diagnose, "top_losses", one_class_first)
     arguments = f"--data images --remove 8 --seeds 1 --epochs 1 --out run {FLAGS}"

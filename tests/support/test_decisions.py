@@ -7,13 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from support.console import UserError
-from support.decisions import read_decisions, write_ranking
+from support.decisions import decide, read_decisions, without_first, write_ranking
 
 import pytest
 import torch
 from conftest import stripes
 from hypothesis import given
 from hypothesis import strategies as st
+
+from diagnose import Ranking
 
 DATA = stripes(9)
 PROBABILITIES = torch.full((9, 3), 0.25) + 0.25 * torch.eye(3)[[1, 2, 0] * 3]  # never the label
@@ -22,7 +24,7 @@ PROBABILITIES = torch.full((9, 3), 0.25) + 0.25 * torch.eye(3)[[1, 2, 0] * 3]  #
 def written(folder, kept, labels):
     path = Path(folder, "top_losses.csv")
     order, losses = torch.arange(8, -1, -1), torch.arange(9.0)
-    write_ranking(path, DATA, order, losses - 3.5, losses, PROBABILITIES, kept, labels)
+    write_ranking(path, DATA, Ranking(order, losses - 3.5, losses, PROBABILITIES, 0), kept, labels)
     return path
 
 
@@ -112,7 +114,8 @@ def test_names_that_are_no_text_or_a_formula_are_kept(tmp_path, classes):
     order, kept, labels = torch.arange(9), torch.arange(9) > 0, odd.labels.roll(1)
     labels[0] = odd.labels[0]
     path = tmp_path / "top_losses.csv"
-    write_ranking(path, odd, order, torch.zeros(9), torch.zeros(9), PROBABILITIES, kept, labels)
+    ranking = Ranking(order, torch.zeros(9), torch.zeros(9), PROBABILITIES, 0)
+    write_ranking(path, odd, ranking, kept, labels)
     read_kept, read_labels = read_decisions(path, odd)[0]
     assert torch.equal(read_kept, kept)
     assert torch.equal(read_labels, labels)
@@ -121,12 +124,12 @@ def test_names_that_are_no_text_or_a_formula_are_kept(tmp_path, classes):
 def test_of_a_large_file_a_line_is_in_memory_at_a_time(tmp_path):
     n_images, n_classes = 300, 300
     large = replace(stripes(n_images), classes=tuple(f"class {label}" for label in range(n_classes)))
-    arguments = torch.arange(n_images), torch.zeros(n_images), torch.zeros(n_images)
-    probabilities, kept = torch.eye(n_images)[:, :n_classes], torch.arange(n_images) > 9
+    numbers, kept = torch.zeros(n_images), torch.arange(n_images) > 9
+    ranking = Ranking(torch.arange(n_images), numbers, numbers, torch.eye(n_images)[:, :n_classes], 0)
     path = tmp_path / "top_losses.csv"
     tracemalloc.start()
     try:
-        write_ranking(path, large, *arguments, probabilities, kept, large.labels)
+        write_ranking(path, large, ranking, kept, large.labels)
         assert read_decisions(path, large)[0][0].tolist() == kept.tolist()
         assert tracemalloc.get_traced_memory()[1] < path.stat().st_size  # as many bytes as the file has
     finally:
@@ -153,3 +156,30 @@ def test_the_only_test_image_of_a_class_may_go_where_another_takes_its_place(tmp
             read_decisions(tmp_path / "a.csv", train, test)
     else:
         assert read_decisions(tmp_path / "a.csv", train, test)[1][0].tolist() == [True, False, True]
+
+
+@given(st.integers(1, 30), st.data())
+def test_removing_the_first_keeps_every_other(n, content):
+    order = torch.tensor(content.draw(st.permutations(range(n))))
+    n_remove = content.draw(st.integers(0, n))
+    kept = without_first(order, n_remove, n)
+    assert set(kept.nonzero().flatten().tolist()) == set(order[n_remove:].tolist())
+
+
+@pytest.mark.parametrize(
+    ("n_wrong", "n_remove", "n_removed"), [(3, "auto", 3), (8, "auto", 6), (0, "auto", 0), (0, 2, 2)]
+)
+def test_with_auto_as_many_are_removed_as_look_wrong_if_the_networks_contradict_them(
+    tmp_path, n_wrong, n_remove, n_removed
+):
+    probabilities = PROBABILITIES.clone()
+    probabilities[[1, 3, 8]] = torch.eye(3)[DATA.labels[[1, 3, 8]]]  # one of each class agrees
+    numbers = torch.arange(9.0)
+    ranking = Ranking(torch.arange(9), numbers, numbers, probabilities, n_wrong)
+    folder = tmp_path / "run"
+    folder.mkdir()
+    twice = [decide((DATA, DATA), (ranking, ranking), n_remove, False, folder) for _ in range(2)]
+    for (kept, labels), (test_kept, _) in twice:
+        assert (~kept).nonzero().flatten().tolist() == [0, 2, 4, 5, 6, 7][:n_removed]
+        assert torch.equal(labels, DATA.labels)
+        assert test_kept.all()

@@ -3,6 +3,7 @@
 import re
 
 from support import diagnosis_report
+from support.decisions import without_first
 
 import torch
 from conftest import stripes
@@ -16,7 +17,7 @@ def test_suspects_that_are_predicted_as_labelled_are_counted(tmp_path, capsys):
     probabilities = torch.eye(3)[images.labels].roll(1, dims=1)
     probabilities[[4, 7, 10]] = probabilities[[4, 7, 10]].roll(-1, dims=1)
     for suspects, n_agreed in (([1, 4, 7, 9], 2), ([1, 9], 0), ([4, 7, 10], 3)):
-        ranking = diagnose.Ranking(order, numbers, numbers, probabilities)
+        ranking = diagnose.Ranking(order, numbers, numbers, probabilities, 0)
         changed = torch.isin(order, torch.tensor(suspects))
         diagnosis_report.show_suspects(images, changed, ranking, tmp_path)
         out = capsys.readouterr().out
@@ -31,7 +32,7 @@ def test_found_and_missed_wrong_labels_are_counted(tmp_path, capsys):
     truth = images.labels.clone()
     truth[[2, 5, 7]] = (truth[[2, 5, 7]] + 1) % 3
     order = torch.tensor([5, 9, 7, *(index for index in range(30) if index not in (5, 9, 7))])
-    changed = ~diagnose.without_first(order, 2, 30)
+    changed = ~without_first(order, 2, 30)
     diagnosis_report.show_found(images, truth, order, changed, tmp_path)
     out = capsys.readouterr().out
     assert (
@@ -44,16 +45,16 @@ def test_found_and_missed_wrong_labels_are_counted(tmp_path, capsys):
     assert "recall" not in capsys.readouterr().out
 
 
-def test_the_test_images_are_drawn_from_the_greatest_loss(tmp_path, capsys, monkeypatch):
+def test_the_test_images_are_drawn_from_the_highest_score(tmp_path, capsys, monkeypatch):
     test = stripes(130)
     log_probabilities = torch.randn(2, 130, 3, generator=torch.Generator().manual_seed(0)).log_softmax(2)
-    ranking = diagnose.rank_test(test, log_probabilities)
+    ranking = diagnose.top_losses(test, log_probabilities)
     losses = -log_probabilities.mean(dim=0)[torch.arange(130), test.labels]
     drawn = []
     monkeypatch.setattr(diagnosis_report.pictures, "draw_sheet", lambda *arguments: drawn.append(arguments))
     diagnosis_report.show_test(test, 3, ranking, tmp_path)
     ((path, images, captions, _),) = drawn
     assert path == tmp_path / "top_losses_test.png"
-    worst = sorted(range(130), key=lambda index: -losses[index])[:100]
+    worst = sorted(range(130), key=lambda index: -ranking.scores[index])[:100]
     assert torch.equal(images, test.images[worst])
     assert [caption[2] for caption in captions] == [f"loss {losses[index]:.2f}" for index in worst]

@@ -41,7 +41,7 @@ def tab_of(data, n_suspects=0, n_more=100, source="nowhere"):
     labels[order[1:n_suspects:2]] = (labels[order[1:n_suspects:2]] + 1) % n_classes
     predicted = (data.labels + 1) % n_classes
     probabilities = 0.7 * torch.eye(n_classes)[predicted] + 0.1
-    ranking = (order, None, torch.arange(n) / 8, probabilities)
+    ranking = (order, None, torch.arange(n) / 8, probabilities, 0)
     return review_tab(data, source, ranking, kept, labels, n_more)
 
 
@@ -99,7 +99,7 @@ def test_the_suspects_come_first_then_the_others_the_worst_first(n, n_suspects, 
 def test_suspects_far_down_the_ranking_are_on_the_page():
     data = stripes(300)
     kept = torch.arange(300) != 7
-    ranking = torch.arange(300), None, torch.zeros(300), torch.full((300, 3), 1 / 3)
+    ranking = torch.arange(300), None, torch.zeros(300), torch.full((300, 3), 1 / 3), 0
     items = review_tab(data, "nowhere", ranking, torch.arange(300) != 250, data.labels)["items"]
     assert [item["rank"] for item in items] == [*range(1, 101), 251]
     items = review_tab(data, "nowhere", ranking, kept, data.labels)["items"]

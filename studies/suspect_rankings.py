@@ -219,7 +219,7 @@ def curve(results, n_points=40):
     return points
 
 
-def show_own(own, clean, n_sets):
+def show_own(noise, own, clean, n_sets):
     """Draw and name labels that were not changed, but are suspects: the nine most often so."""
     captions = []
     for (index, predicted), n in own.most_common(9):
@@ -228,7 +228,7 @@ def show_own(own, clean, n_sets):
         print(f"not changed, but a suspect in {n} of {n_sets} sets: {' → '.join(names)}  {clean.ids[index]}")
     images = clean.images[[index for (index, _), _ in own.most_common(9)]]
     title = f"{clean.source}'s own labels among the first suspects, and the predictions"
-    pictures.draw_sheet(TABLE.with_name(f"own_labels_{clean.source}.png"), images, captions, title)
+    pictures.draw_sheet(TABLE.with_name(f"own_labels_{noise}.png"), images, captions, title)
 
 
 def noise_name(text):
@@ -252,6 +252,7 @@ def main(arguments=None):
     given = parser.parse_args(arguments)
     check_replaceable(TABLE, COLUMNS)  # before the training
     check_replaceable(PICTURE)
+    TABLE.parent.mkdir(exist_ok=True)
     rows, pictured = [], []
     for noise in given.noises:
         measured, own, clean = measure(noise, given.sets, given.cleanlab)
@@ -261,14 +262,14 @@ def main(arguments=None):
                 f"{noise:28}{row['method']:38} {row['found']:7} ± {row['found sd']:5}  average precision "
                 f"{row['precision']:.3f} ± {row['precision sd']:.3f}  look wrong {row['look wrong']}"
             )
-        show_own(own, clean, len(given.sets))
+        if own:
+            show_own(noise, own, clean, len(given.sets))
         if not noise.endswith("-0"):
             lines = [(method, [curve(results)]) for method, results in measured.items()]
             panel = {"title": "precision (%)", "x_title": "recall (%)", "y_most": 100}
             pictured.append((noise, [panel], lines))
     names = [(row["noise"], row["method"], row["sets"]) for row in rows]
     others = read_csv(TABLE) if TABLE.exists() else []
-    TABLE.parent.mkdir(exist_ok=True)
     others = [row for row in others if (row["noise"], row["method"], row["sets"]) not in names]
     write_csv(TABLE, [*others, *rows])
     title = f"Which share of the suspects is wrong? Mean over {len(given.sets)} sets; bands: least to most"

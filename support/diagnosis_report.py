@@ -23,13 +23,16 @@ def show_confusion(title, data, matrix, path):
             print("".join(f"{cell:>{width}}" for cell in (name, *row)))
 
 
-def show_estimates(rankings):
+def show_estimates(halves, rankings):
     """Say how many labels of the training and of the test images look wrong."""
-    counts = [f"{ranking.n_wrong:,} of the {len(ranking.order):,}" for ranking in rankings]
-    print(
-        f"\nabout {counts[0]} training labels look wrong, or more: networks come to believe what they learn;"
-    )
-    print(f"about {counts[1]} test labels, which they did not")
+    print()
+    for name, data, ranking in zip(("training", "test"), halves, rankings, strict=True):
+        n_contradicted = (ranking.probabilities.argmax(dim=1) != data.labels).sum().item()
+        print(
+            f"about {ranking.n_wrong:,} of the {len(data):,} {name} labels look wrong; "
+            f"{n_contradicted:,} differ from the prediction"
+        )
+    print("(of the training labels more may be wrong: networks come to believe what they learn)")
 
 
 def draw_suspects(path, data, indices, ranking, title):

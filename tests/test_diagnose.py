@@ -1,6 +1,7 @@
 """Diagnosis: counts against independent counts, ranks against sorting, suspects against the truth."""
 
 import math
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -204,6 +205,18 @@ def test_of_frozen_networks_the_features_are_computed_once_and_the_rest_is_as_in
             [row | {"seconds": 0} for row in read_csv(file)] for file in (metrics, f"run{seed}/metrics.csv")
         )
         assert ours == theirs
+
+
+def test_with_auto_as_many_images_are_removed_as_it_says_look_wrong(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "images", n_train=600)
+    data.mislabel("images", "wrong", 40)
+    diagnose.main(f"--data wrong --remove auto --epochs 5 --seeds 2 --no-augment --out run {FLAGS}".split())
+    n, n_images = re.search(r"about (\d+) of the (\d+) training labels", capsys.readouterr().out).groups()
+    rows = read_csv("run/top_losses.csv")
+    assert n_images == "600"
+    assert 10 <= int(n) <= 50
+    assert [row["action"] for row in rows] == ["remove"] * int(n) + ["keep"] * (600 - int(n))
 
 
 def test_of_two_copies_the_one_that_is_contradicted_leads_the_suspects():

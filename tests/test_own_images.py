@@ -60,8 +60,8 @@ def test_decisions_about_test_images_are_carried_out_and_the_effect_is_that_on_a
     assert "Note: copies of an image are in several classes, of which at most one is right: 1" in output
     assert table("runs/diagnosis/top_losses.csv")[0]["id"] in ("red/copy.PNG", "blue/1.PNG")
     tested = table("runs/diagnosis/top_losses_test.csv")
-    losses = [float(row["loss"]) for row in tested]
-    assert losses == sorted(losses, reverse=True)
+    scores = [float(row["score"]) for row in tested]
+    assert scores == sorted(scores, reverse=True)
     assert {row["action"] for row in tested} == {"keep"}
 
     gone, moved = (

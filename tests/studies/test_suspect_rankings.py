@@ -1,201 +1,227 @@
-"""The comparison of ways to rank suspects: each ranking against its definition, what each way's networks
-learn and find, the table and the picture that are left, and what is refused before the training."""
+"""The comparison of scores: kinds of noise, what is held out, each score by its definition, the table."""
 
+import re
+import sys
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
-from support.console import UserError
-from support.files import read_csv, write_csv
+from support.console import UserError, run_command
+from support.files import read_csv
 from support.settings import Settings
 
+import numpy as np
 import pytest
 import torch
 from conftest import stripes
-from PIL import Image
+from hypothesis import given
+from hypothesis import strategies as st
 
 import diagnose
-from studies import suspect_rankings
+from studies import suspect_rankings as study
+
+# ---------------------------------------------------------------- wrong labels
 
 
-def test_each_ranking_is_a_sort_by_what_it_says():
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.randint(3, (40,), generator=generator)
-    outputs = torch.randn(2, 40, 3, generator=generator).log_softmax(dim=2)
-    mean = outputs.mean(dim=0).tolist()
-    losses = [-mean[i][label] for i, label in enumerate(labels.tolist())]
-    orders = suspect_rankings.rankings(labels, outputs)
-    assert orders["loss"].tolist() == sorted(range(40), key=lambda i: -losses[i])
-    assert torch.equal(orders["loss and pair"], diagnose.top_losses(labels, outputs)[0])
+@given(st.integers(0, 40), st.integers(0, 2**32 - 1))
+def test_labels_are_wrong_as_the_noise_says(count, seed):
+    data = stripes(150)
+    for kind, pairs in (
+        ("random", {(a, b) for a in range(3) for b in range(3) if a != b}),
+        ("row0_row4", {(0, 2), (2, 0)}),
+        ("row4_to_row2", {(2, 1)}),
+    ):
+        labels = study.with_noise(data, f"some-data-{kind}-{count}", seed)
+        changed = labels != data.labels
+        assert changed.sum() == count
+        both = zip(data.labels[changed].tolist(), labels[changed].tolist(), strict=True)
+        assert set(both) <= pairs
+        assert torch.equal(labels, study.with_noise(data, f"some-data-{kind}-{count}", seed))
 
 
-def test_each_way_is_a_line_with_what_each_set_of_wrong_labels_gave(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(suspect_rankings, "load", lambda source: (stripes(300), None))
-    monkeypatch.setattr(suspect_rankings, "N_WRONG", 10)
-    small = {"n_blocks": 1, "n_features_1": 8, "n_features_2": 8, "batch_size": 32}
-    monkeypatch.setattr(suspect_rankings, "Settings", partial(Settings, **small))
-    recipes = {
-        name: (3, augment, held_out, n)
-        for name, (_, augment, held_out, n) in suspect_rankings.NETWORKS.items()
-    }
-    monkeypatch.setattr(suspect_rankings, "NETWORKS", recipes)
-    suspect_rankings.main(["--seeds", "3", "4"])
-    rows = table()
-    assert len(rows) == 2 * len(suspect_rankings.WAYS)
-    for row in rows:
-        found = [int(number) for number in row["found of 100"].split()]
-        assert (row["label seeds"], len(found)) == ("3 4", 2)
-        assert float(row["mean"]) == sum(found) / 2
-    best = max(float(row["mean"]) for row in rows)
-    assert best >= 5  # a random order finds a third of one
+@pytest.mark.parametrize("kind", ["row0_row9", "row0", "row0_to_row1_to_row2"])
+def test_classes_that_are_not_there_are_named(kind):
+    with pytest.raises(UserError, match=f"no classes {kind} in stripes: row0, row2, row4"):
+        study.with_noise(stripes(30), f"stripes-{kind}-3", 0)
 
 
-def table():
-    return read_csv(Path("results") / "wrong_labels.csv")
+# ---------------------------------------------------------------- networks
 
 
-def test_a_held_out_network_never_sees_what_it_ranks(monkeypatch):
-    data = stripes(20)
-    learnt = []
-    recipes = {"held out": (1, False, True, 2), "whole": (1, False, False, 1)}
-    monkeypatch.setattr(suspect_rankings, "NETWORKS", recipes)
-    fit = lambda model, train, *_, **__: learnt.append(train.ids)  # noqa: E731
-    monkeypatch.setattr(suspect_rankings.train, "fit", fit)
+def numbered_outputs(networks, part, settings):
+    """Log-probabilities that say which image each row is of."""
+    return torch.tensor([float(name[-5:]) for name in part.ids]).expand(len(networks), 3, -1).mT
+
+
+def test_held_out_networks_never_see_what_they_rank_and_see_as_many_images_as_the_others(monkeypatch):
+    data = stripes(31)
+    learnt, seen = [], []
+
+    def fit(model, train, test, settings, task):
+        learnt.append(set(train.ids))
+        seen.append((settings.seed, settings.epochs * len(train)))
 
     def ranked(networks, part, settings):
-        assert set(part.ids) == set(data.ids) or not set(part.ids) & set(learnt[-1])
-        return torch.tensor([float(data.ids.index(image)) for image in part.ids]).expand(1, 3, -1).mT
+        assert len(part) == len(data) or not set(part.ids) & learnt[-1]
+        return numbered_outputs(networks, part, settings)
 
-    monkeypatch.setattr(suspect_rankings.diagnose, "predict_all", ranked)
-    outputs = suspect_rankings.log_probabilities(data, Settings())
-    assert torch.equal(outputs["held out"], torch.arange(20.0).expand(2, 3, 20).mT)  # each where it belongs
-    assert [len(ids) for ids in learnt] == [10, 10, 10, 10, 20]
-    assert len(set(map(frozenset, learnt))) == 5
+    monkeypatch.setattr(study.train, "fit", fit)
+    monkeypatch.setattr(study.diagnose, "predict_all", ranked)
+    expected = torch.arange(31.0).expand(1, 3, -1).mT
+    assert torch.equal(study.cross_validated(data, Settings(), 7, ""), expected)
+    held_out, seen[:] = list(seen), []
+    assert study.by_default(data, Settings(), 7, "").shape == (3, 31, 3)
+    assert sum(n for _, n in seen) == 31 * 3 * diagnose.N_EPOCHS[0]
+    assert sum(n for _, n in held_out) == pytest.approx(sum(n for _, n in seen), rel=0.01)
+    study.by_default(data, Settings(), 8, "")
+    assert len({seed for seed, _ in seen}) == 6  # sets share no network
+
+
+def test_what_networks_say_is_computed_once_for_each_set_and_noise(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = []
+
+    def way(data, settings, number, task):
+        asked.append(number)
+        return torch.full((1, 2, 3), float(number))
+
+    for noise, number in (("a-b-1", 3), ("a-b-1", 3), ("a-b-1", 4), ("a-b-2", 3)):
+        assert study.kept(noise, number, way, None, None)[0, 0, 0] == number
+    assert asked == [3, 4, 3]
+
+
+# ---------------------------------------------------------------- scores
+
+
+def outputs_of(n, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return (3 * torch.randn(2, n, 3, generator=generator)).log_softmax(dim=2)
+
+
+def test_each_of_our_scores_is_what_it_says():
+    data, outputs = stripes(60), outputs_of(60)
+    scores = study.our_scores(data, outputs)
+    ranking = diagnose.top_losses(data, outputs)
+    assert torch.equal(scores["diagnose.py"][0], ranking.scores)
+    assert scores["diagnose.py"][1] == ranking.n_wrong
+    mean = outputs.mean(dim=0).tolist()
+    losses = [-row[label] for row, label in zip(mean, data.labels.tolist(), strict=True)]
+    assert scores["loss alone"][0].tolist() == pytest.approx(losses)
+    others = [
+        max((k for k in range(3) if k != label), key=row.__getitem__)
+        for row, label in zip(mean, data.labels.tolist(), strict=True)
+    ]
+    pairs = list(zip(data.labels.tolist(), others, strict=True))
+    sure = [pair for pair, row in zip(pairs, mean, strict=True) if row[pair[1]] - row[pair[0]] > 4]
+    former = [
+        loss + np.log((sure.count(pair) + 1) / (len(sure) + 9))
+        for loss, pair in zip(losses, pairs, strict=True)
+    ]
+    assert scores["loss and pair, as before"][0].tolist() == pytest.approx(former, abs=1e-4)
+
+
+def test_cleanlabs_scores_are_asked_for_with_the_predictions_and_turned_round(monkeypatch):
+    data, outputs = stripes(30), outputs_of(30)[:1]
+    probabilities = outputs[0].exp().numpy()
+
+    def quality(labels, pred_probs, method):  # as cleanlab documents self_confidence: p of the label
+        assert np.allclose(pred_probs, probabilities, atol=1e-6)
+        assert np.allclose(pred_probs.sum(axis=1), 1, atol=1e-12)  # which cleanlab insists on
+        return pred_probs[np.arange(len(labels)), labels]
+
+    package = ModuleType("cleanlab")
+    monkeypatch.setitem(sys.modules, "cleanlab", package)
+    rank = SimpleNamespace(get_label_quality_scores=quality)
+    monkeypatch.setitem(sys.modules, "cleanlab.rank", rank)
+    count = SimpleNamespace(num_label_issues=lambda labels, pred_probs: len(labels) // 2)
+    monkeypatch.setitem(sys.modules, "cleanlab.count", count)
+    scores = study.cleanlab_scores(data, outputs)
+    values, n_wrong = scores["cleanlab, self confidence"]
+    assert n_wrong == 15
+    losses = diagnose.losses_of(data.labels, outputs[0])
+    assert torch.equal(diagnose.greatest_first(values), diagnose.greatest_first(losses))
+
+
+@given(st.lists(st.booleans(), min_size=1, max_size=30))
+def test_found_and_average_precision_are_counted_from_the_highest_score_down(wrong):
+    scores = -torch.arange(len(wrong)).float()
+    found, precision = study.judge(scores, torch.tensor(wrong))
+    n_wrong = sum(wrong)
+    assert found == sum(wrong[:n_wrong])
+    at_hits = [sum(wrong[: place + 1]) / (place + 1) for place, hit in enumerate(wrong) if hit]
+    assert precision == pytest.approx(sum(at_hits) / n_wrong if n_wrong else 0)
+    hits = study.hits_of(scores.flip(0), torch.tensor(wrong).flip(0))
+    assert hits.tolist() == [float(hit) for hit in wrong]
+
+
+def test_the_curve_has_the_precision_at_each_recall():
+    first = torch.tensor([1.0, 0, 1, 0, 0])  # precision 1 at half of the recall, 2/3 at all of it
+    second = torch.tensor([0, 1.0, 1, 0, 0])  # 1/2 and 2/3
+    points = study.curve([(0, 0, 0, first), (0, 0, 0, second)], n_points=2)
+    assert points[0] == pytest.approx((50, 75, 50, 100))
+    assert points[1] == pytest.approx((100, 200 / 3, 200 / 3, 200 / 3))
+
+
+# ---------------------------------------------------------------- the command
+
+
+OWN = torch.tensor([5, 50, 77])
 
 
 @pytest.fixture
-def two_sets(tmp_path, monkeypatch):
-    """A run over two sets of wrong labels, in which the networks suspect given images."""
+def small(tmp_path, monkeypatch):
+    """The study on small networks in an empty folder; of the images, OWN have wrong labels from the start."""
     monkeypatch.chdir(tmp_path)
-    data = stripes(60)
-    monkeypatch.setattr(suspect_rankings, "load", lambda source: (data, None))
-    monkeypatch.setattr(suspect_rankings, "N_WRONG", 4)
-    changed = {3: torch.tensor([30, 31, 32, 33]), 4: torch.tensor([40, 41, 42, 7])}
-    make_wrong = lambda labels, n_classes, count, seed, _: (labels, changed[seed])  # noqa: E731
-    monkeypatch.setattr(suspect_rankings, "make_wrong", make_wrong)
-
-    def run(suspects, *flags):
-        """`suspects` are {recipe: (images in the first set, images in the second)}."""
-        numbers = iter((0, 1))
-
-        def outputs(data, settings):
-            number = next(numbers)
-            outputs = {}
-            for recipe, (*_, n) in suspect_rankings.NETWORKS.items():
-                likely = torch.full((n, 60, 3), 0.01).scatter(2, data.labels.expand(n, -1)[..., None], 0.98)
-                for index in suspects[recipe][number]:
-                    likely[:, index] = likely[:, index].roll(1, dims=1)
-                outputs[recipe] = likely.log()
-            return outputs
-
-        monkeypatch.setattr(suspect_rankings, "log_probabilities", outputs)
-        suspect_rankings.main(["--seeds", "3", "4", *flags])
-        return data.ids
-
-    return run
+    data = stripes(300)
+    labels = data.labels.clone()
+    labels[OWN] = (labels[OWN] + 1) % 3
+    monkeypatch.setattr(study, "load", lambda source: (replace(data, labels=labels), None))
+    network = {"n_blocks": 1, "n_features_1": 8, "n_features_2": 8, "batch_size": 32, "precision": "fp32"}
+    monkeypatch.setattr(study, "Settings", partial(Settings, **network))
 
 
-def test_every_way_counts_what_its_own_networks_find(two_sets):
-    nothing = [0, 1, 2, 3]
-    for recipe, found in (("plain", 1), ("augmented", 2), ("longer", 3), ("held out", 4)):
-        suspects = dict.fromkeys(suspect_rankings.NETWORKS, (nothing, nothing))
-        two_sets(suspects | {recipe: ([30, 31, 32, 33][:found] + nothing[found:], nothing)})
-        for row in table():
-            recipes = suspect_rankings.WAYS[row["networks"]]
-            if recipe not in recipes:
-                assert row["found of 100"] == "0 0"
-            elif len(recipes) == 1:
-                assert row["found of 100"] == f"{found} 0"
-        assert len(table()) == 2 * len(suspect_rankings.WAYS)  # in place of those of the same sets
-
-
-def test_rankings_of_before_that_are_no_more_keep_their_lines(two_sets):
-    nothing = dict.fromkeys(suspect_rankings.NETWORKS, ([0, 1, 2, 3], [0, 1, 2, 3]))
-    two_sets(nothing)
-    old = table()[0] | {"ranked by": "margin"}
-    write_csv(Path("results") / "wrong_labels.csv", [old, *table()])
-    two_sets(nothing)
-    assert table()[0] == old
-    assert len(table()) == 1 + 2 * len(suspect_rankings.WAYS)
-
-
-def test_with_4_9_these_two_are_taken_for_each_other_and_no_other_labels_change(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    data = replace(stripes(300), classes=("9", "5", "4"))
-    imperfect = []
-
-    def outputs(data, settings):
-        imperfect.append(data.labels)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(suspect_rankings, "load", lambda source: (data, None))
-    monkeypatch.setattr(suspect_rankings, "log_probabilities", outputs)
-    with pytest.raises(KeyboardInterrupt):
-        suspect_rankings.main(["--classes", "4_9"])
-    changed = imperfect[0] != data.labels
-    assert changed.sum() == 100
-    assert torch.equal(imperfect[0][changed], 2 - data.labels[changed])  # 0 ↔ 2
-
-
-def test_other_data_have_lines_and_a_picture_of_their_own(two_sets):
-    nothing = dict.fromkeys(suspect_rankings.NETWORKS, ([0, 1, 2, 3], [0, 1, 2, 3]))
-    two_sets(nothing)
-    rows = table()
-    pictures = {file: file.read_bytes() for file in Path("results").glob("*.png")}
-    two_sets(nothing, "--data", "others/MNIST")  # a folder, whatever its name
-    assert [row["data"] for row in table()] == ["mnist"] * len(rows) + ["others/MNIST"] * len(rows)
-    assert table()[: len(rows)] == rows
-    assert all(file.read_bytes() == content for file, content in pictures.items())
-    assert len(list(Path("results").glob("*.png"))) == 2
-
-
-def test_the_default_is_what_diagnose_does():
-    assert suspect_rankings.WAYS[suspect_rankings.DEFAULT] == {"augmented": 3}
-    epochs, augment, held_out, _ = suspect_rankings.NETWORKS["augmented"]
-    assert (epochs, augment, held_out) == (diagnose.N_EPOCHS[0], diagnose.RECIPE["augment"], False)
-
-
-def test_unchanged_labels_that_are_suspects_are_named_and_drawn(two_sets, capsys):
-    nothing = dict.fromkeys(suspect_rankings.NETWORKS, ([0, 1, 2, 3], [0, 1, 2, 3]))
-    ids = two_sets(nothing | {"augmented": ([5, 7, 9, 30], [9, 7, 40, 5])})  # 7 is changed in one of them
-    lines = capsys.readouterr().out.splitlines()[-3:]
-    assert sorted(line.split()[-1] for line in lines[:2]) == [ids[5], ids[9]]
-    assert all("in 2 of 2 sets" in line for line in lines[:2])
-    data = stripes(60)
-    names = [data.classes[(data.labels[7] + step) % 3] for step in (0, 1)]
-    assert lines[2].endswith(f"in 1 of 2 sets: {' → '.join(names)}  {ids[7]}")
-    assert Image.open(Path("results") / "wrong_labels_mnist_random.png").size[1] > 100
-    assert {row["found of 100"] for row in table() if row["networks"] == suspect_rankings.DEFAULT} == {"1 2"}
+def test_the_command_trains_once_and_writes_the_table_and_the_pictures(small, monkeypatch, capsys):
+    study.main(["x-random-12", "x-row0_row2-12", "--sets", "3", "4"])
+    rows = read_csv(study.TABLE)
+    assert [(row["noise"], row["method"]) for row in rows] == [
+        (noise, method)
+        for noise in ("x-random-12", "x-row0_row2-12")
+        for method in ("diagnose.py", "loss alone", "loss and pair, as before")
+    ]
+    for row in rows:
+        assert float(row["found"]) == sum(map(int, row["found of each set"].split())) / 2
+        assert (row["found verdict"] == "") == (row["method"] == "diagnose.py")
+    assert float(rows[0]["found"]) >= 5  # a random order finds half of one
+    gain = float(rows[0]["found"]) - float(rows[1]["found"])
+    assert float(rows[1]["ours finds more"]) == pytest.approx(gain)
+    said = capsys.readouterr().out
+    for index in OWN.tolist():
+        assert re.search(rf"not changed, but a suspect in 2 of 2 sets: row\d → row\d  train/{index:05}", said)
+    for picture in (study.PICTURE, Path("results", "own_labels_x-random-12.png")):
+        assert picture.stat().st_size > 1000
+    monkeypatch.setattr(study.train, "fit", None)  # from here on nothing is trained
+    study.main(["x-random-12", "--sets", "3", "4"])
+    again = read_csv(study.TABLE)
+    assert sorted(map(str, again)) == sorted(map(str, rows))  # in place of its rows of before
 
 
 @pytest.mark.parametrize(
-    ("file", "arguments", "message"),
+    ("arguments", "message"),
     [
-        ("wrong_labels.csv", [], r"wrong_labels\.csv: is there without this program's mark"),
-        ("wrong_labels_mnist_random.png", [], r"mnist_random\.png: is there without this program's mark"),
-        (None, ["--classes", "4_9"], "has no classes 4 and 9"),
+        (["x-random"], "invalid DATA-KIND-COUNT value: 'x-random'"),
+        (["x-random-many"], "invalid DATA-KIND-COUNT value: 'x-random-many'"),
+        (["x-random-3"], "suspect_rankings.csv: is there without this program's mark"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_trained(
-    tmp_path, monkeypatch, file, arguments, message
+def test_what_cannot_be_is_one_line_before_anything_is_trained(
+    small, monkeypatch, capsys, arguments, message
 ):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(suspect_rankings, "load", lambda source: (stripes(300), None))
-    monkeypatch.setattr(suspect_rankings, "log_probabilities", None)
     Path("results").mkdir()
-    if file:
-        Path("results", file).write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match=message):
-        suspect_rankings.main(arguments)
-    assert not file or Path("results", file).read_text() == "a,b\n1,2\n"
+    study.TABLE.write_text("a,b\n1,2\n")
+    monkeypatch.setattr(study.train, "fit", None)
+    with pytest.raises(SystemExit) as end:
+        run_command(partial(study.main, arguments))
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+    assert study.TABLE.read_text() == "a,b\n1,2\n"

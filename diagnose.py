@@ -1,30 +1,33 @@
-"""Find wrong labels: train on imperfect data, rank its labels by their losses, remove the worst, train again.
+"""Find wrong labels: train on imperfect data, rank its labels, remove the most suspicious, train again.
 
 Example: python diagnose.py --remove 100
 """
 
 import os
 import shlex
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from support import diagnosis_report
 from support.chance import print_effect, print_summary
-from support.console import UserError, duration, keep_freed_memory, positive, run_command
-from support.decisions import DECIDED, changed, decide, read_decisions, write_clean
+from support.console import UserError, duration, keep_freed_memory, run_command
+from support.decisions import (
+    DECIDED,
+    DiagnosisOptions,
+    changed,
+    check_data,
+    check_flags,
+    check_remove,
+    decide,
+    read_decisions,
+    write_clean,
+)
 from support.files import check_new, write_csv, written
-from support.image_folders import check_copy
 from support.mislabelled import contradicted_copies, note_contents
 from support.review import to_carry_out, write_review
-from support.run_folder import (
-    describe,
-    is_finished,
-    read_resumable,
-    resumable_by,
-    start_or_resume,
-)
-from support.settings import Options, complete, flag, parse, with_epochs
+from support.run_folder import describe, is_finished, read_resumable, resumable_by, start_or_resume
+from support.settings import complete, parse, with_epochs
 
 import torch
 
@@ -32,46 +35,13 @@ import models
 import train
 from data import find_imperfect, known_truth, load
 
-# By default: what found most wrong labels in the time that nine networks may take (results/wrong_labels.csv).
+# By default: of nine recipes what found most wrong labels in MNIST, in the time that nine networks may take.
 RECIPE = {"init": "xavier", "augment": True}
 # The usual and the most. A network that sees few images too often learns wrong labels by heart: of 15 wrong
 # ones among 300 of MNIST's, three networks found 12 after 10 epochs, 11 after 17, 6 after 34 and 2 after 67.
 N_EPOCHS, N_FROZEN_EPOCHS = (2, 10), (10, 10)
 N_STEPS = 20  # of expectation maximisation
 UNSEEN = 0.5  # samples of each label: so many may be of other classes though nothing says so
-
-
-def number_or_auto(text):
-    """Parse what --remove is given."""
-    return text if text == "auto" else positive(int)(text)
-
-
-number_or_auto.__name__ = "positive int or auto"
-
-
-@dataclass(frozen=True)
-class DiagnosisOptions(Options):
-    """What diagnose.py is told besides the settings of its networks."""
-
-    remove: str = flag(
-        None,
-        "images to remove, the most suspicious first; auto: as many as labels look wrong (default: 100)",
-        type=number_or_auto,
-        metavar="N",
-    )
-    mislabelled: int = flag(
-        None,
-        "wrong labels in the imperfect data that are made where there are none (default: 100)",
-    )
-    seeds: int = flag(3, "networks for each set of labels")
-    decisions: str = flag(
-        None,
-        "instead of --remove: do what the column action of this edited top_losses.csv says; "
-        "with --write-clean only that, without training",
-        metavar="FILE",
-    )
-    write_clean: str = flag(None, "write the cleaned data set to this new folder", metavar="DIR")
-
 
 # ---------------------------------------------------------------- counting and ranking
 
@@ -333,38 +303,6 @@ def main(arguments=None):
     print(f"Move what it saves to {folder}/decisions.csv. (Or edit the column action of top_losses.csv,")
     print("and name that file below.) This carries the decisions out:")
     print(to_carry_out(folder / "decisions.csv", data, settings))
-
-
-def check_flags(settings, options):
-    """Raise UserError where flags do not go together."""
-    if options.decisions and options.remove:
-        raise UserError("--decisions says what to remove: leave out --remove")
-    if options.mislabelled and settings.data != "auto":
-        raise UserError("--mislabelled makes the imperfect data itself: leave out --data")
-    if options.write_clean and options.out:
-        out, clean = Path(options.out).resolve(), Path(options.write_clean).resolve()
-        if out.is_relative_to(clean) or clean.is_relative_to(out):
-            raise UserError("--out and --write-clean need a folder each")
-
-
-def check_remove(options, n_images, limit=None):
-    """Raise UserError where --remove is too much for `n_images` training images, at most `limit`."""
-    n_images = min(n_images, limit or n_images)
-    if options.remove != "auto" and options.remove > n_images / 2 and not options.decisions:
-        raise UserError(
-            f"--remove {options.remove}: that is more than half of the {n_images:,} training images"
-        )
-
-
-def check_data(source, data, test, options):
-    """Raise UserError where `options` cannot be met with `data`, before anything is trained."""
-    check_remove(options, len(data))
-    if options.write_clean and not Path(source, data.ids[0]).is_file():
-        raise UserError(f"--write-clean copies image files, and {source} has none; python data.py export")
-    if options.write_clean and not options.resume:
-        check_copy(source, options.write_clean)
-    if options.decisions and not options.resume:
-        read_decisions(options.decisions, data, test)  # its faults before the training
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from pathlib import Path
 from support import pictures
 from support.chance import difference, mean_sd
 from support.console import Parser, UserError, run_command, seed_number
+from support.decisions import DiagnosisOptions
 from support.files import check_replaceable, read_csv, read_tensors, write_csv, write_tensors
 from support.mislabelled import make_wrong
 from support.randomness import HALVES, WRONG_LABELS, random_order
@@ -64,7 +65,7 @@ def fitted(data, settings, task):
 
 def by_default(data, settings, number, task):
     """Return what the networks of diagnose.py give to the images that they learn: (networks, N, classes)."""
-    n = diagnose.DiagnosisOptions.seeds
+    n = DiagnosisOptions.seeds
     epochs = diagnose.N_EPOCHS[0]
     runs = [complete(replace(settings, epochs=epochs, seed=SEEDS + n * number + run)) for run in range(n)]
     return diagnose.predict_all(
@@ -74,7 +75,7 @@ def by_default(data, settings, number, task):
 
 def cross_validated(data, settings, number, task, n_folds=3):
     """Return what networks that learn two thirds give to the other third: (1, N, classes)."""
-    epochs = diagnose.N_EPOCHS[0] * diagnose.DiagnosisOptions.seeds // (n_folds - 1)  # as many images seen
+    epochs = diagnose.N_EPOCHS[0] * DiagnosisOptions.seeds // (n_folds - 1)  # as many images seen
     outputs = torch.empty(1, len(data), len(data.classes))
     folds = random_order(len(data), SEEDS + number, HALVES).chunk(n_folds)  # not the wrong labels' order
     for index, fold in enumerate(folds):

@@ -1,18 +1,89 @@
-"""top_losses.csv: which images to remove, keep or relabel; written by diagnose.py, edited, carried out."""
+"""Which images to remove, keep or relabel: by flags, by top_losses.csv, which a person edits; carried out."""
 
 import csv
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from support.console import UserError
+from support.console import UserError, positive
 from support.files import unquoted, write_csv
-from support.image_folders import copy_images
+from support.image_folders import check_copy, copy_images
+from support.settings import Options, flag
 
 import torch
 
 ACTIONS = ("remove", "keep", "relabel")
 # The decisions that a diagnosis began with: their own file may change before it is resumed.
 DECIDED = "decided.csv"
+
+# ---------------------------------------------------------------- flags
+
+
+def number_or_auto(text):
+    """Parse what --remove is given."""
+    return text if text == "auto" else positive(int)(text)
+
+
+number_or_auto.__name__ = "positive int or auto"
+
+
+@dataclass(frozen=True)
+class DiagnosisOptions(Options):
+    """diagnose.py's own flags."""
+
+    remove: str = flag(
+        None,
+        "images to remove, the most suspicious first; auto: as many as labels look wrong (default: 100)",
+        type=number_or_auto,
+        metavar="N",
+    )
+    mislabelled: int = flag(
+        None,
+        "wrong labels in the imperfect data that are made where there are none (default: 100)",
+    )
+    seeds: int = flag(3, "networks for each set of labels")
+    decisions: str = flag(
+        None,
+        "instead of --remove: do what the column action of this edited top_losses.csv says; "
+        "with --write-clean only that, without training",
+        metavar="FILE",
+    )
+    write_clean: str = flag(None, "write the cleaned data set to this new folder", metavar="DIR")
+
+
+def check_flags(settings, options):
+    """Raise UserError where flags do not go together."""
+    if options.decisions and options.remove:
+        raise UserError("--decisions says what to remove: leave out --remove")
+    if options.mislabelled and settings.data != "auto":
+        raise UserError("--mislabelled makes the imperfect data itself: leave out --data")
+    if options.write_clean and options.out:
+        out, clean = Path(options.out).resolve(), Path(options.write_clean).resolve()
+        if out.is_relative_to(clean) or clean.is_relative_to(out):
+            raise UserError("--out and --write-clean need a folder each")
+
+
+def check_remove(options, n_images, limit=None):
+    """Raise UserError where --remove is too much for `n_images` training images, at most `limit`."""
+    n_images = min(n_images, limit or n_images)
+    if options.remove != "auto" and options.remove > n_images / 2 and not options.decisions:
+        raise UserError(
+            f"--remove {options.remove}: that is more than half of the {n_images:,} training images"
+        )
+
+
+def check_data(source, data, test, options):
+    """Raise UserError where `options` cannot be met with `data`, before anything is trained."""
+    check_remove(options, len(data))
+    if options.write_clean and not Path(source, data.ids[0]).is_file():
+        raise UserError(f"--write-clean copies image files, and {source} has none; python data.py export")
+    if options.write_clean and not options.resume:
+        check_copy(source, options.write_clean)
+    if options.decisions and not options.resume:
+        read_decisions(options.decisions, data, test)  # its faults before the training
+
+
+# ---------------------------------------------------------------- decisions
 
 
 def decide(halves, rankings, n_remove, is_decided, folder):

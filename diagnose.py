@@ -3,6 +3,7 @@
 Example: python diagnose.py --remove 100
 """
 
+import math
 import os
 import shlex
 from dataclasses import asdict, replace
@@ -83,7 +84,7 @@ def label_counts(labels, log_probabilities):
 
 def relative(log_probabilities):
     """Return log p_k / π_k: how much likelier each class k is than on average, float (N, classes)."""
-    return log_probabilities - log_probabilities.exp().mean(dim=0).log()
+    return log_probabilities - (log_probabilities.logsumexp(dim=0) - math.log(len(log_probabilities)))
 
 
 def scores_of(labels, log_probabilities):
@@ -94,9 +95,9 @@ def scores_of(labels, log_probabilities):
     networks are too sure where classes are alike. So a mistake counts as the usual one, the median of all
     kinds, but for what exceeds three times that and three standard deviations. Arguments as for `losses_of`.
     """
-    counts = label_counts(labels, log_probabilities)
+    counts = label_counts(labels, log_probabilities) + UNSEEN / log_probabilities.shape[1]
     others = ~torch.eye(len(counts), dtype=torch.bool)
-    usual = counts[others].median() + UNSEEN / len(counts)
+    usual = counts[others].median()
     more = (counts - 3 * usual - 3 * counts.sqrt()).clamp(min=0)
     log_odds = relative(log_probabilities) + torch.where(others, usual + more, counts).log()[labels]
     of_label = log_odds.gather(1, labels[:, None]).squeeze(1)
@@ -117,8 +118,9 @@ def count_wrong(labels, log_probabilities):
         surest = best >= best[predicted == k].quantile(0.8)
         expected[k] = probabilities[surest & (predicted == k)].mean(dim=0)
     expected.fill_diagonal_(0)
-    left = torch.maximum(probabilities - expected[predicted], 0.1 * probabilities)
-    counts = label_counts(labels, (left / left.sum(dim=1, keepdim=True)).log())
+    share = (expected[predicted].log() - log_probabilities).exp()  # of a probability that is expected
+    left = log_probabilities + (1 - share).clamp(min=0.1).log()
+    counts = label_counts(labels, left.log_softmax(dim=1))
     return round((counts.sum() - counts.trace()).item())
 
 

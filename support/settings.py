@@ -62,7 +62,7 @@ class Settings:
     seed: int = flag(0, "seed of all that is random", type=seed_number, metavar="N")
     device: str = flag(None, "cpu, cuda or mps (default: cuda or mps where there is one)", metavar="NAME")
     precision: str = flag(
-        None, "default: bf16 where the hardware has it, else fp32", choices=("fp32", "bf16")
+        None, "default: bf16 where the processor is faster with it, else fp32", choices=("fp32", "bf16")
     )
     threads: int = flag(None, "CPU threads (default: as torch and OMP_NUM_THREADS say)")
     weights: str = flag(

@@ -80,8 +80,9 @@ def means(log_probabilities):
 
 def score_by_hand(label, row, shares, counts):
     n_classes = len(row)
-    others = [(i, k) for i in range(n_classes) for k in range(n_classes) if i != k]
-    usual = sorted(counts[i][k] for i, k in others)[(len(others) - 1) // 2] + diagnose.UNSEEN / n_classes
+    counts = [[count + diagnose.UNSEEN / n_classes for count in of_label] for of_label in counts]
+    others = sorted(counts[i][k] for i in range(n_classes) for k in range(n_classes) if i != k)
+    usual = others[(len(others) - 1) // 2]
     more = [max(0, count - 3 * usual - 3 * math.sqrt(count)) for count in counts[label]]
     wrong = sum((usual + more[k]) * math.exp(row[k]) / shares[k] for k in range(n_classes) if k != label)
     return math.log(wrong) - math.log(counts[label][label] * math.exp(row[label]) / shares[label])
@@ -125,6 +126,15 @@ def test_of_two_equally_doubtful_labels_the_one_of_a_common_mistake_comes_first(
     assert ranking.n_wrong == 39
 
 
+def test_certain_networks_give_finite_scores():
+    """A class that no sample has, and one whose only sample is surely of another."""
+    labels = torch.tensor([0, 0, 0, 1])
+    certain = torch.tensor([[0, -300.0, -300.0]]).expand(1, 4, 3)
+    ranking = top_losses(pictured(labels, 3), certain)
+    assert ranking.scores.isfinite().all()
+    assert ranking.order[0] == 3
+
+
 @given(st.integers(2, 5), st.integers(0, 2**31), st.sampled_from([0, 0.02, 0.1, 0.3]))
 def test_where_the_networks_say_how_sure_they_are_the_counts_are_the_true_ones(n_classes, seed, share):
     classes, probabilities = calibrated(n_classes, seed)
@@ -156,7 +166,8 @@ def calibrated(n_classes, seed):
     generator = torch.Generator().manual_seed(seed)
     classes = torch.randint(n_classes, (6000,), generator=generator)
     values = 4 * classes + torch.randn(6000, generator=generator)
-    return classes, (-((values[:, None] - 4 * torch.arange(n_classes)) ** 2) / 2).softmax(dim=1)
+    probabilities = (-((values[:, None] - 4 * torch.arange(n_classes)) ** 2) / 2).softmax(dim=1)
+    return classes, probabilities.clamp(min=1e-30)
 
 
 @given(rankings(), st.randoms())

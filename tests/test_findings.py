@@ -1,26 +1,47 @@
-"""FINDINGS.md and README.md: the tables' numbers are in the CSV files, and all they point to is there."""
+"""The documents: their tables' numbers are in the CSV files, and all that they point to is there."""
 
 import importlib
 import re
 import sys
 from pathlib import Path
 
+from support.chance import mean_sd
 from support.files import check_replaceable, read_csv
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?"
-NO_RESULTS = ("command", "hardware", "seeds", "label seeds", "found of 100")
+NO_RESULTS = ("command", "hardware", "seeds", "sets", "found of each set")
+PAGES = ("README.md", "MANUAL.md", "FINDINGS.md", "BENCHMARKS.md")
+TEXTS = {page: (ROOT / page).read_text(encoding="utf-8") for page in PAGES}
+# The first column of tables that have no numbers of a results/….csv.
+WORDS = ("question", "part", "file", "file of a training", "flag", "`--data`", "search", "tried")
+MEAN_SD = r"\d[\d.,]* ± \d[\d.]*"
 
 
 def tables(text):
-    """Return (rows, files) of each table: its rows' cells, and the CSV files that the text below names."""
+    """Return (name of the first column, rows' cells, CSV files that the text below names) of each table."""
     found = []
     for table, below in re.findall(r"((?:^\|.*\n)+)\n?((?:^[^|\n].*\n)*)", text, re.MULTILINE):
-        rows = [line.strip("|").split("|") for line in table.splitlines()[2:]]
-        found.append((rows, re.findall(r"results/\w+\.csv", below)))
+        header, _, *rows = [line.strip("|").split("|") for line in table.splitlines()]
+        found.append((header[0].strip(), rows, re.findall(r"results/\w+\.csv", below)))
     return found
+
+
+def kept_rows(file):
+    """Return the rows of a CSV file; of the runs in accuracy.csv, means and deviations over the seeds."""
+    rows = read_csv(ROOT / file)
+    if not file.endswith("accuracy.csv"):
+        return rows
+    runs = {}
+    for row in rows:
+        command = re.sub(r" --(seed|threads) \d+", "", row["command"])
+        runs.setdefault(command, []).append(float(row["test accuracy (%)"]))
+    return [
+        {"mean": str(mean_sd(values)[0]), "sd": str(mean_sd(values)[1]), "n": str(len(values))}
+        for values in runs.values()
+    ]
 
 
 def holds(row, cells):
@@ -36,18 +57,30 @@ def holds(row, cells):
     return True
 
 
-FINDINGS = (ROOT / "FINDINGS.md").read_text(encoding="utf-8")
+WITH_NUMBERS = [
+    (page, *table) for page, text in TEXTS.items() for table in tables(text) if table[0] not in WORDS
+]
 
 
-@pytest.mark.parametrize("table", tables(FINDINGS))
+@pytest.mark.parametrize("table", WITH_NUMBERS)
 def test_every_row_of_a_table_is_a_row_of_its_csv_file(table):
-    rows, files = table
-    assert files, f"no results/….csv is named below the table of {rows[0]}"
-    kept = [row for file in files for row in read_csv(ROOT / file)]
+    page, _, rows, files = table
+    assert files, f"{page}: no results/….csv is named below the table of {rows[0]}"
+    kept = [row for file in files for row in kept_rows(file)]
     for name, *cells in rows:
         cells = [cell for cell in cells if not cell.strip().startswith("`")]  # a command
         assert "not measured here" in "".join(cells) or re.search(NUMBER, "".join(cells)), name
-        assert any(holds(row, cells) for row in kept), f"{name}: {cells} is no row of {files}"
+        assert any(holds(row, cells) for row in kept), f"{page}, {name}: {cells} is no row of {files}"
+
+
+def test_what_a_page_repeats_is_what_stands_where_it_was_measured():
+    answers, rest = re.split(r"(?<=\|)\n\n", TEXTS["FINDINGS.md"], maxsplit=1)
+    measured = set(re.findall(MEAN_SD, rest + TEXTS["BENCHMARKS.md"]))
+    repeated = set(
+        re.findall(MEAN_SD, answers + TEXTS["MANUAL.md"] + tables(TEXTS["README.md"])[-1][1][0][1])
+    )
+    assert len(repeated) > 3
+    assert repeated <= measured
 
 
 def test_a_wrong_number_is_seen():
@@ -63,18 +96,20 @@ def test_a_wrong_number_is_seen():
 
 
 def test_tables_are_found_with_their_files():
-    assert len(tables(FINDINGS)) >= 5
+    assert len(WITH_NUMBERS) >= 12
     text = (
         "| a | b |\n|---|---|\n| c | 1 |\n\nFrom `results/x.csv` and\n`results/y.csv`.\n\n`results/z.csv`\n"
     )
-    assert tables(text) == [([[" c ", " 1 "]], ["results/x.csv", "results/y.csv"])]
+    assert tables(text) == [("a", [[" c ", " 1 "]], ["results/x.csv", "results/y.csv"])]
 
 
-@pytest.mark.parametrize("page", ["FINDINGS.md", "README.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_pictures_and_files_that_a_page_names_are_there(page):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    for path in re.findall(r"\]\(([^)#:]+)\)|((?:figures|results)/\w+\.(?:png|csv))", text):
+    for path in re.findall(r"\]\(([^)#:]+)[)#]|((?:figures|results)/[\w-]+\.(?:png|csv))", TEXTS[page]):
         assert (ROOT / "".join(path)).is_file(), path
+    for other, anchor in re.findall(r"\]\((\w+\.md)#([^)]+)\)", TEXTS[page]):
+        headings = re.findall(r"^#+ (.*)$", TEXTS[other], re.MULTILINE)
+        assert anchor in {re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in headings}
     assert sum(file.stat().st_size for file in (ROOT / "figures").iterdir()) < 3 * 2**20
 
 
@@ -83,11 +118,12 @@ def test_the_commands_of_these_pages_may_write_over_their_pictures():
         check_replaceable(picture)
 
 
-@pytest.mark.parametrize("page", ["FINDINGS.md", "README.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_commands_that_a_page_names_have_these_flags(page, monkeypatch, capsys):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    commands = re.findall(r"(?:python|per-node \d) (?:(\w+)\.py|-m (studies\.\w+))\b([^\n`;|#)]*)", text)
-    assert len(commands) > 10
+    commands = re.findall(
+        r"(?:python|per-node \d) (?:(\w+)\.py|-m (studies\.\w+))\b([^\n`;|#)]*)", TEXTS[page]
+    )
+    assert len(commands) > 5
     flags = {}
     for script, study, arguments in commands:
         flags.setdefault(script or study, set()).update(re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", arguments))

@@ -99,13 +99,8 @@ def decide(halves, rankings, n_remove, is_decided, folder):
         if is_decided:
             decided = read_decisions(folder / DECIDED, *halves)
         else:
-            n = rankings[0].n_wrong if n_remove == "auto" else n_remove
-            contradicted = rankings[0].probabilities.argmax(dim=1) != data.labels
-            order = rankings[0].order
-            order = order[contradicted[order]]
-            if len(order) < n:
-                print(f"the networks contradict {len(order):,} labels: no other image is to be removed")
-            kept = without_first(order, n, len(data))
+            kept = torch.ones(len(data), dtype=torch.bool)
+            kept[suspects_of(data, rankings[0], n_remove)] = False
             check_none_emptied(data, kept, data.labels, f"--remove {n_remove}")  # before it is written
             decided = [(kept, data.labels), (torch.ones(len(test), dtype=torch.bool), test.labels)]
         for file, half, ranking, (kept, labels) in zip(files, halves, rankings, decided, strict=True):
@@ -114,11 +109,17 @@ def decide(halves, rankings, n_remove, is_decided, folder):
     return [read_decisions(file, half)[0] for file, half in zip(files, halves, strict=True)]
 
 
-def without_first(order, n, n_samples):
-    """Return which samples stay, bool (n_samples,), where the first `n` of `order`, indices, are removed."""
-    kept = torch.ones(n_samples, dtype=torch.bool)
-    kept[order[:n]] = False
-    return kept
+def suspects_of(data, ranking, n):
+    """Return the indices, int64, of the `n` most suspicious samples of those whose labels are contradicted.
+
+    With "auto", as many as look wrong.
+    """
+    n = ranking.n_wrong if n == "auto" else n
+    contradicted = ranking.probabilities.argmax(dim=1) != data.labels
+    suspects = ranking.order[contradicted[ranking.order]]
+    if len(suspects) < n:
+        print(f"the networks contradict {len(suspects):,} labels: no other image is a suspect")
+    return suspects[:n]
 
 
 def write_ranking(path, data, ranking, kept, labels):

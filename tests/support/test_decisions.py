@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from support.console import UserError
-from support.decisions import decide, read_decisions, without_first, write_ranking
+from support.decisions import decide, read_decisions, write_ranking
 
 import pytest
 import torch
@@ -156,14 +156,6 @@ def test_the_only_test_image_of_a_class_may_go_where_another_takes_its_place(tmp
             read_decisions(tmp_path / "a.csv", train, test)
     else:
         assert read_decisions(tmp_path / "a.csv", train, test)[1][0].tolist() == [True, False, True]
-
-
-@given(st.integers(1, 30), st.data())
-def test_removing_the_first_keeps_every_other(n, content):
-    order = torch.tensor(content.draw(st.permutations(range(n))))
-    n_remove = content.draw(st.integers(0, n))
-    kept = without_first(order, n_remove, n)
-    assert set(kept.nonzero().flatten().tolist()) == set(order[n_remove:].tolist())
 
 
 @pytest.mark.parametrize(

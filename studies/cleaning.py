@@ -1,0 +1,122 @@
+"""Where does cleaning pay? Small sets with many wrong labels, before it and after: removed, or relabelled.
+
+    python -m studies.cleaning --data fashion --sizes 2000 10000 --percents 5 10 20
+
+Of each set as many labels as look wrong are removed, or get the class that is predicted, as diagnose.py finds
+them. Then a network learns what is left, from the same first weights as the one before it. A set's numbers
+are in --table once it is done, so an interrupted study goes on.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+from support.chance import difference, mean_sd
+from support.console import Parser, positive, run_command, seed_number
+from support.decisions import DiagnosisOptions, suspects_of
+from support.files import check_replaceable, read_csv, write_csv
+from support.mislabelled import make_wrong
+from support.randomness import random_order
+from support.settings import Settings, complete, with_epochs
+
+import torch
+
+import diagnose
+from data import load
+from studies.suspect_rankings import SEEDS, fitted
+from train import evaluate
+
+KEY = ("data", "images", "wrong (%)", "set")
+COLUMNS = (*KEY, "labels", "changed", "wrong before", "wrong after", "test loss", "test accuracy (%)")
+CLEANED = ("removed", "relabelled")
+
+
+def measure(clean, test, percent, number, settings):
+    """Return a row for each way to clean the ImageData `clean`, of which `percent` get wrong labels."""
+    n_classes = len(clean.classes)
+    labels, _ = make_wrong(clean.labels, n_classes, len(clean) * percent // 100, number)
+    data = replace(clean, labels=labels)
+    settings = with_epochs(complete(settings), len(data), *diagnose.N_EPOCHS)
+    n = DiagnosisOptions.seeds
+    runs = [replace(settings, seed=SEEDS + n * number + run) for run in range(n)]
+    networks = [fitted(data, run, f"{len(data):,} images, {percent}% wrong, set {number}") for run in runs]
+    ranking = diagnose.top_losses(data, diagnose.predict_all(networks, data, settings))
+    suspects = suspects_of(data, ranking, "auto")
+    everything = torch.ones(len(data), dtype=torch.bool)
+    others = everything.index_fill(0, suspects, False)
+    relabelled = labels.clone()
+    relabelled[suspects] = ranking.probabilities.argmax(dim=1)[suspects]
+    rows = []
+    for name, labels, kept in (
+        ("none wrong", clean.labels, everything),
+        ("wrong", data.labels, everything),
+        ("removed", data.labels, others),
+        ("relabelled", relabelled, everything),
+    ):
+        part = replace(data, labels=labels).subset(kept.nonzero().flatten())
+        network = networks[0] if name == "wrong" else fitted(part, runs[0], f"{name}, set {number}")
+        loss, accuracy = evaluate(network, test, settings)
+        counts = len(suspects) if name in CLEANED else 0, (data.labels != clean.labels).sum().item()
+        n_left = (labels != clean.labels)[kept].sum().item()
+        rows.append((name, *counts, n_left, round(loss, 5), round(100 * accuracy, 3)))
+    return rows
+
+
+def summarise(rows):
+    """Print each way's mean and standard deviation over the sets, and how it compares."""
+    kinds = dict.fromkeys(tuple(row[name] for name in KEY[:3]) for row in rows)
+    for kind in kinds:
+        ways = {}
+        for row in rows:
+            if tuple(row[name] for name in KEY[:3]) == kind:
+                ways.setdefault(row["labels"], []).append(row)
+        print(f"\n{kind[0]}, {kind[1]} images, {kind[2]} % of the labels wrong, {len(ways['wrong'])} sets")
+        for measure, digits in (("wrong after", 0), ("test accuracy (%)", 2), ("test loss", 4)):
+            values = {way: [float(row[measure]) for row in ways[way]] for way in ways}
+            texts = [f"{mean:.{digits}f} ± {sd:.{digits}f}" for mean, sd in map(mean_sd, values.values())]
+            print(
+                f"{measure:18}"
+                + "".join(f"{way:>12}{text:>17}" for way, text in zip(ways, texts, strict=True))
+            )
+            for before, after in (("wrong", "removed"), ("wrong", "relabelled"), CLEANED):
+                mean, sd, verdict = difference(values[before], values[after])
+                print(f"    {before} → {after}: {mean:+.{digits}f} ± {sd:.{digits}f}, {verdict}")
+
+
+def main(arguments=None):
+    """Clean sets of each size with each share of wrong labels."""
+    parser = Parser(description=__doc__)
+    parser.add_argument(
+        "--data", default="fashion", help="mnist, fashion, digits or a folder (default: fashion)"
+    )
+    parser.add_argument(
+        "--sizes", nargs="+", type=positive(int), default=[2000, 10000], help="training images"
+    )
+    parser.add_argument("--percents", nargs="+", type=positive(int), default=[5, 10, 20], help="wrong labels")
+    parser.add_argument("--sets", nargs="+", type=seed_number, default=[5, 6, 7, 8, 9], help="which sets")
+    parser.add_argument(
+        "--table", type=Path, default=Path("results", "cleaning.csv"), help="where lines are kept"
+    )
+    given = parser.parse_args(arguments)
+    check_replaceable(given.table, COLUMNS)
+    given.table.parent.mkdir(exist_ok=True)
+    settings = replace(Settings(init="xavier"), augment=diagnose.RECIPE["augment"])
+    torch.set_num_threads(complete(settings).threads)
+    everything, test = load(given.data)
+    for size in given.sizes:
+        for percent in given.percents:
+            for number in given.sets:
+                key = dict(zip(KEY, (given.data, size, percent, number), strict=True))
+                done = read_csv(given.table) if given.table.exists() else []
+                if any(all(row[name] == str(key[name]) for name in KEY) for row in done):
+                    continue
+                clean = everything.subset(random_order(len(everything), number)[:size])
+                rows = measure(clean, test, percent, number, settings)
+                write_csv(
+                    given.table,
+                    [*done, *(key | dict(zip(COLUMNS[len(KEY) :], row, strict=True)) for row in rows)],
+                )
+    summarise(read_csv(given.table))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,62 @@
+"""The study of cleaning: what is changed, what is trained on, what an interruption leaves, what it says."""
+
+from functools import partial
+
+from support.files import read_csv
+from support.settings import Settings
+
+import pytest
+import torch
+from conftest import stripes
+
+from studies import cleaning
+
+NETWORK = {"n_blocks": 1, "n_features_1": 8, "n_features_2": 8, "batch_size": 32, "precision": "fp32"}
+
+
+@pytest.fixture
+def small(tmp_path, monkeypatch):
+    """The study on small images and networks in an empty folder; returns what networks were trained on."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cleaning, "load", lambda source: (stripes(400), stripes(90, seed=1)))
+    monkeypatch.setattr(cleaning, "Settings", partial(Settings, **NETWORK))
+    learnt = []
+
+    def fitted(data, settings, task, fitted=cleaning.fitted):
+        learnt.append((len(data), settings.seed, data.labels))
+        return fitted(data, settings, task)
+
+    monkeypatch.setattr(cleaning, "fitted", fitted)
+    return learnt
+
+
+def test_suspects_are_removed_or_relabelled_and_each_set_is_done_once(small, capsys):
+    command = ["--data", "x", "--sizes", "300", "--percents", "10", "--sets", "5", "6"]
+    cleaning.main(command)
+    rows = read_csv("results/cleaning.csv")
+    assert [row["labels"] for row in rows] == ["none wrong", "wrong", "removed", "relabelled"] * 2
+    for none, wrong, removed, relabelled in (rows[:4], rows[4:]):
+        assert (none["wrong after"], wrong["wrong after"], wrong["changed"]) == ("0", "30", "0")
+        n = int(removed["changed"])
+        assert 5 <= n <= 45
+        assert relabelled["changed"] == removed["changed"]
+        assert 30 - n <= int(removed["wrong after"]) < 25
+        assert 30 - n <= int(relabelled["wrong after"]) < 25
+    first, second = small[:6], small[6:]  # three networks find the suspects, and one of them is compared with
+    for number, trained in ((5, first), (6, second)):
+        sizes = [n for n, *_ in trained]
+        n_removed = int(rows[2 if number == 5 else 6]["changed"])
+        assert sizes == [300, 300, 300, 300, 300 - n_removed, 300]
+        assert [seed for _, seed, _ in trained] == [1000 + 3 * number + run for run in (0, 1, 2, 0, 0, 0)]
+        assert (trained[5][2] != trained[0][2]).sum() == n_removed  # relabelled
+    assert not torch.equal(first[3][2], second[3][2])  # a set is another part of the images
+    said = capsys.readouterr().out
+    assert "x, 300 images, 10 % of the labels wrong, 2 sets" in said
+    assert "wrong → removed: " in said
+
+    cleaning.main(command)
+    assert len(small) == 12  # from the table
+    assert read_csv("results/cleaning.csv") == rows
+    cleaning.main([*command[:-1], "7"])
+    assert len(small) == 18
+    assert read_csv("results/cleaning.csv")[:8] == rows

@@ -199,7 +199,7 @@ def summary(noise, numbers, measured):
         values = list(zip(*results, strict=True))
         found, _, estimates, _ = values
         cells = [noise, method, " ".join(map(str, numbers)), " ".join(map(str, found))]
-        for mine, theirs, digits in zip(ours[:2], values[:2], (1, 3), strict=True):
+        for mine, theirs, digits in zip(ours[:2], values[:2], (1, 4), strict=True):
             *change, verdict = difference(theirs, mine)
             cells += [round(number, digits) for number in (*mean_sd(theirs), *change)]
             cells.append("" if method == "diagnose.py" else verdict)

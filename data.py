@@ -30,8 +30,8 @@ DATA = Path("data")  # where `--data auto` looks, and where downloads go
 TEN_DIGITS = tuple("0123456789")
 DATA_SETS = {  # those that torchvision downloads: its class, the megabytes and the names of the classes
     "mnist": (MNIST, 11, TEN_DIGITS),
-    # A class is a folder too, whose name has no "/".
-    "fashion": (FashionMNIST, 31, tuple(name.replace("/", "-") for name in FashionMNIST.classes)),
+    # A class is a folder too, whose name has no "/": T-shirt/top is T-shirt or top.
+    "fashion": (FashionMNIST, 31, tuple(name.replace("/", " or ") for name in FashionMNIST.classes)),
 }
 
 
@@ -144,9 +144,9 @@ class DownloadError(UserError):
 def find_downloaded(source):
     """Return (name, root) of that of DATA_SETS which the folder `source` holds or is, or None."""
     for name, (kind, *_) in DATA_SETS.items():
-        folder = Path(source) if Path(source).name == kind.__name__ else Path(source, kind.__name__)
-        if (folder / "raw").is_dir():
-            return name, folder.parent
+        for folder in (Path(source, kind.__name__), Path(source)):
+            if folder.name == kind.__name__ and (folder / "raw").is_dir():
+                return name, folder.parent
     return None
 
 

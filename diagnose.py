@@ -36,13 +36,13 @@ import models
 import train
 from data import find_imperfect, known_truth, load
 
-# By default: of nine recipes what found most wrong labels in MNIST, in the time that nine networks may take.
+# By default, chosen on MNIST: what found most wrong labels in the time that nine networks may take.
 RECIPE = {"init": "xavier", "augment": True}
 # The usual and the most. A network that sees few images too often learns wrong labels by heart: of 15 wrong
 # ones among 300 of MNIST's, three networks found 12 after 10 epochs, 11 after 17, 6 after 34 and 2 after 67.
 N_EPOCHS, N_FROZEN_EPOCHS = (2, 10), (10, 10)
 N_STEPS = 20  # of expectation maximisation
-UNSEEN = 0.5  # samples of each label: so many may be of other classes though nothing says so
+UNSEEN = 0.5  # added to each label's counts, so that a mistake that was never seen is not impossible
 
 # ---------------------------------------------------------------- counting and ranking
 
@@ -70,19 +70,19 @@ def label_counts(labels, log_probabilities):
 
     By expectation maximisation, as Saerens et al. (2002) find the shares of classes, here for the samples of
     each label: one of them is of class k with a probability in proportion to counts[i, k] p_k / π_k, where
-    p are its probabilities by the networks and π their means; the sums of these are the next counts.
-    Arguments as for `losses_of`.
+    p are the networks' probabilities (their geometric mean) and π the means of p; the sums over the samples
+    are the next counts. Arguments as for `losses_of`.
     """
-    likelihoods = relative(log_probabilities)
+    log_ratios = ratios_of(log_probabilities)
     n_classes = log_probabilities.shape[1]
     counts = torch.bincount(labels, minlength=n_classes).diag().float()
     for _ in range(N_STEPS):
-        probabilities = (likelihoods + (counts + UNSEEN / n_classes).log()[labels]).softmax(dim=1)
+        probabilities = (log_ratios + (counts + UNSEEN / n_classes).log()[labels]).softmax(dim=1)
         counts = torch.zeros(n_classes, n_classes).index_add_(0, labels, probabilities)
     return counts
 
 
-def relative(log_probabilities):
+def ratios_of(log_probabilities):
     """Return log p_k / π_k: how much likelier each class k is than on average, float (N, classes)."""
     return log_probabilities - (log_probabilities.logsumexp(dim=0) - math.log(len(log_probabilities)))
 
@@ -90,38 +90,45 @@ def relative(log_probabilities):
 def scores_of(labels, log_probabilities):
     """Return how wrong each label looks, float (N,): the log of the odds that it is wrong, by Bayes' rule.
 
-    For a label i that is log Σ counts[i, k] p_k / π_k over the other classes k, less the same of k = i, with
-    the `label_counts`: where 4s and 9s were mixed up, a doubtful 4 comes before an equally doubtful 7. But
-    networks are too sure where classes are alike. So a mistake counts as the usual one, the median of all
-    kinds, but for what exceeds three times that and three standard deviations. Arguments as for `losses_of`.
+        log Σ_{k ≠ i} c_ik p_k / π_k  -  log c_ii p_i / π_i      for the label i
+
+    where c_ik is how often a sample of class k gets that label: where 4s and 9s were mixed up, a doubtful 4
+    comes before an equally doubtful 7. That is n_ik of `label_counts`, but networks are too sure where
+    classes are alike; so, with u the usual count (the median of all kinds of mistakes),
+    c_ik = u + max(0, n_ik - 3u - 3√n_ik) for k ≠ i. Arguments as for `losses_of`.
     """
     counts = label_counts(labels, log_probabilities) + UNSEEN / log_probabilities.shape[1]
     others = ~torch.eye(len(counts), dtype=torch.bool)
     usual = counts[others].median()
-    more = (counts - 3 * usual - 3 * counts.sqrt()).clamp(min=0)
-    log_odds = relative(log_probabilities) + torch.where(others, usual + more, counts).log()[labels]
+    excess = (counts - 3 * usual - 3 * counts.sqrt()).clamp(min=0)
+    log_odds = ratios_of(log_probabilities) + torch.where(others, usual + excess, counts).log()[labels]
     of_label = log_odds.gather(1, labels[:, None]).squeeze(1)
     return log_odds.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1) - of_label
 
 
 def count_wrong(labels, log_probabilities):
-    """Estimate how many labels are wrong, an int. Arguments as for `losses_of`.
+    """Estimate how many labels are wrong: (a low number, a high one), ints; None where there is no telling.
 
-    These are the `label_counts` off the diagonal, once the networks no longer expect wrong labels: from many
-    of them they learn how often each class is mislabelled. That is what they give to the other classes where
-    they are surest of one (anchor points, Patrini et al. 2017), here in the surest fifth of each class.
+    The low one is the sum of the `label_counts` off the diagonal. But from many wrong labels networks learn
+    to expect them: so much as they give to the other classes where they are surest of one (anchor points,
+    Patrini et al. 2017), here in the surest fifth of each class. The high one is the same sum once that is
+    taken off. Networks that contradict half of the labels cannot tell. Arguments as for `losses_of`.
     """
+    n_classes = log_probabilities.shape[1]
     probabilities = log_probabilities.exp()
     best, predicted = probabilities.max(dim=1)
-    expected = torch.zeros(2 * probabilities.shape[1:])
+    if (predicted != labels).sum() >= len(labels) / 2:
+        return None
+    expected = torch.zeros(n_classes, n_classes)
     for k in predicted.unique():
-        surest = best >= best[predicted == k].quantile(0.8)
-        expected[k] = probabilities[surest & (predicted == k)].mean(dim=0)
+        of_class = predicted == k
+        surest = of_class & (best >= best[of_class].quantile(0.8))
+        expected[k] = probabilities[surest].mean(dim=0)
     expected.fill_diagonal_(0)
-    share = (expected[predicted].log() - log_probabilities).exp()  # of a probability that is expected
-    left = log_probabilities + (1 - share).clamp(min=0.1).log()
-    counts = label_counts(labels, left.log_softmax(dim=1))
-    return round((counts.sum() - counts.trace()).item())
+    share = (expected[predicted].log() - log_probabilities).exp()  # of a probability, that is expected
+    remaining = log_probabilities + (1 - share).clamp(min=0.1).log()
+    both = (label_counts(labels, each) for each in (log_probabilities, remaining))
+    return tuple(round((counts.sum() - counts.trace()).item()) for counts in both)
 
 
 def greatest_first(values):
@@ -136,7 +143,7 @@ class Ranking(NamedTuple):
     scores: torch.Tensor  # float (N,), by which they are ranked
     losses: torch.Tensor  # float (N,)
     probabilities: torch.Tensor  # float (N, classes), the mean over the networks
-    n_wrong: int  # how many labels are wrong, estimated
+    n_wrong: tuple | None  # how many labels are wrong, by `count_wrong`
 
 
 def top_losses(data, log_probabilities):
@@ -221,11 +228,14 @@ def diagnose(model, data, test, truth, settings, options, folder):
     decided = show_labels((data, test), rankings, truth, settings, options, folder)
 
     kept, labels = decided[0]
-    cleaned = replace(data, labels=labels).subset(kept.nonzero().flatten())
-    cleaned_truth = None if truth is None else truth[kept]
-    _, cleaned_rows = train_seeds("cleaned", cleaned, cleaned_truth, *common)
-    print_effect(rows, cleaned_rows)
-    print_summary(rows, cleaned_rows, changed(data, kept, labels).sum().item(), len(data))
+    n_changed = changed(data, kept, labels).sum().item()
+    cleaned_rows = []
+    if n_changed:
+        cleaned = replace(data, labels=labels).subset(kept.nonzero().flatten())
+        cleaned_truth = None if truth is None else truth[kept]
+        _, cleaned_rows = train_seeds("cleaned", cleaned, cleaned_truth, *common)
+        print_effect(rows, cleaned_rows)
+        print_summary(rows, cleaned_rows, n_changed, len(data))
     if options.write_clean:
         write_clean(settings.data, options.write_clean, (data, test), decided)
     write_csv(folder / "effect.csv", [*clean_rows, *rows, *cleaned_rows])  # the last file: all is done
@@ -238,7 +248,7 @@ def show_labels(halves, rankings, truth, settings, options, folder):
         matrix = confusion_matrix(half.labels, predicted, len(half.classes))
         title = {"train": "training set, imperfect labels", "test": "test set"}[name]
         diagnosis_report.show_confusion(title, half, matrix, folder / f"confusion_{name}.png")
-    diagnosis_report.show_estimates(halves, rankings)
+    diagnosis_report.show_estimates(rankings)
     decided = decide(halves, rankings, options.remove, options.decisions, folder)
     write_review(halves, rankings, decided, settings, folder)
     data, test = halves

@@ -10,6 +10,7 @@ say is kept in runs/suspect_rankings, so an interrupted study goes on, and anoth
 
 from collections import Counter
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from support import pictures
@@ -19,7 +20,7 @@ from support.decisions import DiagnosisOptions
 from support.files import check_replaceable, read_csv, read_tensors, write_csv, write_tensors
 from support.mislabelled import make_wrong
 from support.randomness import HALVES, WRONG_LABELS, random_order
-from support.settings import Settings, complete
+from support.settings import Settings, complete, with_epochs
 
 import torch
 
@@ -40,7 +41,7 @@ def with_noise(data, noise, seed):
     """Return the labels of the ImageData `data`, int64 (N,), some of them wrong as the text `noise` says."""
     _, kind, count = noise.rsplit("-", 2)
     names = kind.replace("_to_", "_").split("_")
-    if kind != "random" and not (len(names) == 2 and set(names) <= set(data.classes)):
+    if kind != "random" and not (len(set(names)) == len(names) == 2 and set(names) <= set(data.classes)):
         raise UserError(f"{noise}: no classes {kind} in {data.source}: {', '.join(data.classes)}")
     n_wrong = int(count)
     if n_wrong == 0:
@@ -52,6 +53,8 @@ def with_noise(data, noise, seed):
         return make_wrong(data.labels, len(data.classes), n_wrong, seed, [first, second])[0]
     labels = data.labels.clone()
     candidates = (labels == first).nonzero().flatten()
+    if n_wrong >= len(candidates):
+        raise UserError(f"{noise}: there are only {len(candidates):,} images of the class {names[0]}")
     labels[candidates[random_order(len(candidates), seed, WRONG_LABELS)[:n_wrong]]] = second
     return labels
 
@@ -66,8 +69,8 @@ def fitted(data, settings, task):
 def by_default(data, settings, number, task):
     """Return what the networks of diagnose.py give to the images that they learn: (networks, N, classes)."""
     n = DiagnosisOptions.seeds
-    epochs = diagnose.N_EPOCHS[0]
-    runs = [complete(replace(settings, epochs=epochs, seed=SEEDS + n * number + run)) for run in range(n)]
+    settings = with_epochs(settings, len(data), *diagnose.N_EPOCHS)
+    runs = [replace(settings, seed=SEEDS + n * number + run) for run in range(n)]
     return diagnose.predict_all(
         [fitted(data, run, f"{task}, seed {run.seed}") for run in runs], data, runs[0]
     )
@@ -75,11 +78,12 @@ def by_default(data, settings, number, task):
 
 def cross_validated(data, settings, number, task, n_folds=3):
     """Return what networks that learn two thirds give to the other third: (1, N, classes)."""
-    epochs = diagnose.N_EPOCHS[0] * DiagnosisOptions.seeds // (n_folds - 1)  # as many images seen
+    epochs = with_epochs(settings, len(data), *diagnose.N_EPOCHS).epochs
+    epochs = epochs * DiagnosisOptions.seeds // (n_folds - 1)  # so as many images are seen
     outputs = torch.empty(1, len(data), len(data.classes))
     folds = random_order(len(data), SEEDS + number, HALVES).chunk(n_folds)  # not the wrong labels' order
     for index, fold in enumerate(folds):
-        run = complete(replace(settings, epochs=epochs, seed=SEEDS + n_folds * number + index))
+        run = replace(settings, epochs=epochs, seed=SEEDS + n_folds * number + index)
         others = torch.cat([other for other in folds if other is not fold])
         model = fitted(data.subset(others), run, f"{task}, fold {index + 1} of {n_folds}")
         outputs[:, fold] = diagnose.predict_all([model], data.subset(fold), run)
@@ -88,7 +92,7 @@ def cross_validated(data, settings, number, task, n_folds=3):
 
 def kept(noise, number, way, data, settings):
     """Return what `way`, by_default or cross_validated, returns for this set; it is computed once."""
-    path = KEPT / f"{noise}-{number}-{way.__name__}.pt"
+    path = KEPT / f"{noise}-{number}-{way.__name__}-{data.fingerprint()}.pt"
     if not path.exists():
         KEPT.mkdir(parents=True, exist_ok=True)
         write_tensors(path, way(data, settings, number, f"{noise}, set {number}, {way.__name__}"))
@@ -112,11 +116,11 @@ def former_score(labels, log_probabilities):
 
 
 def our_scores(data, outputs):
-    """Return {name: (scores, float (N,), how many labels look wrong or None)}."""
+    """Return {name: (scores, float (N,), how many labels look wrong, or None)}."""
     ranking = diagnose.top_losses(data, outputs)
     former = former_score(data.labels, outputs.mean(dim=0))
     return {
-        "diagnose.py": (ranking.scores, ranking.n_wrong),
+        "diagnose.py": (ranking.scores, ranking.n_wrong and ranking.n_wrong[1]),
         "loss alone": (ranking.losses, None),
         "loss and pair, as before": (former, None),
     }
@@ -149,9 +153,8 @@ def precisions_of(hits):
     return hits.cumsum(0) / torch.arange(1, len(hits) + 1)
 
 
-def judge(scores, wrong):
-    """Return (how many wrong labels the first so many hold, the average precision) of `scores`."""
-    hits = hits_of(scores, wrong)
+def judge(hits):
+    """Return (how many wrong labels the first so many hold, the average precision)."""
     n_wrong = int(hits.sum())
     return int(hits[:n_wrong].sum()), (hits * precisions_of(hits)).sum().item() / max(n_wrong, 1)
 
@@ -160,29 +163,31 @@ def judge(scores, wrong):
 
 
 def measure(noise, numbers, with_cleanlab):
-    """Return ({method: [(found, average precision, estimate, hits) of each set]}, own).
+    """Return ({method: [(found, average precision, estimate, hits) of each set]}, not_changed, data set).
 
-    `own` counts how often a label that was not changed is a suspect of diagnose.py: a Counter of (index,
-    predicted class).
+    `not_changed` counts how often such a label is a suspect of diagnose.py: a Counter of (index, predicted
+    class).
     """
     clean, _ = load(noise.rsplit("-", 2)[0])
-    settings = replace(Settings(init="xavier"), augment=diagnose.RECIPE["augment"])
-    torch.set_num_threads(complete(settings).threads)
-    measured, own = {}, Counter()
-    for number in numbers:
-        data = replace(clean, labels=with_noise(clean, noise, number))
+    settings = complete(Settings(**diagnose.RECIPE))
+    torch.set_num_threads(settings.threads)
+    measured, not_changed = {}, Counter()
+    imperfect = [with_noise(clean, noise, number) for number in numbers]  # its faults before the training
+    for number, labels in zip(numbers, imperfect, strict=True):
+        data = replace(clean, labels=labels)
         wrong = data.labels != clean.labels
         outputs = kept(noise, number, by_default, data, settings)
         methods = our_scores(data, outputs)
         if with_cleanlab:
             methods |= cleanlab_scores(data, kept(noise, number, cross_validated, data, settings))
         for method, (scores, estimate) in methods.items():
-            result = (*judge(scores, wrong), estimate, hits_of(scores, wrong))
-            measured.setdefault(method, []).append(result)
+            hits = hits_of(scores, wrong)
+            measured.setdefault(method, []).append((*judge(hits), estimate, hits))
         suspects = diagnose.greatest_first(methods["diagnose.py"][0])[: wrong.sum()]
         predicted = outputs.mean(dim=0).argmax(dim=1)
-        own.update((index, predicted[index].item()) for index in suspects[~wrong[suspects]].tolist())
-    return measured, own, clean
+        suspects = suspects[~wrong[suspects] & (predicted != labels)[suspects]]
+        not_changed.update((index, predicted[index].item()) for index in suspects.tolist())
+    return measured, not_changed, clean
 
 
 COLUMNS = ("noise", "method", "sets", "found of each set")
@@ -211,31 +216,33 @@ def summary(noise, numbers, measured):
 def curve(results, n_points=40):
     """Return the precision at each recall, for `draw_lines`: mean over the sets, the least, the most."""
     points = []
-    for share in torch.linspace(1 / n_points, 1, n_points).tolist():
+    for n in range(1, n_points + 1):
         values = []
         for *_, hits in results:
-            place = torch.searchsorted(hits.cumsum(0), share * hits.sum())
+            places = hits.nonzero().flatten()
+            place = places[-(-n * len(places) // n_points) - 1]  # of the first hit with that recall
             values.append(100 * precisions_of(hits)[place].item())
-        points.append((100 * share, mean_sd(values)[0], min(values), max(values)))
+        points.append((100 * n / n_points, mean_sd(values)[0], min(values), max(values)))
     return points
 
 
-def show_own(noise, own, clean, n_sets):
+def show_not_changed(noise, not_changed, clean, n_sets):
     """Draw and name labels that were not changed, but are suspects: the nine most often so."""
     captions = []
-    for (index, predicted), n in own.most_common(9):
+    for (index, predicted), n in not_changed.most_common(9):
         names = clean.classes[clean.labels[index]], clean.classes[predicted]
         captions.append((*names, f"{n} of {n_sets} sets"))
         print(f"not changed, but a suspect in {n} of {n_sets} sets: {' → '.join(names)}  {clean.ids[index]}")
-    images = clean.images[[index for (index, _), _ in own.most_common(9)]]
+    images = clean.images[[index for (index, _), _ in not_changed.most_common(9)]]
     title = f"{clean.source}'s own labels among the first suspects, and the predictions"
     pictures.draw_sheet(TABLE.with_name(f"own_labels_{noise}.png"), images, captions, title)
 
 
 def noise_name(text):
-    """Parse DATA-KIND-COUNT."""
-    _, _, count = text.rsplit("-", 2)
-    int(count)
+    """Parse DATA-KIND-COUNT, where DATA is no path: the name is part of a file's."""
+    data, _, count = text.rsplit("-", 2)
+    if int(count) < 0 or not data.isidentifier():
+        raise ValueError
     return text
 
 
@@ -253,28 +260,37 @@ def main(arguments=None):
     given = parser.parse_args(arguments)
     check_replaceable(TABLE, COLUMNS)  # before the training
     check_replaceable(PICTURE)
+    if given.cleanlab and not find_spec("cleanlab"):
+        raise UserError("--cleanlab: pip install cleanlab first")
     TABLE.parent.mkdir(exist_ok=True)
-    rows, pictured = [], []
+    pictured = []
     for noise in given.noises:
-        measured, own, clean = measure(noise, given.sets, given.cleanlab)
-        rows += summary(noise, given.sets, measured)
-        for row in rows[-len(measured) :]:
+        measured, not_changed, clean = measure(noise, given.sets, given.cleanlab)
+        rows = summary(noise, given.sets, measured)
+        for row in rows:
             print(
                 f"{noise:28}{row['method']:38} {row['found']:7} ± {row['found sd']:5}  average precision "
                 f"{row['precision']:.3f} ± {row['precision sd']:.3f}  look wrong {row['look wrong']}"
             )
-        if own:
-            show_own(noise, own, clean, len(given.sets))
+        write_rows(rows)
+        if not_changed:
+            show_not_changed(noise, not_changed, clean, len(given.sets))
         if not noise.endswith("-0"):
             lines = [(method, [curve(results)]) for method, results in measured.items()]
             panel = {"title": "precision (%)", "x_title": "recall (%)", "y_most": 100}
             pictured.append((noise, [panel], lines))
-    names = [(row["noise"], row["method"], row["sets"]) for row in rows]
+    if pictured:
+        title = (
+            f"Which share of the suspects is wrong? Mean over {len(given.sets)} sets; bands: least to most"
+        )
+        pictures.draw_lines(PICTURE, title, pictured)
+
+
+def write_rows(rows):
+    """Add `rows` to TABLE, in place of those of the same noise, method and sets."""
+    new = [[row[name] for name in COLUMNS[:3]] for row in rows]
     others = read_csv(TABLE) if TABLE.exists() else []
-    others = [row for row in others if (row["noise"], row["method"], row["sets"]) not in names]
-    write_csv(TABLE, [*others, *rows])
-    title = f"Which share of the suspects is wrong? Mean over {len(given.sets)} sets; bands: least to most"
-    pictures.draw_lines(PICTURE, title, pictured)
+    write_csv(TABLE, [*(row for row in others if [row[name] for name in COLUMNS[:3]] not in new), *rows])
 
 
 if __name__ == "__main__":

@@ -86,17 +86,17 @@ def check_data(source, data, test, options):
 # ---------------------------------------------------------------- decisions
 
 
-def decide(halves, rankings, n_remove, is_decided, folder):
+def decide(halves, rankings, n_remove, decisions, folder):
     """Return (kept, labels) of the training and of the test images, as top_losses.csv and its like say.
 
     These are written here, unless this diagnosis is resumed: then a person may have edited them meanwhile.
-    They say what DECIDED says if it `is_decided`; else that of the training images whose labels the networks
-    contradict the `n_remove` most suspicious are removed, or with "auto" as many as look wrong.
+    They say what DECIDED says where `decisions` were given; else that the `suspects_of` the training images
+    are removed, `n_remove` or "auto".
     """
     data, test = halves
     files = (folder / "top_losses.csv", folder / "top_losses_test.csv")
     if not all(file.exists() for file in files):
-        if is_decided:
+        if decisions:
             decided = read_decisions(folder / DECIDED, *halves)
         else:
             kept = torch.ones(len(data), dtype=torch.bool)
@@ -112,11 +112,17 @@ def decide(halves, rankings, n_remove, is_decided, folder):
 def suspects_of(data, ranking, n):
     """Return the indices, int64, of the `n` most suspicious samples of those whose labels are contradicted.
 
-    With "auto", as many as look wrong.
+    With "auto", as many as look wrong, the high number; but a sample of each class stays.
     """
-    n = ranking.n_wrong if n == "auto" else n
     contradicted = ranking.probabilities.argmax(dim=1) != data.labels
     suspects = ranking.order[contradicted[ranking.order]]
+    if n == "auto":
+        suspects = suspects[: ranking.n_wrong[1] if ranking.n_wrong else 0]
+        left = torch.ones(len(data), dtype=torch.bool).index_fill(0, suspects, False)
+        for emptied in set(data.labels.tolist()) - set(data.labels[left].tolist()):
+            last = suspects[data.labels[suspects] == emptied][-1]
+            suspects = suspects[suspects != last]
+        return suspects
     if len(suspects) < n:
         print(f"the networks contradict {len(suspects):,} labels: no other image is a suspect")
     return suspects[:n]

@@ -23,16 +23,16 @@ def show_confusion(title, data, matrix, path):
             print("".join(f"{cell:>{width}}" for cell in (name, *row)))
 
 
-def show_estimates(halves, rankings):
+def show_estimates(rankings):
     """Say how many labels of the training and of the test images look wrong."""
     print()
-    for name, data, ranking in zip(("training", "test"), halves, rankings, strict=True):
-        n_contradicted = (ranking.probabilities.argmax(dim=1) != data.labels).sum().item()
-        print(
-            f"about {ranking.n_wrong:,} of the {len(data):,} {name} labels look wrong; "
-            f"{n_contradicted:,} differ from the prediction"
-        )
-    print("(of the training labels more may be wrong: networks come to believe what they learn)")
+    for name, ranking in zip(("training", "test"), rankings, strict=True):
+        if ranking.n_wrong:
+            low, high = (f"{n:,}" for n in ranking.n_wrong)
+            print(f"about {low} to {high} of the {len(ranking.order):,} {name} labels look wrong")
+        else:
+            print(f"how many {name} labels are wrong cannot be said: the networks contradict half of them")
+    print("(it may be more where there are few images, or where networks believe what they learnt)")
 
 
 def draw_suspects(path, data, indices, ranking, title):

@@ -220,8 +220,8 @@ def has_fast_bf16(device):
     if device.startswith("cuda"):
         return torch.cuda.is_bf16_supported(including_emulation=False)
     has = processor() if device == "cpu" else {}
-    # Intel's AMX multiplies bf16 fast. Its AVX-512 alone, all that some virtual machines have, does not: this
-    # loop trains 1,222 images/s there, and 1,828 in fp32 (results/bench.csv).
+    # Intel's AMX multiplies bf16 fast. Its AVX-512 alone does not, on an Emerald Rapids whose virtual machine
+    # has no AMX: this loop trains 1,222 images/s there, and 1,828 in fp32 (results/bench.csv).
     avx512 = has.get("avx512_bf16") and "Intel" not in has.get("cpu_name", "")
     return bool(has.get("amx_bf16") or avx512)
 

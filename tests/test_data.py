@@ -157,13 +157,17 @@ def write_idx(tmp_path):
 @pytest.mark.parametrize("inside", [True, False])
 def test_torchvisions_own_files_are_read(write_idx, name, inside):
     folder = write_idx(name).parent
-    train, test = data.load(str(folder if inside else folder.parent))
-    files = mnist_files()
-    assert np.array_equal(train.images[:, 0].numpy(), files["train-images-idx3-ubyte"])
-    assert np.array_equal(test.labels.numpy(), files["t10k-labels-idx1-ubyte"])
-    assert test.ids == ("test/00000", "test/00001", "test/00002", "test/00003")
-    assert train.source == name
-    assert train.classes[6] == {"MNIST": "6", "FashionMNIST": "Shirt"}[name]
+    if inside:  # a folder of the same name around them, as MNIST("MNIST") makes it
+        (folder.parent / "outer" / name).mkdir(parents=True)
+        folder = folder.rename(folder.parent / "outer" / name / name)
+    for source in (folder, folder.parent):
+        train, test = data.load(str(source))
+        files = mnist_files()
+        assert np.array_equal(train.images[:, 0].numpy(), files["train-images-idx3-ubyte"])
+        assert np.array_equal(test.labels.numpy(), files["t10k-labels-idx1-ubyte"])
+        assert test.ids == ("test/00000", "test/00001", "test/00002", "test/00003")
+        assert train.source == name
+        assert train.classes[6] == {"MNIST": "6", "FashionMNIST": "Shirt"}[name]
 
 
 @both
@@ -172,6 +176,7 @@ def test_each_class_has_a_folder_when_exported_beside_torchvisions_files(write_i
     data.export(str(root / "png"), str(root))
     train, test = data.load(str(root / "png"))
     assert set(train.classes) == set(data.load(str(root))[0].classes)
+    assert ("T-shirt or top" in train.classes) == (name == "FashionMNIST")
     assert (len(train), len(test)) == (10, 10)
 
 
@@ -189,6 +194,11 @@ def test_damaged_files_are_named(write_idx, name, damage):
     }[damage]()
     with pytest.raises(UserError, match=rf"{raw}: {name}'s train files are missing or damaged"):
         data.load(str(raw.parent))
+
+
+def test_a_folder_of_images_is_not_exported_into_itself(folder):
+    with pytest.raises(UserError, match="is inside"):
+        data.export(str(folder / "png"), str(folder))
 
 
 @pytest.fixture

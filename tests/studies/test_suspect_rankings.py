@@ -9,7 +9,7 @@ from types import ModuleType, SimpleNamespace
 
 from support.console import UserError, run_command
 from support.files import read_csv
-from support.settings import Settings
+from support.settings import Settings, complete
 
 import numpy as np
 import pytest
@@ -40,10 +40,15 @@ def test_labels_are_wrong_as_the_noise_says(count, seed):
         assert torch.equal(labels, study.with_noise(data, f"some-data-{kind}-{count}", seed))
 
 
-@pytest.mark.parametrize("kind", ["row0_row9", "row0", "row0_to_row1_to_row2"])
+@pytest.mark.parametrize("kind", ["row0_row9", "row0", "row0_to_row2_to_row4", "row0_to_row0"])
 def test_classes_that_are_not_there_are_named(kind):
     with pytest.raises(UserError, match=f"no classes {kind} in stripes: row0, row2, row4"):
         study.with_noise(stripes(30), f"stripes-{kind}-3", 0)
+
+
+def test_a_class_is_not_emptied():
+    with pytest.raises(UserError, match="there are only 10 images of the class row0"):
+        study.with_noise(stripes(30), "stripes-row0_to_row2-10", 0)
 
 
 # ---------------------------------------------------------------- networks
@@ -69,26 +74,33 @@ def test_held_out_networks_never_see_what_they_rank_and_see_as_many_images_as_th
     monkeypatch.setattr(study.train, "fit", fit)
     monkeypatch.setattr(study.diagnose, "predict_all", ranked)
     expected = torch.arange(31.0).expand(1, 3, -1).mT
-    assert torch.equal(study.cross_validated(data, Settings(), 7, ""), expected)
+    assert torch.equal(study.cross_validated(data, complete(Settings()), 7, ""), expected)
     held_out, seen[:] = list(seen), []
-    assert study.by_default(data, Settings(), 7, "").shape == (3, 31, 3)
-    assert sum(n for _, n in seen) == 31 * 3 * diagnose.N_EPOCHS[0]
+    assert study.by_default(data, complete(Settings()), 7, "").shape == (3, 31, 3)
+    assert sum(n for _, n in seen) == 31 * 3 * diagnose.N_EPOCHS[1]  # so few are seen as often as can be
     assert sum(n for _, n in held_out) == pytest.approx(sum(n for _, n in seen), rel=0.01)
-    study.by_default(data, Settings(), 8, "")
+    study.by_default(data, complete(Settings()), 8, "")
     assert len({seed for seed, _ in seen}) == 6  # sets share no network
 
 
 def test_what_networks_say_is_computed_once_for_each_set_and_noise(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    asked = []
+    asked, data = [], stripes(9)
 
     def way(data, settings, number, task):
         asked.append(number)
         return torch.full((1, 2, 3), float(number))
 
-    for noise, number in (("a-b-1", 3), ("a-b-1", 3), ("a-b-1", 4), ("a-b-2", 3)):
-        assert study.kept(noise, number, way, None, None)[0, 0, 0] == number
-    assert asked == [3, 4, 3]
+    other = stripes(8)
+    for noise, number, part in (
+        ("a-b-1", 3, data),
+        ("a-b-1", 3, data),
+        ("a-b-1", 4, data),
+        ("a-b-2", 3, data),
+        ("a-b-1", 3, other),
+    ):
+        assert study.kept(noise, number, way, part, None)[0, 0, 0] == number
+    assert asked == [3, 4, 3, 3]
 
 
 # ---------------------------------------------------------------- scores
@@ -104,7 +116,7 @@ def test_each_of_our_scores_is_what_it_says():
     scores = study.our_scores(data, outputs)
     ranking = diagnose.top_losses(data, outputs)
     assert torch.equal(scores["diagnose.py"][0], ranking.scores)
-    assert scores["diagnose.py"][1] == ranking.n_wrong
+    assert scores["diagnose.py"][1] == (ranking.n_wrong and ranking.n_wrong[1])
     mean = outputs.mean(dim=0).tolist()
     losses = [-row[label] for row, label in zip(mean, data.labels.tolist(), strict=True)]
     assert scores["loss alone"][0].tolist() == pytest.approx(losses)
@@ -146,7 +158,7 @@ def test_cleanlabs_scores_are_asked_for_with_the_predictions_and_turned_round(mo
 @given(st.lists(st.booleans(), min_size=1, max_size=30))
 def test_found_and_average_precision_are_counted_from_the_highest_score_down(wrong):
     scores = -torch.arange(len(wrong)).float()
-    found, precision = study.judge(scores, torch.tensor(wrong))
+    found, precision = study.judge(study.hits_of(scores, torch.tensor(wrong)))
     n_wrong = sum(wrong)
     assert found == sum(wrong[:n_wrong])
     at_hits = [sum(wrong[: place + 1]) / (place + 1) for place, hit in enumerate(wrong) if hit]
@@ -211,7 +223,10 @@ def test_the_command_trains_once_and_writes_the_table_and_the_pictures(small, mo
     [
         (["x-random"], "invalid DATA-KIND-COUNT value: 'x-random'"),
         (["x-random-many"], "invalid DATA-KIND-COUNT value: 'x-random-many'"),
+        (["x/y-random-3"], "invalid DATA-KIND-COUNT value"),
+        (["x-random--3"], "invalid DATA-KIND-COUNT value"),
         (["x-random-3"], "suspect_rankings.csv: is there without this program's mark"),
+        (["x-random-3", "--cleanlab"], "pip install cleanlab first"),
     ],
 )
 def test_what_cannot_be_is_one_line_before_anything_is_trained(
@@ -219,6 +234,9 @@ def test_what_cannot_be_is_one_line_before_anything_is_trained(
 ):
     Path("results").mkdir()
     study.TABLE.write_text("a,b\n1,2\n")
+    if "--cleanlab" in arguments:
+        monkeypatch.setattr(study, "check_replaceable", lambda *_: None)
+        monkeypatch.setattr(study, "find_spec", lambda name: None)
     monkeypatch.setattr(study.train, "fit", None)
     with pytest.raises(SystemExit) as end:
         run_command(partial(study.main, arguments))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from support.console import UserError
-from support.decisions import decide, read_decisions, write_ranking
+from support.decisions import decide, read_decisions, suspects_of, write_ranking
 
 import pytest
 import torch
@@ -159,7 +159,8 @@ def test_the_only_test_image_of_a_class_may_go_where_another_takes_its_place(tmp
 
 
 @pytest.mark.parametrize(
-    ("n_wrong", "n_remove", "n_removed"), [(3, "auto", 3), (8, "auto", 6), (0, "auto", 0), (0, 2, 2)]
+    ("n_wrong", "n_remove", "n_removed"),
+    [((1, 3), "auto", 3), ((8, 8), "auto", 6), ((0, 0), "auto", 0), (None, "auto", 0), ((0, 0), 2, 2)],
 )
 def test_with_auto_as_many_are_removed_as_look_wrong_if_the_networks_contradict_them(
     tmp_path, n_wrong, n_remove, n_removed
@@ -168,10 +169,28 @@ def test_with_auto_as_many_are_removed_as_look_wrong_if_the_networks_contradict_
     probabilities[[1, 3, 8]] = torch.eye(3)[DATA.labels[[1, 3, 8]]]  # one of each class agrees
     numbers = torch.arange(9.0)
     ranking = Ranking(torch.arange(9), numbers, numbers, probabilities, n_wrong)
-    folder = tmp_path / "run"
-    folder.mkdir()
-    twice = [decide((DATA, DATA), (ranking, ranking), n_remove, False, folder) for _ in range(2)]
-    for (kept, labels), (test_kept, _) in twice:
-        assert (~kept).nonzero().flatten().tolist() == [0, 2, 4, 5, 6, 7][:n_removed]
-        assert torch.equal(labels, DATA.labels)
-        assert test_kept.all()
+    of_test = ranking._replace(n_wrong=(5, 5))
+    decided = decide((DATA, DATA), (ranking, of_test), n_remove, None, tmp_path)
+    (kept, labels), (test_kept, _) = decided
+    assert (~kept).nonzero().flatten().tolist() == [0, 2, 4, 5, 6, 7][:n_removed]
+    assert torch.equal(labels, DATA.labels)
+    assert test_kept.all()
+
+
+def test_a_sample_of_each_class_stays_with_auto():
+    order = torch.arange(9)
+    ranking = Ranking(order, order.float(), order.float(), PROBABILITIES, (9, 9))  # all are contradicted
+    assert suspects_of(DATA, ranking, "auto").tolist() == [0, 1, 2, 3, 4, 5]
+    assert suspects_of(DATA, ranking, 8).tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+
+
+def test_what_a_person_edited_is_not_written_again_where_another_file_is_missing(tmp_path):
+    order = torch.arange(9)
+    ranking = Ranking(order, order.float(), order.float(), PROBABILITIES, (0, 0))
+    decide((DATA, DATA), (ranking, ranking), 2, None, tmp_path)
+    edited = tmp_path / "top_losses.csv"
+    edited.write_text(edited.read_text().replace("remove", "keep"))
+    (tmp_path / "top_losses_test.csv").unlink()
+    (kept, _), _ = decide((DATA, DATA), (ranking, ranking), 2, None, tmp_path)
+    assert kept.all()
+    assert (tmp_path / "top_losses_test.csv").exists()

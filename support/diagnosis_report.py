@@ -28,8 +28,8 @@ def show_estimates(rankings):
     print()
     for name, ranking in zip(("training", "test"), rankings, strict=True):
         if ranking.n_wrong:
-            low, high = (f"{n:,}" for n in ranking.n_wrong)
-            print(f"about {low} to {high} of the {len(ranking.order):,} {name} labels look wrong")
+            numbers = " to ".join(f"{n:,}" for n in sorted(set(ranking.n_wrong)))
+            print(f"about {numbers} of the {len(ranking.order):,} {name} labels look wrong")
         else:
             print(f"how many {name} labels are wrong cannot be said: the networks contradict half of them")
     print("(it may be more where there are few images, or where networks believe what they learnt)")

@@ -248,7 +248,7 @@ def show_labels(halves, rankings, truth, settings, options, folder):
         matrix = confusion_matrix(half.labels, predicted, len(half.classes))
         title = {"train": "training set, imperfect labels", "test": "test set"}[name]
         diagnosis_report.show_confusion(title, half, matrix, folder / f"confusion_{name}.png")
-    diagnosis_report.show_estimates(rankings)
+    diagnosis_report.show_estimates(halves[1], rankings)
     decided = decide(halves, rankings, options.remove, options.decisions, folder)
     write_review(halves, rankings, decided, settings, folder)
     data, test = halves

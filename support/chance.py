@@ -59,7 +59,7 @@ def print_summary(before, after, n_suspects, n_images):
     for measure, unit, remark in (
         ("test_accuracy", " points", ""),
         ("test_loss", "", ""),
-        ("train_loss", "", " (without images of great loss it falls in any case)"),
+        ("train_loss", "", " (it mostly falls once images of great loss are gone)"),
     ):
         *_, change, verdict = effect_texts(measure, before, after)
         print(f"  the {measure.replace('_', ' ')} by {change}{unit}: {verdict}{remark}")

@@ -23,7 +23,7 @@ def show_confusion(title, data, matrix, path):
             print("".join(f"{cell:>{width}}" for cell in (name, *row)))
 
 
-def show_estimates(rankings):
+def show_estimates(test, rankings):
     """Say how many labels of the training and of the test images look wrong."""
     print()
     for name, ranking in zip(("training", "test"), rankings, strict=True):
@@ -32,7 +32,11 @@ def show_estimates(rankings):
             print(f"about {numbers} of the {len(ranking.order):,} {name} labels look wrong")
         else:
             print(f"how many {name} labels are wrong cannot be said: the networks contradict half of them")
-    print("(it may be more where there are few images, or where networks believe what they learnt)")
+    n_wrong = (rankings[1].probabilities.argmax(dim=1) != test.labels).sum().item()
+    if n_wrong > len(test) / 4:
+        print(f"(do not rely on that: the networks contradict {n_wrong / len(test):.0%} of the test labels)")
+    else:
+        print("(it may be more where there are few images, or where networks believe what they learnt)")
 
 
 def draw_suspects(path, data, indices, ranking, title):
@@ -60,7 +64,8 @@ def show_suspects(data, changed, ranking, folder):
     title = f"{data.source}: {len(shown)} suspects by score"
     draw_suspects(folder / "top_losses.png", data, shown, ranking, title)
     print(
-        f"\n{len(suspects):,} suspects; {folder}/top_losses.png has the first 100, top_losses.csv all images"
+        f"\n{len(suspects):,} suspects; {folder}/top_losses.png has the first {len(shown)}, "
+        "top_losses.csv all images"
     )
     print("the score: the log of the odds that the label is wrong, by the networks and by how often such a")
     print("mistake is made (of copies in several classes the contradicted ones come first):")

@@ -57,3 +57,21 @@ def test_the_test_images_are_drawn_from_the_highest_score(tmp_path, capsys, monk
     worst = sorted(range(130), key=lambda index: -ranking.scores[index])[:100]
     assert torch.equal(images, test.images[worst])
     assert [caption[2] for caption in captions] == [f"loss {losses[index]:.2f}" for index in worst]
+
+
+def test_an_estimate_by_networks_that_often_err_is_said_to_be_no_good(capsys):
+    test = stripes(40)
+    numbers = torch.arange(40.0)
+    for n_errors, text in (
+        (10, "(it may be more"),
+        (11, "(do not rely on that: the networks contradict 28%"),
+    ):
+        predicted = test.labels.clone()
+        predicted[:n_errors] = (predicted[:n_errors] + 1) % 3
+        probabilities = torch.eye(3)[predicted]
+        ranking = diagnose.Ranking(torch.arange(40), numbers, numbers, probabilities, (3, 3))
+        diagnosis_report.show_estimates(test, [ranking._replace(n_wrong=None), ranking])
+        said = capsys.readouterr().out
+        assert "how many training labels are wrong cannot be said" in said
+        assert "about 3 of the 40 test labels look wrong" in said
+        assert text in said

@@ -87,17 +87,17 @@ def ratios_of(log_probabilities):
     return log_probabilities - (log_probabilities.logsumexp(dim=0) - math.log(len(log_probabilities)))
 
 
-def scores_of(labels, log_probabilities):
+def scores_of(labels, log_probabilities, counts):
     """Return how wrong each label looks, float (N,): the log of the odds that it is wrong, by Bayes' rule.
 
         log Σ_{k ≠ i} c_ik p_k / π_k  -  log c_ii p_i / π_i      for the label i
 
     where c_ik is how often a sample of class k gets that label: where 4s and 9s were mixed up, a doubtful 4
-    comes before an equally doubtful 7. That is n_ik of `label_counts`, but networks are too sure where
+    comes before an equally doubtful 7. That is n_ik of the `label_counts`, but networks are too sure where
     classes are alike; so, with u the usual count (the median of all kinds of mistakes),
-    c_ik = u + max(0, n_ik - 3u - 3√n_ik) for k ≠ i. Arguments as for `losses_of`.
+    c_ik = u + max(0, n_ik - 3u - 3√n_ik) for k ≠ i. Other arguments as for `losses_of`.
     """
-    counts = label_counts(labels, log_probabilities) + UNSEEN / log_probabilities.shape[1]
+    counts = counts + UNSEEN / len(counts)
     others = ~torch.eye(len(counts), dtype=torch.bool)
     usual = counts[others].median()
     excess = (counts - 3 * usual - 3 * counts.sqrt()).clamp(min=0)
@@ -106,20 +106,19 @@ def scores_of(labels, log_probabilities):
     return log_odds.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1) - of_label
 
 
-def count_wrong(labels, log_probabilities):
+def count_wrong(labels, log_probabilities, counts):
     """Estimate how many labels are wrong: (a low number, a high one), ints; None where there is no telling.
 
     The low one is the sum of the `label_counts` off the diagonal. But from many wrong labels networks learn
     to expect them: so much as they give to the other classes where they are surest of one (anchor points,
     Patrini et al. 2017), here in the surest fifth of each class. The high one is the same sum once that is
-    taken off. Networks that contradict half of the labels cannot tell. Arguments as for `losses_of`.
+    taken off. Networks that contradict half of the labels cannot tell. Arguments as for `scores_of`.
     """
-    n_classes = log_probabilities.shape[1]
     probabilities = log_probabilities.exp()
     best, predicted = probabilities.max(dim=1)
     if (predicted != labels).sum() >= len(labels) / 2:
         return None
-    expected = torch.zeros(n_classes, n_classes)
+    expected = torch.zeros_like(counts)
     for k in predicted.unique():
         of_class = predicted == k
         surest = of_class & (best >= best[of_class].quantile(0.8))
@@ -127,8 +126,8 @@ def count_wrong(labels, log_probabilities):
     expected.fill_diagonal_(0)
     share = (expected[predicted].log() - log_probabilities).exp()  # of a probability, that is expected
     remaining = log_probabilities + (1 - share).clamp(min=0.1).log()
-    both = (label_counts(labels, each) for each in (log_probabilities, remaining))
-    return tuple(round((counts.sum() - counts.trace()).item()) for counts in both)
+    both = (counts, label_counts(labels, remaining))
+    return tuple(round((each.sum() - each.trace()).item()) for each in both)
 
 
 def greatest_first(values):
@@ -145,6 +144,11 @@ class Ranking(NamedTuple):
     probabilities: torch.Tensor  # float (N, classes), the mean over the networks
     n_wrong: tuple | None  # how many labels are wrong, by `count_wrong`
 
+    @property
+    def predicted(self):
+        """The likeliest classes, int64 (N,)."""
+        return self.probabilities.argmax(dim=1)
+
 
 def top_losses(data, log_probabilities):
     """Return the Ranking of the ImageData `data` by how wrong their labels look (exercise sheet 1.4 c).
@@ -154,12 +158,13 @@ def top_losses(data, log_probabilities):
     """
     mean = log_probabilities.mean(dim=0)
     losses = losses_of(data.labels, mean)
-    scores = scores_of(data.labels, mean)
+    counts = label_counts(data.labels, mean)
+    scores = scores_of(data.labels, mean, counts)
     order = greatest_first(scores)
     contradicted = contradicted_copies(data.images, data.labels, losses)
     order = order[greatest_first(contradicted[order].float())]
     probabilities = log_probabilities.exp().mean(dim=0)
-    return Ranking(order, scores, losses, probabilities, count_wrong(data.labels, mean))
+    return Ranking(order, scores, losses, probabilities, count_wrong(data.labels, mean, counts))
 
 
 # ---------------------------------------------------------------- the experiment
@@ -244,8 +249,7 @@ def diagnose(model, data, test, truth, settings, options, folder):
 def show_labels(halves, rankings, truth, settings, options, folder):
     """Print, draw and write what the Rankings say of the labels; return the decisions, as `decide` does."""
     for name, half, ranking in zip(("train", "test"), halves, rankings, strict=True):
-        predicted = ranking.probabilities.argmax(dim=1)
-        matrix = confusion_matrix(half.labels, predicted, len(half.classes))
+        matrix = confusion_matrix(half.labels, ranking.predicted, len(half.classes))
         title = {"train": "training set, imperfect labels", "test": "test set"}[name]
         diagnosis_report.show_confusion(title, half, matrix, folder / f"confusion_{name}.png")
     diagnosis_report.show_estimates(halves[1], rankings)
@@ -295,12 +299,8 @@ def main(arguments=None):
     note_contents(data, test)
     settings = with_epochs(settings, len(data), *(N_FROZEN_EPOCHS if settings.freeze else N_EPOCHS))
     check_data(source, data, test, options)
-    sized = ["--image-size", str(settings.image_size)] if settings.image_size else []
     if only_copies:
-        decided = read_decisions(options.decisions, data, test)
-        write_clean(source, options.write_clean, (data, test), decided)
-        words = ["python", "train.py", "--init", "xavier", "--data", options.write_clean, *sized]
-        print(f"next: {shlex.join(words)}")
+        carry_out((data, test), settings, options)
         return
     truth = known_truth(data, clean, settings.image_size)
     model = models.build(settings, len(data.classes), data.images.shape[1:])
@@ -315,6 +315,15 @@ def main(arguments=None):
     print(f"Move what it saves to {folder}/decisions.csv. (Or edit the column action of top_losses.csv,")
     print("and name that file below.) This carries the decisions out:")
     print(to_carry_out(folder / "decisions.csv", data, settings))
+
+
+def carry_out(halves, settings, options):
+    """Write the copy that the decisions of the command line ask for, and say what to type next."""
+    write_clean(settings.data, options.write_clean, halves, read_decisions(options.decisions, *halves))
+    words = ["python", "train.py", "--init", "xavier", "--data", options.write_clean]
+    if settings.image_size:
+        words += ["--image-size", str(settings.image_size)]
+    print(f"next: {shlex.join(words)}")
 
 
 if __name__ == "__main__":

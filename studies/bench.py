@@ -19,7 +19,7 @@ from io import StringIO
 from pathlib import Path
 
 from support.console import Parser, Progress, UserError, run_command
-from support.files import check_replaceable, read_csv, write_csv
+from support.files import check_replaceable, replace_rows
 from support.image_files import read_images
 from support.settings import Settings, complete, hardware_name
 
@@ -228,9 +228,7 @@ def main():
     if given.json:
         print(json.dumps([row | machine for row in rows], indent=2))
     Path("results").mkdir(exist_ok=True)
-    kept = read_csv(TABLE) if Path(TABLE).exists() else []
-    others = [row for row in kept if any(row[name] != str(value) for name, value in machine.items())]
-    write_csv(TABLE, [*others, *(row | machine for row in rows)])
+    replace_rows(TABLE, [row | machine for row in rows], machine)
 
 
 if __name__ == "__main__":

@@ -11,18 +11,18 @@ from dataclasses import replace
 from pathlib import Path
 
 from support.chance import difference, mean_sd
-from support.console import Parser, positive, run_command, seed_number
-from support.decisions import DiagnosisOptions, suspects_of
-from support.files import check_replaceable, read_csv, write_csv
+from support.console import Parser, UserError, positive, run_command, seed_number
+from support.decisions import all_but, suspects_of
+from support.files import check_replaceable, read_csv, replace_rows
 from support.mislabelled import make_wrong
 from support.randomness import random_order
-from support.settings import Settings, complete, with_epochs
+from support.settings import Settings, complete
 
 import torch
 
 import diagnose
 from data import load
-from studies.suspect_rankings import SEEDS, fitted
+from studies.suspect_rankings import fitted, fitted_by_default
 from train import evaluate
 
 KEY = ("data", "images", "wrong (%)", "set")
@@ -35,16 +35,12 @@ def measure(clean, test, percent, number, settings):
     n_classes = len(clean.classes)
     labels, _ = make_wrong(clean.labels, n_classes, len(clean) * percent // 100, number)
     data = replace(clean, labels=labels)
-    settings = with_epochs(complete(settings), len(data), *diagnose.N_EPOCHS)
-    n = DiagnosisOptions.seeds
-    runs = [replace(settings, seed=SEEDS + n * number + run) for run in range(n)]
-    networks = [fitted(data, run, f"{len(data):,} images, {percent}% wrong, set {number}") for run in runs]
+    task = f"{len(data):,} images, {percent}% wrong, set {number}"
+    networks, settings = fitted_by_default(data, settings, number, task)
     ranking = diagnose.top_losses(data, diagnose.predict_all(networks, data, settings))
     suspects = suspects_of(data, ranking, "auto")
-    everything = torch.ones(len(data), dtype=torch.bool)
-    others = everything.index_fill(0, suspects, False)
-    relabelled = labels.clone()
-    relabelled[suspects] = ranking.probabilities.argmax(dim=1)[suspects]
+    everything, others = all_but([], len(data)), all_but(suspects, len(data))
+    relabelled = torch.where(others, labels, ranking.predicted)
     rows = []
     for name, labels, kept in (
         ("none wrong", clean.labels, everything),
@@ -53,7 +49,7 @@ def measure(clean, test, percent, number, settings):
         ("relabelled", relabelled, everything),
     ):
         part = replace(data, labels=labels).subset(kept.nonzero().flatten())
-        network = networks[0] if name == "wrong" else fitted(part, runs[0], f"{name}, set {number}")
+        network = networks[0] if name == "wrong" else fitted(part, settings, f"{name}, set {number}")
         loss, accuracy = evaluate(network, test, settings)
         counts = len(suspects) if name in CLEANED else 0, (data.labels != clean.labels).sum().item()
         n_left = (labels != clean.labels)[kept].sum().item()
@@ -99,9 +95,11 @@ def main(arguments=None):
     given = parser.parse_args(arguments)
     check_replaceable(given.table, COLUMNS)
     given.table.parent.mkdir(exist_ok=True)
-    settings = replace(Settings(init="xavier"), augment=diagnose.RECIPE["augment"])
-    torch.set_num_threads(complete(settings).threads)
+    settings = complete(Settings(**diagnose.RECIPE))
+    torch.set_num_threads(settings.threads)
     everything, test = load(given.data)
+    if max(given.sizes) > len(everything):
+        raise UserError(f"--sizes {max(given.sizes)}: {given.data} has only {len(everything):,} images")
     for size in given.sizes:
         for percent in given.percents:
             for number in given.sets:
@@ -111,10 +109,8 @@ def main(arguments=None):
                     continue
                 clean = everything.subset(random_order(len(everything), number)[:size])
                 rows = measure(clean, test, percent, number, settings)
-                write_csv(
-                    given.table,
-                    [*done, *(key | dict(zip(COLUMNS[len(KEY) :], row, strict=True)) for row in rows)],
-                )
+                rows = [key | dict(zip(COLUMNS[len(KEY) :], row, strict=True)) for row in rows]
+                replace_rows(given.table, rows, KEY)
     summarise(read_csv(given.table))
 
 

@@ -17,7 +17,7 @@ from support import pictures
 from support.chance import difference, mean_sd
 from support.console import Parser, UserError, run_command, seed_number
 from support.decisions import DiagnosisOptions
-from support.files import check_replaceable, read_csv, read_tensors, write_csv, write_tensors
+from support.files import check_replaceable, read_tensors, replace_rows, write_tensors
 from support.mislabelled import make_wrong
 from support.randomness import HALVES, WRONG_LABELS, random_order
 from support.settings import Settings, complete, with_epochs
@@ -37,13 +37,18 @@ SEEDS = 1000  # the first of the networks' seeds: not those of the wrong labels
 # ---------------------------------------------------------------- wrong labels, and what networks say of them
 
 
+def parts_of(noise):
+    """Return (name of the data set, kind, how many labels are wrong) of the text `noise`."""
+    data, kind, count = noise.rsplit("-", 2)
+    return data, kind, int(count)
+
+
 def with_noise(data, noise, seed):
     """Return the labels of the ImageData `data`, int64 (N,), some of them wrong as the text `noise` says."""
-    _, kind, count = noise.rsplit("-", 2)
+    _, kind, n_wrong = parts_of(noise)
     names = kind.replace("_to_", "_").split("_")
     if kind != "random" and not (len(set(names)) == len(names) == 2 and set(names) <= set(data.classes)):
         raise UserError(f"{noise}: no classes {kind} in {data.source}: {', '.join(data.classes)}")
-    n_wrong = int(count)
     if n_wrong == 0:
         return data.labels
     if kind == "random":
@@ -66,14 +71,18 @@ def fitted(data, settings, task):
     return model
 
 
-def by_default(data, settings, number, task):
-    """Return what the networks of diagnose.py give to the images that they learn: (networks, N, classes)."""
+def fitted_by_default(data, settings, number, task):
+    """Return (networks, settings of the first): those that diagnose.py would train on `data`."""
     n = DiagnosisOptions.seeds
     settings = with_epochs(settings, len(data), *diagnose.N_EPOCHS)
     runs = [replace(settings, seed=SEEDS + n * number + run) for run in range(n)]
-    return diagnose.predict_all(
-        [fitted(data, run, f"{task}, seed {run.seed}") for run in runs], data, runs[0]
-    )
+    return [fitted(data, run, f"{task}, seed {run.seed}") for run in runs], runs[0]
+
+
+def by_default(data, settings, number, task):
+    """Return what the networks of diagnose.py give to the images that they learn: (networks, N, classes)."""
+    networks, run = fitted_by_default(data, settings, number, task)
+    return diagnose.predict_all(networks, data, run)
 
 
 def cross_validated(data, settings, number, task, n_folds=3):
@@ -96,7 +105,11 @@ def kept(noise, number, way, data, settings):
     if not path.exists():
         KEPT.mkdir(parents=True, exist_ok=True)
         write_tensors(path, way(data, settings, number, f"{noise}, set {number}, {way.__name__}"))
-    return read_tensors(path)
+    outputs = read_tensors(path)
+    shape = (len(data), len(data.classes))
+    if not torch.is_tensor(outputs) or outputs.shape[1:] != shape or not outputs.isfinite().all():
+        raise UserError(f"{path}: is damaged; move it away")
+    return outputs
 
 
 # ---------------------------------------------------------------- scores
@@ -168,7 +181,7 @@ def measure(noise, numbers, with_cleanlab):
     `not_changed` counts how often such a label is a suspect of diagnose.py: a Counter of (index, predicted
     class).
     """
-    clean, _ = load(noise.rsplit("-", 2)[0])
+    clean, _ = load(parts_of(noise)[0])
     settings = complete(Settings(**diagnose.RECIPE))
     torch.set_num_threads(settings.threads)
     measured, not_changed = {}, Counter()
@@ -235,13 +248,18 @@ def show_not_changed(noise, not_changed, clean, n_sets):
         print(f"not changed, but a suspect in {n} of {n_sets} sets: {' → '.join(names)}  {clean.ids[index]}")
     images = clean.images[[index for (index, _), _ in not_changed.most_common(9)]]
     title = f"{clean.source}'s own labels among the first suspects, and the predictions"
-    pictures.draw_sheet(TABLE.with_name(f"own_labels_{noise}.png"), images, captions, title)
+    pictures.draw_sheet(own_labels(noise), images, captions, title)
+
+
+def own_labels(noise):
+    """Return the Path of the picture of labels that were not changed."""
+    return TABLE.with_name(f"own_labels_{noise}.png")
 
 
 def noise_name(text):
     """Parse DATA-KIND-COUNT, where DATA is no path: the name is part of a file's."""
-    data, _, count = text.rsplit("-", 2)
-    if int(count) < 0 or not data.isidentifier():
+    data, _, count = parts_of(text)
+    if count < 0 or not data.isidentifier():
         raise ValueError
     return text
 
@@ -259,7 +277,8 @@ def main(arguments=None):
     parser.add_argument("--cleanlab", action="store_true", help="compare with cleanlab too")
     given = parser.parse_args(arguments)
     check_replaceable(TABLE, COLUMNS)  # before the training
-    check_replaceable(PICTURE)
+    for picture in (PICTURE, *map(own_labels, given.noises)):
+        check_replaceable(picture)
     if given.cleanlab and not find_spec("cleanlab"):
         raise UserError("--cleanlab: pip install cleanlab first")
     TABLE.parent.mkdir(exist_ok=True)
@@ -272,10 +291,10 @@ def main(arguments=None):
                 f"{noise:28}{row['method']:38} {row['found']:7} ± {row['found sd']:5}  average precision "
                 f"{row['precision']:.3f} ± {row['precision sd']:.3f}  look wrong {row['look wrong']}"
             )
-        write_rows(rows)
+        replace_rows(TABLE, rows, COLUMNS[:3])
         if not_changed:
             show_not_changed(noise, not_changed, clean, len(given.sets))
-        if not noise.endswith("-0"):
+        if parts_of(noise)[2] > 0:
             lines = [(method, [curve(results)]) for method, results in measured.items()]
             panel = {"title": "precision (%)", "x_title": "recall (%)", "y_most": 100}
             pictured.append((noise, [panel], lines))
@@ -284,13 +303,6 @@ def main(arguments=None):
             f"Which share of the suspects is wrong? Mean over {len(given.sets)} sets; bands: least to most"
         )
         pictures.draw_lines(PICTURE, title, pictured)
-
-
-def write_rows(rows):
-    """Add `rows` to TABLE, in place of those of the same noise, method and sets."""
-    new = [[row[name] for name in COLUMNS[:3]] for row in rows]
-    others = read_csv(TABLE) if TABLE.exists() else []
-    write_csv(TABLE, [*(row for row in others if [row[name] for name in COLUMNS[:3]] not in new), *rows])
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ number_or_auto.__name__ = "positive int or auto"
 class DiagnosisOptions(Options):
     """diagnose.py's own flags."""
 
-    remove: str = flag(
+    remove: int | str = flag(
         None,
         "images to remove, the most suspicious first; auto: as many as labels look wrong (default: 100)",
         type=number_or_auto,
@@ -99,10 +99,9 @@ def decide(halves, rankings, n_remove, decisions, folder):
         if decisions:
             decided = read_decisions(folder / DECIDED, *halves)
         else:
-            kept = torch.ones(len(data), dtype=torch.bool)
-            kept[suspects_of(data, rankings[0], n_remove)] = False
+            kept = all_but(suspects_of(data, rankings[0], n_remove), len(data))
             check_none_emptied(data, kept, data.labels, f"--remove {n_remove}")  # before it is written
-            decided = [(kept, data.labels), (torch.ones(len(test), dtype=torch.bool), test.labels)]
+            decided = [(kept, data.labels), (all_but([], len(test)), test.labels)]
         for file, half, ranking, (kept, labels) in zip(files, halves, rankings, decided, strict=True):
             if not file.exists():
                 write_ranking(file, half, ranking, kept, labels)
@@ -114,18 +113,24 @@ def suspects_of(data, ranking, n):
 
     With "auto", as many as look wrong, the high number; but a sample of each class stays.
     """
-    contradicted = ranking.probabilities.argmax(dim=1) != data.labels
+    contradicted = ranking.predicted != data.labels
     suspects = ranking.order[contradicted[ranking.order]]
     if n == "auto":
         suspects = suspects[: ranking.n_wrong[1] if ranking.n_wrong else 0]
-        left = torch.ones(len(data), dtype=torch.bool).index_fill(0, suspects, False)
-        for emptied in set(data.labels.tolist()) - set(data.labels[left].tolist()):
-            last = suspects[data.labels[suspects] == emptied][-1]
+        for label in emptied_classes(data, all_but(suspects, len(data)), data.labels):
+            last = suspects[data.labels[suspects] == label][-1]
             suspects = suspects[suspects != last]
         return suspects
     if len(suspects) < n:
         print(f"the networks contradict {len(suspects):,} labels: no other image is a suspect")
     return suspects[:n]
+
+
+def all_but(indices, n_samples):
+    """Return which of `n_samples` stay where those at `indices` go, bool (n_samples,)."""
+    kept = torch.ones(n_samples, dtype=torch.bool)
+    kept[indices] = False
+    return kept
 
 
 def write_ranking(path, data, ranking, kept, labels):
@@ -136,7 +141,7 @@ def write_ranking(path, data, ranking, kept, labels):
     """
     order, scores, losses, probabilities, _ = ranking
     relabelled = labels != data.labels
-    predicted = torch.where(relabelled, labels, probabilities.argmax(dim=1))
+    predicted = torch.where(relabelled, labels, ranking.predicted)
 
     def rows():  # one at a time: a million with a hundred classes have no room in memory
         for rank, index in enumerate(order.tolist(), 1):
@@ -216,10 +221,15 @@ def read_decisions(path, *halves):
 
 def check_none_emptied(data, kept, labels, blamed):
     """Raise UserError where a class of the ImageData `data` has no image left; `blamed` is what to name."""
-    emptied = set(data.labels.tolist()) - set(labels[kept].tolist())
+    emptied = emptied_classes(data, kept, labels)
     if emptied:
         name = data.classes[min(emptied)]
         raise UserError(f"{blamed}: leaves no image of the class {name} in its half of the data; keep one")
+
+
+def emptied_classes(data, kept, labels):
+    """Return the set of the classes, ints, that have samples in the ImageData `data` and then no more."""
+    return set(data.labels.tolist()) - set(labels[kept].tolist())
 
 
 def changed(data, kept, labels):

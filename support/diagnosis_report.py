@@ -32,7 +32,7 @@ def show_estimates(test, rankings):
             print(f"about {numbers} of the {len(ranking.order):,} {name} labels look wrong")
         else:
             print(f"how many {name} labels are wrong cannot be said: the networks contradict half of them")
-    n_wrong = (rankings[1].probabilities.argmax(dim=1) != test.labels).sum().item()
+    n_wrong = (rankings[1].predicted != test.labels).sum().item()
     if n_wrong > len(test) / 4:
         print(f"(do not rely on that: the networks contradict {n_wrong / len(test):.0%} of the test labels)")
     else:
@@ -41,7 +41,7 @@ def show_estimates(test, rankings):
 
 def draw_suspects(path, data, indices, ranking, title):
     """Draw the images at `indices` with their label, their prediction and their loss."""
-    predicted = ranking.probabilities.argmax(dim=1)
+    predicted = ranking.predicted
     captions = [
         (
             data.classes[data.labels[index]],
@@ -59,7 +59,7 @@ def show_suspects(data, changed, ranking, folder):
     if len(suspects) == 0:
         print("\nno image is to be removed or relabelled")
         return
-    predicted = ranking.probabilities.argmax(dim=1)
+    predicted = ranking.predicted
     shown = suspects[:100]
     title = f"{data.source}: {len(shown)} suspects by score"
     draw_suspects(folder / "top_losses.png", data, shown, ranking, title)

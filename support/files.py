@@ -98,6 +98,13 @@ def write_csv(path, rows):
         table.writerows(map(quoted, chain([first], rows)))
 
 
+def replace_rows(path, rows, names):
+    """Add `rows`, dicts, to the table `path`, in place of those that have the same in the columns `names`."""
+    new = [[str(row[name]) for name in names] for row in rows]
+    others = read_csv(path) if Path(path).exists() else []
+    write_csv(path, [*(row for row in others if [row[name] for name in names] not in new), *rows])
+
+
 def append_csv(path, row):
     """Add the dict `row` to a table, under a header line where there is none yet; it is on the disk then."""
     with open(path, "a", encoding="utf-8", errors="surrogateescape", newline="") as file:

@@ -27,8 +27,10 @@ QUALITY = 70  # of a JPEG: with it 1,000 pictures of pure noise take 18 MB
 
 
 def write_review(halves, rankings, decided, settings, folder):
-    """Write review.html, the page on which a person decides; arguments as `decisions.decide` takes and
-    returns them."""
+    """Write review.html, the page on which a person decides.
+
+    `halves`, `rankings` and `decided` are as `decisions.decide` takes and returns them.
+    """
     tabs = [
         review_tab(half, settings.data, ranking, *decisions)
         for half, ranking, decisions in zip(halves, rankings, decided, strict=True)

@@ -156,12 +156,17 @@ def calibrated(n_classes, seed, distance=4):
     return classes, (-squares / 2).softmax(dim=1).clamp(min=1e-30)
 
 
+def count_wrong(labels, log_probabilities):
+    counts = diagnose.label_counts(labels, log_probabilities)
+    return diagnose.count_wrong(labels, log_probabilities, counts)
+
+
 @given(st.integers(2, 5), st.integers(0, 2**31), st.sampled_from([0, 0.02, 0.1]))
 def test_wrong_labels_are_counted_by_networks_that_do_not_expect_them(n_classes, seed, share):
     classes, probabilities = calibrated(n_classes, seed)
     n_wrong = int(share * len(classes))
     labels, _ = mislabelled.make_wrong(classes, n_classes, n_wrong, seed) if n_wrong else (classes, None)
-    low, high = diagnose.count_wrong(labels, probabilities.log())
+    low, high = count_wrong(labels, probabilities.log())
     assert low == pytest.approx(n_wrong, abs=25 + n_wrong / 10)
     assert high == pytest.approx(n_wrong, abs=25 + n_wrong / 10)
 
@@ -171,7 +176,7 @@ def test_what_networks_expect_of_wrong_labels_is_taken_off(n_classes, seed, shar
     classes, probabilities = calibrated(n_classes, seed)
     labels, wrong = mislabelled.make_wrong(classes, n_classes, int(share * len(classes)), seed)
     mistaken = torch.full((n_classes, n_classes), share / (n_classes - 1)).fill_diagonal_(1 - share)
-    low, high = diagnose.count_wrong(labels, (probabilities @ mistaken).log())
+    low, high = count_wrong(labels, (probabilities @ mistaken).log())
     assert low < len(wrong) / 3  # such networks find a wrong label as likely as it is
     assert high == pytest.approx(len(wrong), rel=0.15)
 
@@ -179,7 +184,7 @@ def test_what_networks_expect_of_wrong_labels_is_taken_off(n_classes, seed, shar
 @given(st.integers(2, 4), st.integers(0, 2**31))
 def test_classes_that_overlap_are_no_wrong_labels(n_classes, seed):
     classes, probabilities = calibrated(n_classes, seed, distance=3)
-    low, high = diagnose.count_wrong(classes, probabilities.log())
+    low, high = count_wrong(classes, probabilities.log())
     assert low < 40
     assert high < 90  # of some 800 that are contradicted
 
@@ -190,7 +195,7 @@ def test_networks_that_contradict_half_of_the_labels_cannot_tell():
         predicted = labels.clone()
         predicted[:n_contradicted] = 1 - labels[:n_contradicted]
         log_probabilities = (3 * torch.eye(2)[predicted]).log_softmax(dim=1)
-        assert (diagnose.count_wrong(labels, log_probabilities) is not None) == told
+        assert (count_wrong(labels, log_probabilities) is not None) == told
 
 
 @given(rankings(), st.randoms())

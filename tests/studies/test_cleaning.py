@@ -2,14 +2,15 @@
 
 from functools import partial
 
-from support.files import read_csv
+from support.console import UserError
+from support.files import read_csv, replace_rows
 from support.settings import Settings
 
 import pytest
 import torch
 from conftest import stripes
 
-from studies import cleaning
+from studies import cleaning, suspect_rankings
 
 NETWORK = {"n_blocks": 1, "n_features_1": 8, "n_features_2": 8, "batch_size": 32, "precision": "fp32"}
 
@@ -26,7 +27,8 @@ def small(tmp_path, monkeypatch):
         learnt.append((len(data), settings.seed, data.labels))
         return fitted(data, settings, task)
 
-    monkeypatch.setattr(cleaning, "fitted", fitted)
+    for study in (cleaning, suspect_rankings):
+        monkeypatch.setattr(study, "fitted", fitted)
     return learnt
 
 
@@ -60,3 +62,23 @@ def test_suspects_are_removed_or_relabelled_and_each_set_is_done_once(small, cap
     cleaning.main([*command[:-1], "7"])
     assert len(small) == 18
     assert read_csv("results/cleaning.csv")[:8] == rows
+
+
+def test_what_another_process_wrote_meanwhile_stays(small, monkeypatch):
+    measure = cleaning.measure
+
+    def beside_another(clean, test, percent, number, settings):
+        other = dict.fromkeys(cleaning.COLUMNS, "other")
+        replace_rows("results/cleaning.csv", [other], cleaning.KEY)
+        return measure(clean, test, percent, number, settings)
+
+    monkeypatch.setattr(cleaning, "measure", beside_another)
+    monkeypatch.setattr(cleaning, "summarise", lambda rows: None)
+    cleaning.main(["--data", "x", "--sizes", "60", "--percents", "10", "--sets", "5"])
+    assert [row["data"] for row in read_csv("results/cleaning.csv")] == ["other", *4 * ["x"]]
+
+
+def test_more_images_than_there_are_are_refused(small):
+    with pytest.raises(UserError, match="--sizes 401: x has only 400 images"):
+        cleaning.main(["--data", "x", "--sizes", "300", "401"])
+    assert small == []

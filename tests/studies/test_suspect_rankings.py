@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 from support.console import UserError, run_command
-from support.files import read_csv
+from support.files import read_csv, write_tensors
 from support.settings import Settings, complete
 
 import numpy as np
@@ -89,7 +89,7 @@ def test_what_networks_say_is_computed_once_for_each_set_and_noise(tmp_path, mon
 
     def way(data, settings, number, task):
         asked.append(number)
-        return torch.full((1, 2, 3), float(number))
+        return torch.full((1, len(data), 3), float(number))
 
     other = stripes(8)
     for noise, number, part in (
@@ -101,6 +101,17 @@ def test_what_networks_say_is_computed_once_for_each_set_and_noise(tmp_path, mon
     ):
         assert study.kept(noise, number, way, part, None)[0, 0, 0] == number
     assert asked == [3, 4, 3, 3]
+
+
+@pytest.mark.parametrize("damaged", [{}, torch.zeros(3, 8, 3), torch.full((3, 9, 3), torch.nan)])
+def test_what_was_kept_and_is_damaged_is_named(tmp_path, monkeypatch, damaged):
+    monkeypatch.chdir(tmp_path)
+    data = stripes(9)
+    study.kept("a-b-1", 3, lambda *_: torch.zeros(3, 9, 3), data, None)
+    (file,) = study.KEPT.iterdir()
+    write_tensors(file, damaged)
+    with pytest.raises(UserError, match=r"<lambda>.*\.pt: is damaged; move it away"):
+        study.kept("a-b-1", 3, lambda *_: 1 / 0, data, None)
 
 
 # ---------------------------------------------------------------- scores
@@ -216,6 +227,19 @@ def test_the_command_trains_once_and_writes_the_table_and_the_pictures(small, mo
     study.main(["x-random-12", "--sets", "3", "4"])
     again = read_csv(study.TABLE)
     assert sorted(map(str, again)) == sorted(map(str, rows))  # in place of its rows of before
+
+
+def test_a_foreign_picture_is_not_written_over_and_none_wrong_has_no_curve(small, monkeypatch, capsys):
+    Path("results").mkdir()
+    picture = Path("results", "own_labels_x-random-00.png")
+    picture.write_text("mine")
+    with pytest.raises(UserError, match=r"own_labels_x-random-00\.png: is there without this program's mark"):
+        study.main(["x-random-00", "--sets", "3"])
+    assert picture.read_text() == "mine"
+    picture.unlink()
+    study.main(["x-random-00", "--sets", "3"])
+    assert read_csv(study.TABLE)[0]["found"] == "0"
+    assert not study.PICTURE.exists()
 
 
 @pytest.mark.parametrize(

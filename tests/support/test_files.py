@@ -254,3 +254,14 @@ def test_only_our_own_left_overs_are_removed_and_only_by_who_has_the_folder(tmp_
     with files.locked(tmp_path):
         assert theirs.exists()
         assert not ours.exists()
+
+
+def test_rows_take_the_place_of_those_with_the_same_names(tmp_path):
+    path = tmp_path / "table.csv"
+    files.replace_rows(path, [{"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 4, "c": 5}], ["a", "b"])
+    files.replace_rows(path, [{"a": 1, "b": 2, "c": 6}, {"a": 2, "b": 2, "c": 7}], ["a", "b"])
+    assert [tuple(row.values()) for row in files.read_csv(path)] == [
+        ("1", "4", "5"),
+        ("1", "2", "6"),
+        ("2", "2", "7"),
+    ]

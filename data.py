@@ -30,8 +30,8 @@ DATA = Path("data")  # where `--data auto` looks, and where downloads go
 TEN_DIGITS = tuple("0123456789")
 DATA_SETS = {  # those that torchvision downloads: its class, the megabytes and the names of the classes
     "mnist": (MNIST, 11, TEN_DIGITS),
-    # A class is a folder too, whose name has no "/": T-shirt/top is T-shirt or top.
-    "fashion": (FashionMNIST, 31, tuple(name.replace("/", " or ") for name in FashionMNIST.classes)),
+    # A class is a folder too, whose name has no "/": T-shirt/top is T-shirt-top.
+    "fashion": (FashionMNIST, 31, tuple(name.replace("/", "-") for name in FashionMNIST.classes)),
 }
 
 

@@ -39,7 +39,8 @@ SEEDS = 1000  # the first of the networks' seeds: not those of the wrong labels
 
 def parts_of(noise):
     """Return (name of the data set, kind, how many labels are wrong) of the text `noise`."""
-    data, kind, count = noise.rsplit("-", 2)
+    data, _, rest = noise.partition("-")
+    kind, _, count = rest.rpartition("-")  # a class may have a hyphen in its name
     return data, kind, int(count)
 
 
@@ -258,8 +259,8 @@ def own_labels(noise):
 
 def noise_name(text):
     """Parse DATA-KIND-COUNT, where DATA is no path: the name is part of a file's."""
-    data, _, count = parts_of(text)
-    if count < 0 or not data.isidentifier():
+    data, kind, _ = parts_of(text)
+    if not data.isidentifier() or kind[-1:] in ("", "-"):  # such as a count below zero
         raise ValueError
     return text
 

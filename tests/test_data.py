@@ -176,7 +176,7 @@ def test_each_class_has_a_folder_when_exported_beside_torchvisions_files(write_i
     data.export(str(root / "png"), str(root))
     train, test = data.load(str(root / "png"))
     assert set(train.classes) == set(data.load(str(root))[0].classes)
-    assert ("T-shirt or top" in train.classes) == (name == "FashionMNIST")
+    assert ("T-shirt-top" in train.classes) == (name == "FashionMNIST")
     assert (len(train), len(test)) == (10, 10)
 
 

@@ -32,18 +32,24 @@ def test_labels_are_wrong_as_the_noise_says(count, seed):
         ("row0_row4", {(0, 2), (2, 0)}),
         ("row4_to_row2", {(2, 1)}),
     ):
-        labels = study.with_noise(data, f"some-data-{kind}-{count}", seed)
+        labels = study.with_noise(data, f"stripes-{kind}-{count}", seed)
         changed = labels != data.labels
         assert changed.sum() == count
         both = zip(data.labels[changed].tolist(), labels[changed].tolist(), strict=True)
         assert set(both) <= pairs
-        assert torch.equal(labels, study.with_noise(data, f"some-data-{kind}-{count}", seed))
+        assert torch.equal(labels, study.with_noise(data, f"stripes-{kind}-{count}", seed))
 
 
 @pytest.mark.parametrize("kind", ["row0_row9", "row0", "row0_to_row2_to_row4", "row0_to_row0"])
 def test_classes_that_are_not_there_are_named(kind):
     with pytest.raises(UserError, match=f"no classes {kind} in stripes: row0, row2, row4"):
         study.with_noise(stripes(30), f"stripes-{kind}-3", 0)
+
+
+def test_a_class_may_have_hyphens_in_its_name():
+    data = replace(stripes(30), classes=("T-shirt-top", "Shirt", "Coat"))
+    labels = study.with_noise(data, "fashion-T-shirt-top_Shirt-6", 0)
+    assert set(labels[labels != data.labels].tolist()) == {0, 1}
 
 
 def test_a_class_is_not_emptied():

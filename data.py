@@ -145,7 +145,7 @@ def find_downloaded(source):
     """Return (name, root) of that of DATA_SETS which the folder `source` holds or is, or None."""
     for name, (kind, *_) in DATA_SETS.items():
         for folder in (Path(source, kind.__name__), Path(source)):
-            if folder.name == kind.__name__ and (folder / "raw").is_dir():
+            if folder.name == kind.__name__ and any(folder.glob("raw/*-ubyte*")):
                 return name, folder.parent
     return None
 

@@ -8,6 +8,7 @@ are in --table once it is done, so an interrupted study goes on.
 """
 
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 from support.chance import difference, mean_sd
@@ -28,6 +29,7 @@ from train import evaluate
 KEY = ("data", "images", "wrong (%)", "set")
 COLUMNS = (*KEY, "labels", "changed", "wrong before", "wrong after", "test loss", "test accuracy (%)")
 CLEANED = ("removed", "relabelled")
+WAYS = ("none wrong", "wrong", *CLEANED)
 
 
 def measure(clean, test, percent, number, settings):
@@ -42,12 +44,8 @@ def measure(clean, test, percent, number, settings):
     everything, others = all_but([], len(data)), all_but(suspects, len(data))
     relabelled = torch.where(others, labels, ranking.predicted)
     rows = []
-    for name, labels, kept in (
-        ("none wrong", clean.labels, everything),
-        ("wrong", data.labels, everything),
-        ("removed", data.labels, others),
-        ("relabelled", relabelled, everything),
-    ):
+    learned = (clean.labels, everything), (labels, everything), (labels, others), (relabelled, everything)
+    for name, (labels, kept) in zip(WAYS, learned, strict=True):
         part = replace(data, labels=labels).subset(kept.nonzero().flatten())
         network = networks[0] if name == "wrong" else fitted(part, settings, f"{name}, set {number}")
         loss, accuracy = evaluate(network, test, settings)
@@ -55,6 +53,12 @@ def measure(clean, test, percent, number, settings):
         n_left = (labels != clean.labels)[kept].sum().item()
         rows.append((name, *counts, n_left, round(loss, 5), round(100 * accuracy, 3)))
     return rows
+
+
+def rows_of(table, key):
+    """Return those rows of the file `table` that have the values of `key`, a dict of texts."""
+    rows = read_csv(table) if table.exists() else []
+    return [row for row in rows if all(row[name] == key[name] for name in key)]
 
 
 def summarise(rows):
@@ -100,18 +104,15 @@ def main(arguments=None):
     everything, test = load(given.data)
     if max(given.sizes) > len(everything):
         raise UserError(f"--sizes {max(given.sizes)}: {given.data} has only {len(everything):,} images")
-    for size in given.sizes:
-        for percent in given.percents:
-            for number in given.sets:
-                key = dict(zip(KEY, (given.data, size, percent, number), strict=True))
-                done = read_csv(given.table) if given.table.exists() else []
-                if any(all(row[name] == str(key[name]) for name in KEY) for row in done):
-                    continue
-                clean = everything.subset(random_order(len(everything), number)[:size])
-                rows = measure(clean, test, percent, number, settings)
-                rows = [key | dict(zip(COLUMNS[len(KEY) :], row, strict=True)) for row in rows]
-                replace_rows(given.table, rows, KEY)
-    summarise(read_csv(given.table))
+    sets = list(product([given.data], given.sizes, given.percents, given.sets))
+    keys = [dict(zip(KEY, map(str, one), strict=True)) for one in sets]
+    for key, (_, size, percent, number) in zip(keys, sets, strict=True):
+        if len(rows_of(given.table, key)) < len(WAYS):  # else it is done
+            clean = everything.subset(random_order(len(everything), number)[:size])
+            rows = measure(clean, test, percent, number, settings)
+            rows = [key | dict(zip(COLUMNS[len(KEY) :], row, strict=True)) for row in rows]
+            replace_rows(given.table, rows, KEY)
+    summarise([row for key in keys for row in rows_of(given.table, key)])
 
 
 if __name__ == "__main__":

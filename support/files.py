@@ -188,7 +188,7 @@ PNG_MARK = ("Software", "Image classification, from the exercise sheet to the nu
 def check_replaceable(path, names=None):
     """Raise UserError where `path` is a file that this program did not write.
 
-    A picture of ours has PNG_MARK, a table of ours the columns `names`, in this order.
+    A picture of ours has PNG_MARK, a table of ours the columns `names`, in this order, and whole lines.
     """
     if not os.path.lexists(path):
         return
@@ -200,6 +200,8 @@ def check_replaceable(path, names=None):
         ours = head.splitlines()[:1] == [",".join(names).encode()]
     if not ours:
         raise UserError(f"{path}: is there without this program's mark; choose another name, or move it away")
+    if names is not None:
+        read_csv(path)  # raises where a line is damaged
 
 
 def check_new(out):

@@ -196,6 +196,15 @@ def test_damaged_files_are_named(write_idx, name, damage):
         data.load(str(raw.parent))
 
 
+@both
+def test_a_folder_of_images_may_have_torchvisions_name_and_a_class_raw(tmp_path, name):
+    folder = write_folder(tmp_path / name)
+    for split in ("train", "test"):
+        (folder / split / "row0").rename(folder / split / "raw")
+    (folder / "raw").mkdir()  # where torchvision keeps its files
+    assert data.load(str(folder))[0].classes == ("raw", "row2", "row4")
+
+
 def test_a_folder_of_images_is_not_exported_into_itself(folder):
     with pytest.raises(UserError, match="is inside"):
         data.export(str(folder / "png"), str(folder))

@@ -3,7 +3,7 @@
 from functools import partial
 
 from support.console import UserError
-from support.files import read_csv, replace_rows
+from support.files import read_csv, replace_rows, write_csv
 from support.settings import Settings
 
 import pytest
@@ -62,6 +62,10 @@ def test_suspects_are_removed_or_relabelled_and_each_set_is_done_once(small, cap
     cleaning.main([*command[:-1], "7"])
     assert len(small) == 18
     assert read_csv("results/cleaning.csv")[:8] == rows
+    write_csv("results/cleaning.csv", rows[:7])  # a person took a line out
+    cleaning.main(command)
+    assert len(small) == 24
+    assert read_csv("results/cleaning.csv") == rows
 
 
 def test_what_another_process_wrote_meanwhile_stays(small, monkeypatch):

@@ -283,7 +283,8 @@ def main(arguments=None):
 
 def introduce(settings, model, n_parameters):
     """Say which network will be trained, and on what."""
-    network = f"{settings.model}, {settings.init} initialisation, {n_parameters:,} parameters"
+    size = f" at {settings.image_size}×{settings.image_size} pixels" if settings.image_size else ""
+    network = f"{settings.model}{size}, {settings.init} initialisation, {n_parameters:,} parameters"
     if settings.freeze:
         n_trained = sum(parameter.numel() for parameter in models.last_layer(model)[1].parameters())
         network += f", of which the last layer's {n_trained:,} are trained"

@@ -155,6 +155,13 @@ def test_a_text_is_cut_to_its_width(text, width):
     assert drawn[2] <= pictures.SCALE * (10 + width + 2)  # letters may lean out a little
 
 
+def test_a_text_that_is_cut_says_so():
+    canvases = [pictures.Canvas(200, 60) for _ in range(2)]
+    for canvas, text in zip(canvases, ("a name that is too long for it", "a na…"), strict=True):
+        canvas.text(10, 30, text, width=40)
+    assert canvases[0].image == canvases[1].image
+
+
 def test_many_classes_with_long_names_fit_a_picture(tmp_path):
     names = [f"a class with the long name {number}" for number in range(120)]
     right = torch.eye(120, dtype=torch.int64)

@@ -97,7 +97,8 @@ def row_of(group):
     best = [100 * max(epoch["test_accuracy"] for epoch in history) for history in histories]
     for name, accuracies in (("final", final), ("best", best)):
         mean, sd = mean_sd(accuracies)
-        row |= {f"{name}_accuracy": round(mean, 4), f"{name}_sd": round(sd, 4) if len(group) > 1 else None}
+        row[f"{name}_accuracy"] = round(mean, 4)
+        row[f"{name}_accuracy_sd"] = round(sd, 4) if len(group) > 1 else None
     reached = [reach for reach in map(first_over, histories) if reach]
     row |= {"n_reached": len(reached), "epochs_to_99": None, "seconds_to_99": None}
     if reached:
@@ -160,7 +161,7 @@ def print_section(groups, rows):
     print(HEADER + "  settings" * any(row["named"] for row in rows))
     for number, row in enumerate(rows, 1):
         final, best = (
-            f"{row[f'{name}_accuracy']:.2f}" + (f" ± {row[f'{name}_sd']:.2f}" if row["n_seeds"] > 1 else "")
+            f"{row[f'{name}_accuracy']:.2f}" + (f" ± {row[f'{name}_accuracy_sd']:.2f}" if row["n_seeds"] > 1 else "")
             for name in ("final", "best")
         )
         reached = "never"

@@ -31,7 +31,6 @@ from data import load
 
 KEPT = Path("runs", "suspect_rankings")
 TABLE = Path("results", "suspect_rankings.csv")
-PICTURE = Path("results", "suspect_rankings.png")
 SEEDS = 1000  # the first of the networks' seeds: not those of the wrong labels
 
 # ---------------------------------------------------------------- wrong labels, and what networks say of them
@@ -240,7 +239,7 @@ def curve(results, n_points=40):
     return points
 
 
-def show_not_changed(noise, not_changed, clean, n_sets):
+def show_not_changed(picture, not_changed, clean, n_sets):
     """Draw and name labels that were not changed, but are suspects: the nine most often so."""
     captions = []
     for (index, predicted), n in not_changed.most_common(9):
@@ -249,12 +248,7 @@ def show_not_changed(noise, not_changed, clean, n_sets):
         print(f"not changed, but a suspect in {n} of {n_sets} sets: {' → '.join(names)}  {clean.ids[index]}")
     images = clean.images[[index for (index, _), _ in not_changed.most_common(9)]]
     title = f"{clean.source}'s own labels among the first suspects, and the predictions"
-    pictures.draw_sheet(own_labels(noise), images, captions, title)
-
-
-def own_labels(noise):
-    """Return the Path of the picture of labels that were not changed."""
-    return TABLE.with_name(f"own_labels_{noise}.png")
+    pictures.draw_sheet(picture, images, captions, title)
 
 
 def noise_name(text):
@@ -276,13 +270,17 @@ def main(arguments=None):
     text = "which sets of wrong labels (default: 5 to 9)"
     parser.add_argument("--sets", nargs="+", type=seed_number, default=[5, 6, 7, 8, 9], help=text)
     parser.add_argument("--cleanlab", action="store_true", help="compare with cleanlab too")
+    text = f"where lines are kept, and pictures beside it (default: {TABLE})"
+    parser.add_argument("--table", type=Path, default=TABLE, help=text)
     given = parser.parse_args(arguments)
-    check_replaceable(TABLE, COLUMNS)  # before the training
-    for picture in (PICTURE, *map(own_labels, given.noises)):
+    curves = given.table.with_suffix(".png")
+    own_labels = {noise: given.table.with_name(f"own_labels_{noise}.png") for noise in given.noises}
+    check_replaceable(given.table, COLUMNS)  # before the training
+    for picture in (curves, *own_labels.values()):
         check_replaceable(picture)
     if given.cleanlab and not find_spec("cleanlab"):
         raise UserError("--cleanlab: pip install cleanlab first")
-    TABLE.parent.mkdir(exist_ok=True)
+    given.table.parent.mkdir(parents=True, exist_ok=True)
     pictured = []
     for noise in given.noises:
         measured, not_changed, clean = measure(noise, given.sets, given.cleanlab)
@@ -292,9 +290,9 @@ def main(arguments=None):
                 f"{noise:28}{row['method']:38} {row['found']:7} ± {row['found sd']:5}  average precision "
                 f"{row['precision']:.3f} ± {row['precision sd']:.3f}  look wrong {row['look wrong']}"
             )
-        replace_rows(TABLE, rows, COLUMNS[:3])
+        replace_rows(given.table, rows, COLUMNS[:3])
         if not_changed:
-            show_not_changed(noise, not_changed, clean, len(given.sets))
+            show_not_changed(own_labels[noise], not_changed, clean, len(given.sets))
         if parts_of(noise)[2] > 0:
             lines = [(method, [curve(results)]) for method, results in measured.items()]
             panel = {"title": "precision (%)", "x_title": "recall (%)", "y_most": 100}
@@ -303,7 +301,7 @@ def main(arguments=None):
         title = (
             f"Which share of the suspects is wrong? Mean over {len(given.sets)} sets; bands: least to most"
         )
-        pictures.draw_lines(PICTURE, title, pictured)
+        pictures.draw_lines(curves, title, pictured)
 
 
 if __name__ == "__main__":

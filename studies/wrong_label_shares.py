@@ -64,6 +64,7 @@ def summary(diagnosis):
     row = {"wrong_percent": round(diagnosis["share"], 2)}
     row["n_removed"] = int(before["n_images"] - after["n_images"])
     row["n_found"] = int(before["n_wrong"] - after["n_wrong"])
+    row["n_seeds"] = len(diagnosis["clean"])
     for measure, factor in MEASURES.items():
         numbers = {name: [factor * seed[measure] for seed in diagnosis[name]] for name in LABELLINGS}
         for labelling in LABELLINGS:

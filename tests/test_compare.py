@@ -60,7 +60,7 @@ def test_seeds_are_one_line_whatever_the_images_order_and_other_data_stand_apart
     runs = ("a-0", "a-1", "a-2")
     final = [accuracies(run)[-1] for run in runs]
     assert float(a["final_accuracy"]) == pytest.approx(statistics.mean(final), abs=1e-3)
-    assert float(a["final_sd"]) == pytest.approx(statistics.stdev(final), abs=1e-3)
+    assert float(a["final_accuracy_sd"]) == pytest.approx(statistics.stdev(final), abs=1e-3)
     best = [max(accuracies(run)) for run in runs]
     assert float(a["best_accuracy"]) == pytest.approx(statistics.mean(best), abs=1e-3)
     assert float(a["seconds"]) == pytest.approx(sum(sum(seconds(run)) for run in runs) / 3, abs=0.1)
@@ -195,7 +195,7 @@ def test_a_repeated_run_is_no_other_seed(folder, tmp_path, monkeypatch, capsys):
     assert (row["n_seeds"], row["seeds"]) == ("2", "0 1")
     assert "runs/a-0-2 is left out: it repeats seed 0 of runs/a-0" in capsys.readouterr().out
     (row,) = table("runs/a-0")
-    assert row["final_sd"] == ""  # one seed has no spread
+    assert row["final_accuracy_sd"] == ""  # one seed has no spread
     output = capsys.readouterr().out
     assert f"{float(row['final_accuracy']):.2f} ± " not in output
 

@@ -227,12 +227,16 @@ def test_the_command_trains_once_and_writes_the_table_and_the_pictures(small, mo
     said = capsys.readouterr().out
     for index in OWN.tolist():
         assert re.search(rf"not changed, but a suspect in 2 of 2 sets: row\d → row\d  train/{index:05}", said)
-    for picture in (study.PICTURE, Path("results", "own_labels_x-random-12.png")):
+    for picture in (study.TABLE.with_suffix(".png"), Path("results", "own_labels_x-random-12.png")):
         assert picture.stat().st_size > 1000
     monkeypatch.setattr(study.train, "fit", None)  # from here on nothing is trained
     study.main(["x-random-12", "--sets", "3", "4"])
     again = read_csv(study.TABLE)
     assert sorted(map(str, again)) == sorted(map(str, rows))  # in place of its rows of before
+    study.main(["x-random-12", "--sets", "3", "4", "--table", "new/other.csv"])
+    assert read_csv("new/other.csv") == rows[:3]
+    names = {"other.csv", "other.png", "own_labels_x-random-12.png"}
+    assert {file.name for file in Path("new").iterdir()} == names
 
 
 def test_a_foreign_picture_is_not_written_over_and_none_wrong_has_no_curve(small, monkeypatch, capsys):
@@ -245,7 +249,7 @@ def test_a_foreign_picture_is_not_written_over_and_none_wrong_has_no_curve(small
     picture.unlink()
     study.main(["x-random-00", "--sets", "3"])
     assert read_csv(study.TABLE)[0]["found"] == "0"
-    assert not study.PICTURE.exists()
+    assert not study.TABLE.with_suffix(".png").exists()
 
 
 @pytest.mark.parametrize(

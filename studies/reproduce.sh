@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Measures a part of FINDINGS.md anew and says which numbers moved: bash studies/reproduce.sh 1.1
+#
+# The parts are 1.1, 1.2, 1.3, 1.4 and beyond, in minutes to hours. Runs, tables and pictures go to
+# runs/reproduced. A part that was interrupted goes on where it was.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+new=runs/reproduced
+seeds="0 1 2 3 4"
+
+run() { # SCRIPT NAME FLAGS: a run in $new/NAME
+    if [ -e "$new/$2" ]; then python "$1" --resume "$new/$2"; else python "$1" --out "$new/$2" "${@:3}"; fi
+}
+
+compare() { # TABLE RUNS
+    python compare.py "${@:2}" --picture "$new/$1.png" --csv "$new/$1.csv"
+    moved "$1"
+}
+
+moved() { # TABLE
+    python -m studies.moved "results/$1.csv" "$new/$1.csv"
+}
+
+case "${1-}" in
+1.1)
+    run train.py vgg16-digits --model vgg16 --image-size 32 --limit 4000 --epochs 3 --data digits
+    for seed in $seeds; do
+        subset="--model vgg16 --image-size 32 --limit 1000 --epochs 6 --data mnist --seed $seed"
+        transfer="--init transfer --weights $new/vgg16-digits/model.pt"
+        run train.py "vgg16-xavier-$seed" --init xavier $subset
+        run train.py "vgg16-default-$seed" --init default $subset
+        run train.py "vgg16-transfer-$seed" $transfer $subset
+        run train.py "vgg16-frozen-$seed" $transfer --freeze $subset
+    done
+    compare vgg16 $new/vgg16-{xavier,default,transfer,frozen}-?
+    python -m studies.layers $new/vgg16-{xavier,default,transfer}-0 --picture $new/layers.png --csv $new/layers.csv
+    ;;
+1.2)
+    for seed in $seeds; do
+        for model in encoder resnet; do
+            same="--model $model --init xavier --data mnist --seed $seed"
+            for epochs in 6 100; do
+                run train.py "$model-$epochs-$seed" $same --image-size 32 --limit 1000 --epochs $epochs
+            done
+            for blocks in 2 4 6; do
+                run train.py "$model-blocks$blocks-$seed" $same --image-size 64 --limit 2000 --epochs 5 --n-blocks $blocks
+            done
+        done
+    done
+    compare networks $new/vgg16-xavier-? $new/encoder-{6,100}-? $new/resnet-{6,100}-? # vgg16's are of part 1.1
+    compare depth $new/{encoder,resnet}-blocks?-?
+    python -m studies.layers $new/{encoder,resnet}-blocks6-0 --picture $new/depth_layers.png --csv $new/depth_layers.csv
+    ;;
+1.3)
+    python search.py --grid --out $new/grid
+    cp $new/grid/results.csv $new/search_grid.csv
+    moved search_grid
+    python -m studies.search_replay $new/search_grid.csv
+    ;;
+1.4)
+    for count in 100 600 3000 6000 12000; do
+        run diagnose.py "diagnosis-$count" --mislabelled $count --remove $count
+    done
+    python -m studies.wrong_label_shares $new/diagnosis-{100,600,3000,6000,12000}/effect.csv \
+        --picture $new/wrong_label_shares.png --csv $new/wrong_label_shares.csv
+    moved wrong_label_shares
+    ;;
+beyond)
+    python -m studies.suspect_rankings fashion-random-600 fashion-Pullover_Coat-600 --cleanlab --table $new/suspect_rankings.csv
+    moved suspect_rankings
+    ;;
+*)
+    echo "which part? bash studies/reproduce.sh 1.1, or 1.2, 1.3, 1.4, beyond" >&2
+    exit 2
+    ;;
+esac

@@ -161,8 +161,8 @@ def print_section(groups, rows):
     print(HEADER + "  settings" * any(row["named"] for row in rows))
     for number, row in enumerate(rows, 1):
         final, best = (
-            f"{row[f'{name}_accuracy']:.2f}" + (f" ± {row[f'{name}_accuracy_sd']:.2f}" if row["n_seeds"] > 1 else "")
-            for name in ("final", "best")
+            f"{row[name]:.2f}" + (f" ± {row[f'{name}_sd']:.2f}" if row["n_seeds"] > 1 else "")
+            for name in ("final_accuracy", "best_accuracy")
         )
         reached = "never"
         if row["n_reached"]:

@@ -32,7 +32,7 @@ class Canvas:
         self.draw = ImageDraw.Draw(self.image)
 
     def text(self, x, y, text, size=13, anchor="lm", fill=INK, width=math.inf):
-        """Write `text` on one line, where need be cut to `width`; Pillow's `anchor` says which point of it (x, y) is."""
+        """Write `text` on one line, cut to `width`; Pillow's `anchor` says which point of it (x, y) is."""
         font = ImageFont.load_default(SCALE * size)
         text = "".join(map(drawable, printable(str(text))))
         whole = text

@@ -46,7 +46,8 @@ def go_on(run):
 def name_contents(runs):
     """Give each of `runs` its contents: [training, test] fingerprints, the same for images in any order.
 
-    Old runs lack this fingerprint. They take it from a run with the same ordered one, else keep that.
+    Old runs lack this fingerprint. They take it from a run with the same ordered fingerprint, or keep the
+    ordered one.
     """
     known = {}  # by the one that depends on the order
     for config in (run["config"] for run in runs):

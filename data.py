@@ -3,7 +3,7 @@
     python data.py export data/mnist_png                                          MNIST as PNG files
     python data.py mislabel data/mnist_png data/wrong --count 100 --classes 4 9   a copy with wrong labels
 
-`find` says which data set there is, `load` reads it; `batch_to_float` makes of images what networks take.
+`find` says which data set there is, `load` reads it, `batch_to_float` converts images to the networks' input.
 """
 
 import hashlib
@@ -142,7 +142,7 @@ class DownloadError(UserError):
 
 
 def find_downloaded(source):
-    """Return (name, root) of that of DATA_SETS which the folder `source` holds or is, or None."""
+    """Return which of DATA_SETS the folder `source` holds or is, (name, root), or None."""
     for name, (kind, *_) in DATA_SETS.items():
         for folder in (Path(source, kind.__name__), Path(source)):
             if folder.name == kind.__name__ and any(folder.glob("raw/*-ubyte*")):

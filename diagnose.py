@@ -110,8 +110,8 @@ def count_wrong(labels, log_probabilities, counts):
     """Estimate how many labels are wrong: (a low number, a high one), ints; None where there is no telling.
 
     The low one is the sum of the `label_counts` off the diagonal. But from many wrong labels networks learn
-    to expect them: so much as they give to the other classes where they are surest of one (anchor points,
-    Patrini et al. 2017), here in the surest fifth of each class. The high one is the same sum once that is
+    to expect them: that is the probability that they give to the other classes where they are surest of one
+    (anchor points, Patrini et al. 2017), here in the surest fifth of each class. The high one is the same sum once that is
     taken off. Networks that contradict half of the labels cannot tell. Arguments as for `scores_of`.
     """
     probabilities = log_probabilities.exp()
@@ -154,7 +154,7 @@ def top_losses(data, log_probabilities):
     """Return the Ranking of the ImageData `data` by how wrong their labels look (exercise sheet 1.4 c).
 
     `log_probabilities` is float (networks, N, classes); their mean over the networks counts. Of copies with
-    different labels one is wrong for sure: that which the networks contradict comes first.
+    different labels one is wrong for sure: the one that the networks contradict comes first.
     """
     mean = log_probabilities.mean(dim=0)
     losses = losses_of(data.labels, mean)
@@ -175,8 +175,8 @@ def train_seeds(labelling, data, truth, fit, settings, folder, n_seeds, n_networ
 
     `labelling` names the labels: clean, imperfect or cleaned. `truth` holds the true ones, int64 (N,), or is
     None; from it a row says how many labels are wrong. `fit(data, settings, folder)` returns (network,
-    history). Every network has a folder in `folder`, from which an interrupted diagnosis takes it up again.
-    With `n_networks`, prints an estimate for so many.
+    history). Every network is saved in a folder of its own in `folder`, so that an interrupted diagnosis goes
+    on. With `n_networks`, prints how long so many take.
     """
     networks, rows = [], []
     n_wrong = None if truth is None else (data.labels != truth).sum().item()

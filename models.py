@@ -26,8 +26,8 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 class Normalise(nn.Module):
     """Subtract `mean` and divide by `std`, of each channel: (N, channels, height, width) → the same.
 
-    It is part of each network, so that a network's weights are never used with another's mean; without it, a
-    network trained for one epoch ends 0.1 percentage points lower.
+    It is part of each network, so that a network's weights are never used with another's mean. Without
+    normalisation a network trained for one epoch ends 0.1 percentage points lower.
     """
 
     def __init__(self, mean, std):

@@ -36,8 +36,8 @@ def load_network(folder, device="cpu"):
     """Return (network, classes): the trained network of a run of train.py, in eval mode, and its class names.
 
     The network maps float32 images (N, channels, height, width), values from 0 to 1, on `device` to logits
-    (N, classes). Their shape is image_shape in the run's config.json; where image_size is set there too, it
-    is the height and the width. Raises UserError where `folder` has no such run, or an unfinished one.
+    (N, classes). The images' shape is image_shape in the run's config.json. Where image_size is set there
+    too, it is the height and the width. Raises UserError where `folder` has no such run, or an unfinished one.
     """
     settings, config = read_resumable(Path(folder))
     file, classes = Path(folder, "model.pt"), tuple(config["data"]["classes"])
@@ -54,7 +54,7 @@ def load_network(folder, device="cpu"):
 
 
 def list_files(paths):
-    """Return the files of `paths`, of a folder all images in it; raise UserError where it has none."""
+    """Return the files of `paths`, of a folder all images in it; raise UserError where a folder has none."""
     files = []
     for path in paths:
         images, others = files_under(path) if os.path.isdir(path) else ([path], [])
@@ -128,7 +128,7 @@ def print_rows(first, counts, table):
 def note_inverted(brightness, trained, invert):
     """Say so where most images look like negatives, by their mean `brightness`, a list of floats, 0 to 1.
 
-    It is then nearer to 1 - `trained` than to `trained`, the training images' mean. Of MNIST's test images
+    Their brightness is then nearer to 1 - `trained` than to `trained`, the training images' mean. Of MNIST's test images
     (`trained` 0.13) none is, of Fashion-MNIST's (0.29) 5.5 % are; of their negatives 100 % and 94.5 %. A mean
     within 0.2 of a half, as of photos, tells nothing.
     """

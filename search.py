@@ -1,4 +1,4 @@
-"""Search the architecture that works best, within a budget of minutes (exercise sheet 1.3).
+"""Search for the architecture that works best, within a budget of minutes (exercise sheet 1.3).
 
 Example: python search.py --minutes 10
 
@@ -104,8 +104,8 @@ def successive_halving(candidates, rungs, run):
     """Return `candidates`, the best first, by successive halving (Jamieson & Talwalkar 2016).
 
     `rungs` are those of `halving_rungs`; `run` maps a rung's number (from 0) and a list of (architecture,
-    passes, seed) to their accuracies. A failed training has None; where the time is up, the whole result is
-    None. A rung for which there was no time, or in which all failed, does not count. Of equally good ones the
+    passes, seed) to their accuracies. A failed training's accuracy is None. Where the time is up, the whole
+    result is None. A rung for which there was no time, or in which all failed, does not count. Of equally good ones the
     first goes on.
     """
     ranked = list(candidates)

@@ -33,7 +33,7 @@ def optimisation(model, lr, n_steps):
     """Return (optimizer, scheduler): AdamW (Loshchilov & Hutter 2019) and one cycle (Smith 2018).
 
     The rate rises from `lr` / 25 to `lr` in the first 30 % of the `n_steps`, then falls to almost zero. Fewer
-    than four steps leave no room for a cycle; they have `lr` / 2, as all of it is too much without a warm-up.
+    than four steps leave no room for a cycle. Their rate is `lr` / 2, because `lr` is too high without a warm-up.
     LEARNING_RATES in support/settings.py has the rates by default.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
@@ -63,10 +63,10 @@ def training_batches(train, settings, epoch, n_seen):
 
 
 def train_epoch(network, batches, optimizer, scheduler, precision):
-    """Train `network` on `batches`, those of `training_batches`: a generator, which stops after each step.
+    """Train `network` on `batches`, those of `training_batches`. A generator: it yields after each step.
 
-    There it yields (n_images, loss_sum, n_right): the images in the step, the sum of their losses and the
-    number of right answers. The last two are tensors on the device, and count this process's images only.
+    It yields (n_images, loss_sum, n_right): the images in the step, the sum of their losses and the number of
+    right answers. The last two are tensors on the device, and count this process's images only.
     """
     for images, labels, n_images in batches:
         with autocast(images.device, precision):
@@ -248,7 +248,7 @@ def finish(folder, model, test, history, settings):
 
 
 def main(arguments=None):
-    """Train as the command line says; return the history, one row per epoch, None of a finished run."""
+    """Train as the command line says; return the history, a row for each epoch, or None for a finished run."""
     settings, options = parse(__doc__, arguments)
     config = None
     if options.resume:

@@ -111,8 +111,9 @@ def count_wrong(labels, log_probabilities, counts):
 
     The low one is the sum of the `label_counts` off the diagonal. But from many wrong labels networks learn
     to expect them: that is the probability that they give to the other classes where they are surest of one
-    (anchor points, Patrini et al. 2017), here in the surest fifth of each class. The high one is the same sum once that is
-    taken off. Networks that contradict half of the labels cannot tell. Arguments as for `scores_of`.
+    (anchor points, Patrini et al. 2017), here in the surest fifth of each class. The high one is the same sum
+    once that is taken off. Networks that contradict half of the labels cannot tell. Arguments as for
+    `scores_of`.
     """
     probabilities = log_probabilities.exp()
     best, predicted = probabilities.max(dim=1)

@@ -37,7 +37,8 @@ def load_network(folder, device="cpu"):
 
     The network maps float32 images (N, channels, height, width), values from 0 to 1, on `device` to logits
     (N, classes). The images' shape is image_shape in the run's config.json. Where image_size is set there
-    too, it is the height and the width. Raises UserError where `folder` has no such run, or an unfinished one.
+    too, it is the height and the width. Raises UserError where `folder` has no such run, or an unfinished
+    one.
     """
     settings, config = read_resumable(Path(folder))
     file, classes = Path(folder, "model.pt"), tuple(config["data"]["classes"])
@@ -128,9 +129,9 @@ def print_rows(first, counts, table):
 def note_inverted(brightness, trained, invert):
     """Say so where most images look like negatives, by their mean `brightness`, a list of floats, 0 to 1.
 
-    Their brightness is then nearer to 1 - `trained` than to `trained`, the training images' mean. Of MNIST's test images
-    (`trained` 0.13) none is, of Fashion-MNIST's (0.29) 5.5 % are; of their negatives 100 % and 94.5 %. A mean
-    within 0.2 of a half, as of photos, tells nothing.
+    Their brightness is then nearer to 1 - `trained` than to `trained`, the training images' mean. Of MNIST's
+    test images (`trained` 0.13) none is, of Fashion-MNIST's (0.29) 5.5 % are; of their negatives 100 % and
+    94.5 %. A mean within 0.2 of a half, as of photos, tells nothing.
     """
     n = sum((each < 0.5) != (trained < 0.5) for each in brightness)
     if abs(trained - 0.5) > 0.2 and n > len(brightness) / 2:

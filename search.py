@@ -105,8 +105,8 @@ def successive_halving(candidates, rungs, run):
 
     `rungs` are those of `halving_rungs`; `run` maps a rung's number (from 0) and a list of (architecture,
     passes, seed) to their accuracies. A failed training's accuracy is None. Where the time is up, the whole
-    result is None. A rung for which there was no time, or in which all failed, does not count. Of equally good ones the
-    first goes on.
+    result is None. A rung for which there was no time, or in which all failed, does not count. Of equally
+    good ones the first goes on.
     """
     ranked = list(candidates)
     for number, (passes, n, n_seeds) in enumerate(rungs):

@@ -33,8 +33,8 @@ def optimisation(model, lr, n_steps):
     """Return (optimizer, scheduler): AdamW (Loshchilov & Hutter 2019) and one cycle (Smith 2018).
 
     The rate rises from `lr` / 25 to `lr` in the first 30 % of the `n_steps`, then falls to almost zero. Fewer
-    than four steps leave no room for a cycle. Their rate is `lr` / 2, because `lr` is too high without a warm-up.
-    LEARNING_RATES in support/settings.py has the rates by default.
+    than four steps leave no room for a cycle. Their rate is `lr` / 2, because `lr` is too high without a
+    warm-up. LEARNING_RATES in support/settings.py has the rates by default.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
     if n_steps < 4:
@@ -248,7 +248,7 @@ def finish(folder, model, test, history, settings):
 
 
 def main(arguments=None):
-    """Train as the command line says; return the history, a row for each epoch, or None for a finished run."""
+    """Train as the command line says; return the history, a row per epoch, or None for a finished run."""
     settings, options = parse(__doc__, arguments)
     config = None
     if options.resume:

@@ -54,7 +54,24 @@ def holds(row, cells):
         style = f".{len(mantissa.partition('.')[2])}{exponent or 'f'}"
         if not any(f"{value:{style}}" == shown and ("." in shown or value == int(shown)) for value in values):
             return False
-    return True
+    return all(has_verdict(row, cell) for cell in cells)
+
+
+def has_verdict(row, cell):
+    """Return whether the verdict in a cell, after its number, is the one after that number in `row`."""
+    number, verdict = re.search(NUMBER, cell), re.search("(larger than|within) chance", cell)
+    if not number or not verdict:
+        return True
+    number = number[0].lstrip("+").replace(",", "")
+    style = f".{len(number.partition('.')[2])}f"
+    fields = list(row.values())
+    verdicts = [field for field in fields if field.endswith(" chance")]
+    for place, field in enumerate(fields):
+        if re.fullmatch(NUMBER, field) and f"{float(field):{style}}" == number:
+            after = sum(other.endswith(" chance") for other in fields[:place])
+            if verdicts[after : after + 1] == [verdict[0]]:
+                return True
+    return False
 
 
 WITH_NUMBERS = [
@@ -84,8 +101,11 @@ def test_what_a_page_repeats_is_what_stands_where_it_was_measured():
 
 def test_a_wrong_number_is_seen():
     row = {"accuracy": "99.396", "sd": "0.044", "seeds": "0 1 2", "n": "1000", "std": "0.0000131"}
-    row["change"] = "-0.017"
+    row |= {"change": "-0.017", "verdict": "within chance", "other": "0.3", "its": "larger than chance"}
     assert holds(row, [" 99.40 ± 0.04 ", "1,000", "1.3e-05", "never", "-0.02"])
+    assert holds(row, ["-0.02 ± 0.04, within chance", "0.3, larger than chance"])
+    assert not holds(row, ["-0.02 ± 0.04, larger than chance"])
+    assert not holds(row, ["0.3, within chance"])
     assert not holds(row, ["+0.02"])
     assert not holds(row, ["99"])
     assert not holds(row, ["2"])

@@ -36,18 +36,24 @@ case "${1-}" in
     python -m studies.layers $new/vgg16-{xavier,default,transfer}-0 --picture $new/layers.png --csv $new/layers.csv
     ;;
 1.2)
-    for seed in $seeds; do
-        for model in encoder resnet; do
-            same="--model $model --init xavier --data mnist --seed $seed"
-            for epochs in 6 100; do
-                run train.py "$model-$epochs-$seed" $same --image-size 32 --limit 1000 --epochs $epochs
-            done
-            for blocks in 2 4 6; do
-                run train.py "$model-blocks$blocks-$seed" $same --image-size 64 --limit 2000 --epochs 5 --n-blocks $blocks
+    each() { # NAME FLAGS: a run of both networks from each seed
+        for seed in $seeds; do
+            for model in encoder resnet; do
+                run train.py "$model-$1-$seed" --model $model --init xavier --data mnist --seed $seed "${@:2}"
             done
         done
+    }
+    for epochs in 6 100; do
+        each $epochs --image-size 32 --limit 1000 --epochs $epochs
     done
-    compare networks $new/vgg16-xavier-? $new/encoder-{6,100}-? $new/resnet-{6,100}-? # vgg16's are of part 1.1
+    compare networks $new/vgg16-xavier-? $new/{encoder,resnet}-{6,100}-? # vgg16's are of part 1.1
+    for size in 18 28; do
+        each pixels$size --image-size $size --epochs 1
+    done
+    compare pixels $new/{encoder,resnet}-pixels??-?
+    for blocks in 2 4 6; do
+        each blocks$blocks --image-size 64 --limit 2000 --epochs 5 --n-blocks $blocks
+    done
     compare depth $new/{encoder,resnet}-blocks?-?
     python -m studies.layers $new/{encoder,resnet}-blocks6-0 --picture $new/depth_layers.png --csv $new/depth_layers.csv
     ;;

@@ -135,7 +135,7 @@ def our_scores(data, outputs):
     return {
         "diagnose.py": (ranking.scores, ranking.n_wrong and ranking.n_wrong[1]),
         "loss alone": (ranking.losses, None),
-        "loss and pair, as before": (former, None),
+        "former score": (former, None),
     }
 
 

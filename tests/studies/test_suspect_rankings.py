@@ -147,7 +147,7 @@ def test_each_of_our_scores_is_what_it_says():
         loss + np.log((sure.count(pair) + 1) / (len(sure) + 9))
         for loss, pair in zip(losses, pairs, strict=True)
     ]
-    assert scores["loss and pair, as before"][0].tolist() == pytest.approx(former, abs=1e-4)
+    assert scores["former score"][0].tolist() == pytest.approx(former, abs=1e-4)
 
 
 def test_cleanlabs_scores_are_asked_for_with_the_predictions_and_turned_round(monkeypatch):
@@ -216,7 +216,7 @@ def test_the_command_trains_once_and_writes_the_table_and_the_pictures(small, mo
     assert [(row["noise"], row["method"]) for row in rows] == [
         (noise, method)
         for noise in ("x-random-12", "x-row0_row2-12")
-        for method in ("diagnose.py", "loss alone", "loss and pair, as before")
+        for method in ("diagnose.py", "loss alone", "former score")
     ]
     for row in rows:
         assert float(row["found"]) == sum(map(int, row["found of each set"].split())) / 2

@@ -82,7 +82,8 @@ def check_data(source, data, test, options):
     if options.write_clean and not options.resume:
         check_copy(source, options.write_clean)
     if options.decisions and not options.resume:
-        read_decisions(options.decisions, data, test)  # its faults before the training
+        decided = read_decisions(options.decisions, data, test)  # its faults before the training
+        check_left((data, test), decided, options.decisions)
 
 
 # ---------------------------------------------------------------- decisions
@@ -102,12 +103,14 @@ def decide(halves, rankings, n_remove, decisions, folder):
             decided = read_decisions(folder / DECIDED, *halves)
         else:
             kept = all_but(suspects_of(data, rankings[0], n_remove), len(data))
-            check_none_emptied(data, kept, data.labels, f"--remove {n_remove}")  # before it is written
             decided = [(kept, data.labels), (all_but([], len(test)), test.labels)]
+            check_left(halves, decided, f"--remove {n_remove}")  # before it is written
         for file, half, ranking, (kept, labels) in zip(files, halves, rankings, decided, strict=True):
             if not file.exists():
                 write_ranking(file, half, ranking, kept, labels)
-    return [read_decisions(file, half)[0] for file, half in zip(files, halves, strict=True)]
+    decided = [read_decisions(file, half)[0] for file, half in zip(files, halves, strict=True)]
+    check_left(halves, decided, folder)
+    return decided
 
 
 def suspects_of(data, ranking, n):
@@ -189,8 +192,7 @@ def read_decisions(path, *halves):
     These are bool (N,) and int64 (N,), for all samples. The file is a top_losses.csv that a person may have
     edited and a spreadsheet rewritten, or what review.html saved. Its columns id and action count, and
     predicted where the action is relabel. Samples that it does not name are kept. Raises UserError, naming
-    the line, for an unknown or repeated id, for an action or class that does not exist, and where a class
-    would have no sample left.
+    the line, for an unknown or repeated id, and for an action or class that does not exist.
     """
     decided = [(torch.ones(len(half), dtype=torch.bool), half.labels.clone()) for half in halves]
     place_of = {name: (n, index) for n, half in enumerate(halves) for index, name in enumerate(half.ids)}
@@ -214,19 +216,26 @@ def read_decisions(path, *halves):
             if labels[index] == halves[number].labels[index]:
                 old = f"{name} is labelled {row['predicted']} already"
                 raise UserError(f"{where}: {old}; put the right class into the column predicted")
-    # Where class folders stand alone, another image will be the test image of a class that has none left.
-    lends = Path(halves[0].ids[0]).parts[0] in classes
-    for half, (kept, labels) in list(zip(halves, decided, strict=True))[: 1 if lends else None]:
-        check_none_emptied(half, kept, labels, path)
     return decided
 
 
-def check_none_emptied(data, kept, labels, blamed):
-    """Raise UserError where a class of the ImageData `data` has no image left; `blamed` is what to name."""
-    emptied = emptied_classes(data, kept, labels)
-    if emptied:
-        name = data.classes[min(emptied)]
-        raise UserError(f"{blamed}: leaves no image of the class {name} in its half of the data; keep one")
+def check_left(halves, decided, blamed):
+    """Raise UserError where a class has no image left in one of `halves`; `blamed` is what to name.
+
+    Where class folders stand alone, a class without test images lends one of its training images, if there
+    are two.
+    """
+    lends = Path(halves[0].ids[0]).parts[0] in halves[0].classes
+    left = torch.cat([labels[kept] for kept, labels in decided])
+    for half, (kept, labels) in zip(halves, decided, strict=True):
+        emptied = emptied_classes(half, kept, labels)
+        if lends and half is halves[1]:
+            emptied = {label for label in emptied if (left == label).sum() < 2}
+        if emptied:
+            name = half.classes[min(emptied)]
+            raise UserError(
+                f"{blamed}: leaves no image of the class {name} in its half of the data; keep one"
+            )
 
 
 def emptied_classes(data, kept, labels):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from support.console import UserError
-from support.decisions import decide, read_decisions, suspects_of, write_ranking
+from support.decisions import DECIDED, check_left, decide, read_decisions, suspects_of, write_ranking
 
 import pytest
 import torch
@@ -18,7 +18,13 @@ from hypothesis import strategies as st
 from diagnose import Ranking
 
 DATA = stripes(9)
+EACH = torch.arange(3)  # an image of each class
 PROBABILITIES = torch.full((9, 3), 0.25) + 0.25 * torch.eye(3)[[1, 2, 0] * 3]  # never the label
+
+
+def ranking_of(half):
+    numbers = torch.arange(float(len(half)))
+    return Ranking(numbers.long(), numbers, numbers, PROBABILITIES[: len(half)], (0, 0))
 
 
 def written(folder, kept, labels):
@@ -95,9 +101,9 @@ def test_each_faulty_line_is_named(tmp_path, line, message):
 
 
 def test_something_of_every_class_must_be_kept(tmp_path):
-    path = written(tmp_path, DATA.labels != 1, DATA.labels)
-    with pytest.raises(UserError, match=r"top_losses\.csv: leaves no image of the class row2"):
-        read_decisions(path, DATA)[0]
+    decided = read_decisions(written(tmp_path, DATA.labels != 1, DATA.labels), DATA, DATA.subset(EACH))
+    with pytest.raises(UserError, match=r"mine\.csv: leaves no image of the class row2"):
+        check_left((DATA, DATA.subset(EACH)), decided, "mine.csv")
 
 
 def test_a_stray_quote_swallows_no_line(tmp_path):
@@ -145,17 +151,22 @@ def test_a_file_that_is_no_decisions_is_named(tmp_path, content):
         read_decisions(path, DATA)[0]
 
 
-@pytest.mark.parametrize(("prefix", "refused"), [("", False), ("test/", True)])
-def test_the_only_test_image_of_a_class_may_go_where_another_takes_its_place(tmp_path, prefix, refused):
-    train = stripes(9)
-    train = replace(train, ids=tuple(f"{prefix}row{2 * (index % 3)}/{index}.png" for index in range(9)))
-    test = replace(train.subset(torch.arange(3)), ids=tuple(f"{prefix}row{2 * i}/t.png" for i in range(3)))
-    (tmp_path / "a.csv").write_text(f"id,action,predicted\n{prefix}row2/t.png,remove,\n")
-    if refused:
-        with pytest.raises(UserError, match="leaves no image of the class row2 in its half"):
-            read_decisions(tmp_path / "a.csv", train, test)
+@pytest.mark.parametrize(
+    ("prefix", "n_train", "left"), [("", 9, True), ("test/", 9, False), ("", 5, True), ("", 4, False)]
+)
+def test_the_only_test_image_of_a_class_may_go_where_another_takes_its_place(tmp_path, prefix, n_train, left):
+    ids = [f"{prefix}row{2 * (index % 3)}/{index}.png" for index in range(n_train)]  # of 4, row2 has one
+    train = replace(stripes(n_train), ids=tuple(ids))
+    test = replace(train.subset(EACH), ids=tuple(f"{prefix}row{2 * i}/t.png" for i in range(3)))
+    (tmp_path / "mine.csv").write_text(f"id,action,predicted\n{prefix}row2/t.png,remove,\n")
+    (tmp_path / DECIDED).write_bytes((tmp_path / "mine.csv").read_bytes())
+    rankings = [ranking_of(half) for half in (train, test)]
+    if left:
+        decided = decide((train, test), rankings, 100, "mine.csv", tmp_path)
+        assert decided[1][0].tolist() == [True, False, True]
     else:
-        assert read_decisions(tmp_path / "a.csv", train, test)[1][0].tolist() == [True, False, True]
+        with pytest.raises(UserError, match="leaves no image of the class row2 in its half"):
+            decide((train, test), rankings, 100, "mine.csv", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -102,12 +102,14 @@ def main(arguments=None):
     settings = complete(Settings(**diagnose.RECIPE))
     torch.set_num_threads(settings.threads)
     everything, test = load(given.data)
+    if max(given.percents) >= 100:
+        raise UserError(f"--percents {max(given.percents)}: less than 100 can be wrong")
     if max(given.sizes) > len(everything):
         raise UserError(f"--sizes {max(given.sizes)}: {given.data} has only {len(everything):,} images")
-    sets = list(product([given.data], given.sizes, given.percents, given.sets))
+    sets = list(dict.fromkeys(product([given.data], given.sizes, given.percents, given.sets)))
     keys = [dict(zip(KEY, map(str, one), strict=True)) for one in sets]
     for key, (_, size, percent, number) in zip(keys, sets, strict=True):
-        if len(rows_of(given.table, key)) < len(WAYS):  # else it is done
+        if {row["labels"] for row in rows_of(given.table, key)} != set(WAYS):  # else it is done
             clean = everything.subset(random_order(len(everything), number)[:size])
             rows = measure(clean, test, percent, number, settings)
             rows = [key | dict(zip(COLUMNS[len(KEY) :], row, strict=True)) for row in rows]

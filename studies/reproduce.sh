@@ -9,7 +9,7 @@ new=runs/reproduced
 seeds="0 1 2 3 4"
 
 run() { # SCRIPT NAME FLAGS: a run in $new/NAME
-    if [ -e "$new/$2" ]; then python "$1" --resume "$new/$2"; else python "$1" --out "$new/$2" "${@:3}"; fi
+    if [ -e "$new/$2/config.json" ]; then python "$1" --resume "$new/$2"; else python "$1" --out "$new/$2" "${@:3}"; fi
 }
 
 compare() { # TABLE RUNS
@@ -21,16 +21,24 @@ moved() { # TABLE
     python -m studies.moved "results/$1.csv" "$new/$1.csv"
 }
 
+subset="--image-size 32 --limit 1000 --data mnist"
+
+xavier() { # the runs of vgg16 that both 1.1 and 1.2 compare
+    for seed in $seeds; do
+        run train.py "vgg16-xavier-$seed" --model vgg16 --init xavier $subset --epochs 6 --seed $seed
+    done
+}
+
 case "${1-}" in
 1.1)
     run train.py vgg16-digits --model vgg16 --image-size 32 --limit 4000 --epochs 3 --data digits
+    xavier
     for seed in $seeds; do
-        subset="--model vgg16 --image-size 32 --limit 1000 --epochs 6 --data mnist --seed $seed"
+        same="--model vgg16 $subset --epochs 6 --seed $seed"
         transfer="--init transfer --weights $new/vgg16-digits/model.pt"
-        run train.py "vgg16-xavier-$seed" --init xavier $subset
-        run train.py "vgg16-default-$seed" --init default $subset
-        run train.py "vgg16-transfer-$seed" $transfer $subset
-        run train.py "vgg16-frozen-$seed" $transfer --freeze $subset
+        run train.py "vgg16-default-$seed" --init default $same
+        run train.py "vgg16-transfer-$seed" $transfer $same
+        run train.py "vgg16-frozen-$seed" $transfer --freeze $same
     done
     compare vgg16 $new/vgg16-{xavier,default,transfer,frozen}-?
     python -m studies.layers $new/vgg16-{xavier,default,transfer}-0 --picture $new/layers.png --csv $new/layers.csv
@@ -43,10 +51,11 @@ case "${1-}" in
             done
         done
     }
+    xavier
     for epochs in 6 100; do
-        each $epochs --image-size 32 --limit 1000 --epochs $epochs
+        each $epochs $subset --epochs $epochs
     done
-    compare networks $new/vgg16-xavier-? $new/{encoder,resnet}-{6,100}-? # vgg16's are of part 1.1
+    compare networks $new/vgg16-xavier-? $new/{encoder,resnet}-{6,100}-?
     for size in 18 28; do
         each pixels$size --image-size $size --epochs 1
     done
@@ -58,7 +67,7 @@ case "${1-}" in
     python -m studies.layers $new/{encoder,resnet}-blocks6-0 --picture $new/depth_layers.png --csv $new/depth_layers.csv
     ;;
 1.3)
-    python search.py --grid --out $new/grid
+    python search.py --grid --data mnist --out $new/grid
     cp $new/grid/results.csv $new/search_grid.csv
     moved search_grid
     python -m studies.search_replay $new/search_grid.csv

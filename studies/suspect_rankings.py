@@ -4,12 +4,14 @@
 
 A kind of noise is DATA-KIND-COUNT: so many labels are wrong, at random, among classes that are mixed up (A_B)
 or in one direction (A_to_B). Each set is another choice of labels, with networks of other seeds. What these
-say is kept in runs/suspect_rankings, so an interrupted study goes on, and another score costs seconds.
---cleanlab compares with that package (pip install cleanlab), for the same number of images seen in training.
+say is kept in runs/suspect_rankings, so an interrupted study goes on, and another score costs seconds. To
+train anew, as after a change of the training, move that folder away. --cleanlab compares with that package
+(pip install cleanlab), for the same number of images seen in training.
 """
 
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -30,7 +32,7 @@ import train
 from data import load
 
 KEPT = Path("runs", "suspect_rankings")
-TABLE = Path("results", "suspect_rankings.csv")
+TABLE = "results/suspect_rankings.csv"
 SEEDS = 1000  # the first of the networks' seeds: not those of the wrong labels
 
 # ---------------------------------------------------------------- wrong labels, and what networks say of them
@@ -128,41 +130,32 @@ def former_score(labels, log_probabilities):
     return losses + (counts / counts.sum()).log()[pair]
 
 
-def our_scores(data, outputs):
-    """Return {name: (scores, float (N,), how many labels look wrong, or None)}."""
-    ranking = diagnose.top_losses(data, outputs)
+def our_orders(data, ranking, outputs):
+    """Return {name: (order, int64 (N,), the most suspicious label first; how many look wrong, or None)}."""
     former = former_score(data.labels, outputs.mean(dim=0))
     return {
-        "diagnose.py": (ranking.scores, ranking.n_wrong and ranking.n_wrong[1]),
-        "loss alone": (ranking.losses, None),
-        "former score": (former, None),
+        "diagnose.py": (ranking.order, ranking.n_wrong and ranking.n_wrong[1]),
+        "loss alone": (diagnose.greatest_first(ranking.losses), None),
+        "former score": (diagnose.greatest_first(former), None),
     }
 
 
-def cleanlab_scores(data, outputs):
+def cleanlab_orders(data, outputs):
     """Return the same of cleanlab, from predictions for images that were held out."""
     from cleanlab.count import num_label_issues
     from cleanlab.rank import get_label_quality_scores
 
     given = {"labels": data.labels.numpy(), "pred_probs": outputs[0].double().softmax(dim=1).numpy()}
-    methods = ("self_confidence", "normalized_margin", "confidence_weighted_entropy")
     n_issues = int(num_label_issues(**given))
-    return {
-        f"cleanlab, {method.replace('_', ' ')}": (
-            -torch.from_numpy(get_label_quality_scores(**given, method=method)),
-            n_issues,
-        )
-        for method in methods
-    }
-
-
-def hits_of(scores, wrong):
-    """Return whether each label is wrong, float64 (N,), from the highest score down."""
-    return wrong[diagnose.greatest_first(scores)].double()
+    orders = {}
+    for method in ("self_confidence", "normalized_margin", "confidence_weighted_entropy"):
+        quality = torch.from_numpy(get_label_quality_scores(**given, method=method))
+        orders[f"cleanlab, {method.replace('_', ' ')}"] = (diagnose.greatest_first(-quality), n_issues)
+    return orders
 
 
 def precisions_of(hits):
-    """Return the share of wrong labels among the first 1, 2, … N, float64 (N,)."""
+    """Return the share of wrong labels among the first 1, 2, … N, float64 (N,); `hits` says which are."""
     return hits.cumsum(0) / torch.arange(1, len(hits) + 1)
 
 
@@ -185,20 +178,19 @@ def measure(noise, numbers, with_cleanlab):
     settings = complete(Settings(**diagnose.RECIPE))
     torch.set_num_threads(settings.threads)
     measured, not_changed = {}, Counter()
-    imperfect = [with_noise(clean, noise, number) for number in numbers]  # its faults before the training
-    for number, labels in zip(numbers, imperfect, strict=True):
-        data = replace(clean, labels=labels)
+    for number in numbers:
+        data = replace(clean, labels=with_noise(clean, noise, number))
         wrong = data.labels != clean.labels
         outputs = kept(noise, number, by_default, data, settings)
-        methods = our_scores(data, outputs)
+        ranking = diagnose.top_losses(data, outputs)
+        orders = our_orders(data, ranking, outputs)
         if with_cleanlab:
-            methods |= cleanlab_scores(data, kept(noise, number, cross_validated, data, settings))
-        for method, (scores, estimate) in methods.items():
-            hits = hits_of(scores, wrong)
+            orders |= cleanlab_orders(data, kept(noise, number, cross_validated, data, settings))
+        for method, (order, estimate) in orders.items():
+            hits = wrong[order].double()
             measured.setdefault(method, []).append((*judge(hits), estimate, hits))
-        suspects = diagnose.greatest_first(methods["diagnose.py"][0])[: wrong.sum()]
-        predicted = outputs.mean(dim=0).argmax(dim=1)
-        suspects = suspects[~wrong[suspects] & (predicted != labels)[suspects]]
+        suspects, predicted = ranking.order[: wrong.sum()], ranking.predicted
+        suspects = suspects[~wrong[suspects] & (predicted != data.labels)[suspects]]
         not_changed.update((index, predicted[index].item()) for index in suspects.tolist())
     return measured, not_changed, clean
 
@@ -254,12 +246,19 @@ def show_not_changed(picture, not_changed, clean, n_sets):
 def noise_name(text):
     """Parse DATA-KIND-COUNT, where DATA is no path: the name is part of a file's."""
     data, kind, _ = parts_of(text)
-    if not data.isidentifier() or kind[-1:] in ("", "-"):  # such as a count below zero
+    if not data.isidentifier() or kind[-1:] in ("", "-") or "/" in kind:  # such as a count below zero
         raise ValueError
     return text
 
 
 noise_name.__name__ = "DATA-KIND-COUNT"
+
+PICTURES = ("own_labels", "precision")  # of each noise
+
+
+def picture_of(kind, noise, table):
+    """Return the Path of one of PICTURES of `noise`, beside the file `table`."""
+    return Path(table).with_name(f"{kind}_{noise}.png")
 
 
 def main(arguments=None):
@@ -271,37 +270,36 @@ def main(arguments=None):
     parser.add_argument("--sets", nargs="+", type=seed_number, default=[5, 6, 7, 8, 9], help=text)
     parser.add_argument("--cleanlab", action="store_true", help="compare with cleanlab too")
     text = f"where lines are kept, and pictures beside it (default: {TABLE})"
-    parser.add_argument("--table", type=Path, default=TABLE, help=text)
+    parser.add_argument("--table", type=partial(pictures.output_file, ".csv"), default=TABLE, help=text)
     given = parser.parse_args(arguments)
-    curves = given.table.with_suffix(".png")
-    own_labels = {noise: given.table.with_name(f"own_labels_{noise}.png") for noise in given.noises}
-    check_replaceable(given.table, COLUMNS)  # before the training
-    for picture in (curves, *own_labels.values()):
-        check_replaceable(picture)
+    noises, numbers = dict.fromkeys(given.noises), list(dict.fromkeys(given.sets))
+    check_replaceable(given.table, COLUMNS)  # before the training, as all faults
+    for noise in noises:
+        for kind in PICTURES:
+            check_replaceable(picture_of(kind, noise, given.table))
+        with_noise(load(parts_of(noise)[0])[0], noise, numbers[0])
     if given.cleanlab and not find_spec("cleanlab"):
         raise UserError("--cleanlab: pip install cleanlab first")
-    given.table.parent.mkdir(parents=True, exist_ok=True)
-    pictured = []
-    for noise in given.noises:
-        measured, not_changed, clean = measure(noise, given.sets, given.cleanlab)
-        rows = summary(noise, given.sets, measured)
+    Path(given.table).parent.mkdir(parents=True, exist_ok=True)
+    for noise in noises:
+        measured, not_changed, clean = measure(noise, numbers, given.cleanlab)
+        rows = summary(noise, numbers, measured)
         for row in rows:
             print(
                 f"{noise:28}{row['method']:38} {row['found']:7} ± {row['found sd']:5}  average precision "
                 f"{row['precision']:.3f} ± {row['precision sd']:.3f}  look wrong {row['look wrong']}"
             )
-        replace_rows(given.table, rows, COLUMNS[:3])
+        replace_rows(given.table, rows, ("noise", "sets"))
+        own_labels, precision = (picture_of(kind, noise, given.table) for kind in PICTURES)
         if not_changed:
-            show_not_changed(own_labels[noise], not_changed, clean, len(given.sets))
+            show_not_changed(own_labels, not_changed, clean, len(numbers))
         if parts_of(noise)[2] > 0:
             lines = [(method, [curve(results)]) for method, results in measured.items()]
             panel = {"title": "precision (%)", "x_title": "recall (%)", "y_most": 100}
-            pictured.append((noise, [panel], lines))
-    if pictured:
-        title = (
-            f"Which share of the suspects is wrong? Mean over {len(given.sets)} sets; bands: least to most"
-        )
-        pictures.draw_lines(curves, title, pictured)
+            title = (
+                f"Which share of the suspects is wrong? Mean over {len(numbers)} sets; bands: least to most"
+            )
+            pictures.draw_lines(precision, title, [(noise, [panel], lines)])
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def test_suspects_are_removed_or_relabelled_and_each_set_is_done_once(small, cap
     cleaning.main([*command[:-1], "7"])
     assert len(small) == 18
     assert read_csv("results/cleaning.csv")[:8] == rows
-    write_csv("results/cleaning.csv", rows[:7])  # a person took a line out
+    write_csv("results/cleaning.csv", [*rows[:7], rows[6]])  # a person edited it
     cleaning.main(command)
     assert len(small) == 24
     assert read_csv("results/cleaning.csv") == rows
@@ -85,4 +85,6 @@ def test_what_another_process_wrote_meanwhile_stays(small, monkeypatch):
 def test_more_images_than_there_are_are_refused(small):
     with pytest.raises(UserError, match="--sizes 401: x has only 400 images"):
         cleaning.main(["--data", "x", "--sizes", "300", "401"])
+    with pytest.raises(UserError, match="--percents 100: less than 100 can be wrong"):
+        cleaning.main(["--data", "x", "--percents", "5", "100"])
     assert small == []

@@ -44,10 +44,19 @@ def test_what_moved_and_what_has_no_partner_is_named(tmp_path, capsys):
 
 
 def test_rows_of_seeds_are_taken_together(tmp_path):
-    rows = [{"model": m, "seed": s, "accuracy": a} for m, s, a in [("a", 0, 1), ("b", 0, 7), ("a", 1, 3)]]
+    runs = [
+        ("a", 0, 1),
+        ("b", 0, 7),
+        ("a", 1, 3),
+        ("a", 2, ""),
+    ]  # one seed has no spread, a failed run nothing
+    rows = [{"model": model, "seed": seed, "accuracy": value} for model, seed, value in runs]
     write_csv(tmp_path / "kept.csv", rows)
     kept = moved.measured(tmp_path / "kept.csv")
-    assert kept == {("a",): {"accuracy": (2, math.sqrt(2), 2)}, ("b",): {"accuracy": (7, 0, 1)}}
+    assert kept == {("a",): {"accuracy": (2, math.sqrt(2), 2)}, ("b",): {}}
+    write_csv(tmp_path / "twice.csv", [*rows, rows[0]])
+    with pytest.raises(UserError, match="with a row for each"):
+        moved.measured(tmp_path / "twice.csv")
 
 
 def test_the_number_of_sets_counts_and_an_empty_cell_is_none(tmp_path):
@@ -56,8 +65,18 @@ def test_the_number_of_sets_counts_and_an_empty_cell_is_none(tmp_path):
     assert moved.measured(tmp_path / "kept.csv") == {("n", "m"): {"found": (3, 1, 3)}}
 
 
+def test_tables_without_a_number_in_common_are_no_agreement(tmp_path):
+    write_csv(tmp_path / "kept.csv", [means("a", 1, 1)])
+    write_csv(tmp_path / "new.csv", [means("b", 1, 1)])
+    with pytest.raises(UserError, match="no number is in both tables"):
+        moved.main([str(tmp_path / "kept.csv"), str(tmp_path / "new.csv")])
+
+
 @pytest.mark.parametrize("row", [{"a": 1}, means("a", "x", 1), {"model": "a", "n_seeds": 3, "b_sd": 1}])
 def test_another_table_is_named(tmp_path, row):
     write_csv(tmp_path / "other.csv", [row])
     with pytest.raises(UserError, match="is no table of means over seeds"):
         moved.measured(tmp_path / "other.csv")
+    write_csv(tmp_path / "twice.csv", [means("a", 1, 1), means("a", 1, 1)])
+    with pytest.raises(UserError, match="with a row for each"):
+        moved.measured(tmp_path / "twice.csv")

@@ -128,15 +128,15 @@ def outputs_of(n, seed=0):
     return (3 * torch.randn(2, n, 3, generator=generator)).log_softmax(dim=2)
 
 
-def test_each_of_our_scores_is_what_it_says():
+def test_each_of_our_orders_is_what_it_says():
     data, outputs = stripes(60), outputs_of(60)
-    scores = study.our_scores(data, outputs)
     ranking = diagnose.top_losses(data, outputs)
-    assert torch.equal(scores["diagnose.py"][0], ranking.scores)
-    assert scores["diagnose.py"][1] == (ranking.n_wrong and ranking.n_wrong[1])
+    orders = study.our_orders(data, ranking, outputs)
+    assert torch.equal(orders["diagnose.py"][0], ranking.order)
+    assert orders["diagnose.py"][1] == (ranking.n_wrong and ranking.n_wrong[1])
     mean = outputs.mean(dim=0).tolist()
     losses = [-row[label] for row, label in zip(mean, data.labels.tolist(), strict=True)]
-    assert scores["loss alone"][0].tolist() == pytest.approx(losses)
+    assert orders["loss alone"][0].tolist() == sorted(range(60), key=losses.__getitem__, reverse=True)
     others = [
         max((k for k in range(3) if k != label), key=row.__getitem__)
         for row, label in zip(mean, data.labels.tolist(), strict=True)
@@ -147,7 +147,8 @@ def test_each_of_our_scores_is_what_it_says():
         loss + np.log((sure.count(pair) + 1) / (len(sure) + 9))
         for loss, pair in zip(losses, pairs, strict=True)
     ]
-    assert scores["former score"][0].tolist() == pytest.approx(former, abs=1e-4)
+    assert study.former_score(data.labels, outputs.mean(dim=0)).tolist() == pytest.approx(former, abs=1e-4)
+    assert orders["former score"][0].tolist() == sorted(range(60), key=former.__getitem__, reverse=True)
 
 
 def test_cleanlabs_scores_are_asked_for_with_the_predictions_and_turned_round(monkeypatch):
@@ -165,23 +166,18 @@ def test_cleanlabs_scores_are_asked_for_with_the_predictions_and_turned_round(mo
     monkeypatch.setitem(sys.modules, "cleanlab.rank", rank)
     count = SimpleNamespace(num_label_issues=lambda labels, pred_probs: len(labels) // 2)
     monkeypatch.setitem(sys.modules, "cleanlab.count", count)
-    scores = study.cleanlab_scores(data, outputs)
-    values, n_wrong = scores["cleanlab, self confidence"]
+    order, n_wrong = study.cleanlab_orders(data, outputs)["cleanlab, self confidence"]
     assert n_wrong == 15
-    losses = diagnose.losses_of(data.labels, outputs[0])
-    assert torch.equal(diagnose.greatest_first(values), diagnose.greatest_first(losses))
+    assert torch.equal(order, diagnose.greatest_first(diagnose.losses_of(data.labels, outputs[0])))
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=30))
-def test_found_and_average_precision_are_counted_from_the_highest_score_down(wrong):
-    scores = -torch.arange(len(wrong)).float()
-    found, precision = study.judge(study.hits_of(scores, torch.tensor(wrong)))
+def test_found_and_average_precision_are_counted_from_the_most_suspicious_on(wrong):
+    found, precision = study.judge(torch.tensor(wrong).double())
     n_wrong = sum(wrong)
     assert found == sum(wrong[:n_wrong])
     at_hits = [sum(wrong[: place + 1]) / (place + 1) for place, hit in enumerate(wrong) if hit]
     assert precision == pytest.approx(sum(at_hits) / n_wrong if n_wrong else 0)
-    hits = study.hits_of(scores.flip(0), torch.tensor(wrong).flip(0))
-    assert hits.tolist() == [float(hit) for hit in wrong]
 
 
 def test_the_curve_has_the_precision_at_each_recall():
@@ -227,15 +223,16 @@ def test_the_command_trains_once_and_writes_the_table_and_the_pictures(small, mo
     said = capsys.readouterr().out
     for index in OWN.tolist():
         assert re.search(rf"not changed, but a suspect in 2 of 2 sets: row\d → row\d  train/{index:05}", said)
-    for picture in (study.TABLE.with_suffix(".png"), Path("results", "own_labels_x-random-12.png")):
-        assert picture.stat().st_size > 1000
+    for kind in ("own_labels", "precision"):
+        for noise in ("x-random-12", "x-row0_row2-12"):
+            assert Path("results", f"{kind}_{noise}.png").stat().st_size > 1000
     monkeypatch.setattr(study.train, "fit", None)  # from here on nothing is trained
     study.main(["x-random-12", "--sets", "3", "4"])
     again = read_csv(study.TABLE)
     assert sorted(map(str, again)) == sorted(map(str, rows))  # in place of its rows of before
-    study.main(["x-random-12", "--sets", "3", "4", "--table", "new/other.csv"])
-    assert read_csv("new/other.csv") == rows[:3]
-    names = {"other.csv", "other.png", "own_labels_x-random-12.png"}
+    study.main(["x-random-12", "x-random-12", "--sets", "3", "4", "3", "--table", "new/other.csv"])
+    assert read_csv("new/other.csv") == rows[:3]  # each once
+    names = {"other.csv", "precision_x-random-12.png", "own_labels_x-random-12.png"}
     assert {file.name for file in Path("new").iterdir()} == names
 
 
@@ -249,7 +246,7 @@ def test_a_foreign_picture_is_not_written_over_and_none_wrong_has_no_curve(small
     picture.unlink()
     study.main(["x-random-00", "--sets", "3"])
     assert read_csv(study.TABLE)[0]["found"] == "0"
-    assert not study.TABLE.with_suffix(".png").exists()
+    assert not Path("results", "precision_x-random-00.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -258,6 +255,9 @@ def test_a_foreign_picture_is_not_written_over_and_none_wrong_has_no_curve(small
         (["x-random"], "invalid DATA-KIND-COUNT value: 'x-random'"),
         (["x-random-many"], "invalid DATA-KIND-COUNT value: 'x-random-many'"),
         (["x/y-random-3"], "invalid DATA-KIND-COUNT value"),
+        (["x-row0_a/b-3"], "invalid DATA-KIND-COUNT value"),
+        (["x-random-3", "x-row0_row9-3", "--table", "new.csv"], "x-row0_row9-3: no classes row0_row9 in"),
+        (["x-random-3", "--table", "table.png"], "table.png: is no name for a new .csv file"),
         (["x-random--3"], "invalid DATA-KIND-COUNT value"),
         (["x-random-3"], "suspect_rankings.csv: is there without this program's mark"),
         (["x-random-3", "--cleanlab"], "pip install cleanlab first"),
@@ -267,7 +267,7 @@ def test_what_cannot_be_is_one_line_before_anything_is_trained(
     small, monkeypatch, capsys, arguments, message
 ):
     Path("results").mkdir()
-    study.TABLE.write_text("a,b\n1,2\n")
+    Path(study.TABLE).write_text("a,b\n1,2\n")
     if "--cleanlab" in arguments:
         monkeypatch.setattr(study, "check_replaceable", lambda *_: None)
         monkeypatch.setattr(study, "find_spec", lambda name: None)
@@ -276,4 +276,4 @@ def test_what_cannot_be_is_one_line_before_anything_is_trained(
         run_command(partial(study.main, arguments))
     assert end.value.code == 2
     assert message in capsys.readouterr().err
-    assert study.TABLE.read_text() == "a,b\n1,2\n"
+    assert Path(study.TABLE).read_text() == "a,b\n1,2\n"

@@ -209,7 +209,6 @@ def print_table(rows):
 def main():
     """Measure everything, print a table and write results/bench.csv, where other machines keep their rows."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--json", action="store_true", help="print JSON, nothing else")
     parser.add_argument("--part", choices=PARTS, help="measure only this, in this process")
     given = parser.parse_args()
     if given.part:
@@ -220,13 +219,10 @@ def main():
     machine |= {"threads": settings.threads, "torch": torch.__version__}
     machine |= {"torchvision": torchvision.__version__}
     check_replaceable(TABLE, [*COLUMNS, *machine])  # before minutes of measuring
-    with redirect_stdout(StringIO() if given.json else sys.stdout):
-        print(", ".join(f"{name} {value}" for name, value in machine.items()))
-        print("this takes about three minutes on two cores; leave the machine alone meanwhile", flush=True)
-        rows = measure()
-        print_table(rows)
-    if given.json:
-        print(json.dumps([row | machine for row in rows], indent=2))
+    print(", ".join(f"{name} {value}" for name, value in machine.items()))
+    print("this takes about three minutes on two cores; leave the machine alone meanwhile", flush=True)
+    rows = measure()
+    print_table(rows)
     Path("results").mkdir(exist_ok=True)
     replace_rows(TABLE, [row | machine for row in rows], machine)
 

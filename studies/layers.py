@@ -80,7 +80,9 @@ def print_table(networks):
     for name, rows in networks.items():
         by_layers.setdefault(tuple(row["layer"] for row in rows), {})[name] = rows
     for layers, alike in by_layers.items():
-        print("\nstandard deviations: of a layer's output, before a ReLU; of the loss's gradients by that")
+        print(
+            "\nstandard deviations: of a layer's output, before a ReLU; of the gradients with respect to it"
+        )
         for number, name in enumerate(alike, 1):
             print(f"{number}: {name}")
         heads = "".join(f"{number:>8}: out{'gradient':>10}" for number in range(1, len(alike) + 1))

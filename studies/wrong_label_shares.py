@@ -34,8 +34,7 @@ def read_effects(files):
                     name: finite_number(row[name]) for name in (*MEASURES, "seed", "n_images", "n_wrong")
                 }
                 diagnosis = diagnoses.setdefault((file, row.get("command")), {})
-                labelling = row.get("labelling") or row["labels"]  # as diagnoses called the column before
-                diagnosis.setdefault(labelling, []).append(numbers)
+                diagnosis.setdefault(row["labelling"], []).append(numbers)
         except (KeyError, ValueError):
             raise UserError(
                 f"{file}: is no effect.csv of this version, of a diagnosis whose true labels are known"

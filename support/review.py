@@ -7,6 +7,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 import shlex
 from itertools import count
@@ -48,7 +49,8 @@ def to_carry_out(file, data, settings):
     if settings.image_size and settings.model != "vgg16":  # which has a size of its own
         words += ["--image-size", str(settings.image_size)]
     if Path(settings.data, data.ids[0]).is_file():
-        clean = f"{settings.data.rstrip('/')}_cleaned"
+        source = settings.data if Path(settings.data).name.strip(".") else os.path.abspath(settings.data)
+        clean = f"{source.rstrip('/')}_cleaned"
         taken = (f"{clean}-{number}" if number > 1 else clean for number in count(1))
         words += ["--write-clean", next(name for name in taken if not Path(name).exists())]
     return shlex.join(words)

@@ -3,6 +3,7 @@
 import importlib
 import re
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 from support.chance import mean_sd
@@ -44,33 +45,44 @@ def kept_rows(file):
     ]
 
 
+def rounds_to(value, shown):
+    """Return whether the float `value` is the number `shown`, a text, once it is rounded like that."""
+    shown = shown.replace(",", "").lstrip("+")
+    mantissa, exponent, _ = shown.partition("e")
+    return f"{value:.{len(mantissa.partition('.')[2])}{exponent or 'f'}}" == shown
+
+
 def holds(row, cells):
-    """Return whether a CSV file's row has each number of `cells`, rounded as it is shown there."""
-    fields = [field for name, field in row.items() if name not in NO_RESULTS]
+    """Return whether a CSV file's row has what `cells` show: numbers, a mean with its deviation, verdicts."""
+    fields = [field.removeprefix("'") for name, field in row.items() if name not in NO_RESULTS]
     values = [float(v.replace(",", "")) for field in fields for v in re.findall(NUMBER, field)]
     for shown in (number for cell in cells for number in re.findall(NUMBER, cell)):
-        shown = shown.replace(",", "").lstrip("+")
-        mantissa, exponent, _ = shown.partition("e")
-        style = f".{len(mantissa.partition('.')[2])}{exponent or 'f'}"
-        if not any(f"{value:{style}}" == shown and ("." in shown or value == int(shown)) for value in values):
+        exact = "." in shown or float(shown.replace(",", "")) in values
+        if not exact or not any(rounds_to(value, shown) for value in values):
             return False
-    return all(has_verdict(row, cell) for cell in cells)
+    pairs = [pair for cell in cells for pair in re.findall(rf"({NUMBER}) ± ({NUMBER})", cell)]
+    return all(has_pair(fields, pair) for pair in pairs) and all(has_verdict(fields, cell) for cell in cells)
 
 
-def has_verdict(row, cell):
-    """Return whether the verdict in a cell, after its number, is the one after that number in `row`."""
+def is_shown(field, shown):
+    """Return whether a row's text `field` is the number `shown`, but for rounding."""
+    return bool(re.fullmatch(NUMBER, field)) and rounds_to(float(field), shown)
+
+
+def has_pair(fields, pair):
+    """Return whether a mean and its deviation are neighbours in `fields`, the texts of a row."""
+    return any(all(map(is_shown, neighbours, pair)) for neighbours in pairwise(fields))
+
+
+def has_verdict(fields, cell):
+    """Return whether the verdict in a cell, after its number, is the one after that number in `fields`."""
     number, verdict = re.search(NUMBER, cell), re.search("(larger than|within) chance", cell)
     if not number or not verdict:
         return True
-    number = number[0].lstrip("+").replace(",", "")
-    style = f".{len(number.partition('.')[2])}f"
-    fields = list(row.values())
-    verdicts = [field for field in fields if field.endswith(" chance")]
     for place, field in enumerate(fields):
-        if re.fullmatch(NUMBER, field) and f"{float(field):{style}}" == number:
-            after = sum(other.endswith(" chance") for other in fields[:place])
-            if verdicts[after : after + 1] == [verdict[0]]:
-                return True
+        after = [other for other in fields[place:] if other.endswith(" chance")]
+        if is_shown(field, number[0]) and after[:1] == [verdict[0]]:
+            return True
     return False
 
 
@@ -101,17 +113,25 @@ def test_what_a_page_repeats_is_what_stands_where_it_was_measured():
 
 def test_a_wrong_number_is_seen():
     row = {"accuracy": "99.396", "sd": "0.044", "seeds": "0 1 2", "n": "1000", "std": "0.0000131"}
-    row |= {"change": "-0.017", "verdict": "within chance", "other": "0.3", "its": "larger than chance"}
+    row |= {"other accuracy": "98", "other sd": "2.5"}
+    row |= {
+        "change": "-0.017",
+        "change sd": "0.04",
+        "verdict": "within chance",
+        "other": "0.3",
+        "its": "larger than chance",
+    }
     assert holds(row, [" 99.40 ± 0.04 ", "1,000", "1.3e-05", "never", "-0.02"])
     assert holds(row, ["-0.02 ± 0.04, within chance", "0.3, larger than chance"])
     assert not holds(row, ["-0.02 ± 0.04, larger than chance"])
     assert not holds(row, ["0.3, within chance"])
     assert not holds(row, ["+0.02"])
     assert not holds(row, ["99"])
-    assert not holds(row, ["2"])
+    assert not holds(row, ["3"])
     assert not holds(row, ["1.2e-05"])
     assert not holds(row, ["99.39 ± 0.04"])
     assert not holds(row, ["99.40 ± 0.05"])
+    assert not holds(row, ["98 ± 0.04"])
 
 
 def test_tables_are_found_with_their_files():
@@ -154,3 +174,10 @@ def test_commands_that_a_page_names_have_these_flags(page, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             module.main()
         assert named <= set(re.findall(r"--[a-z][a-z0-9-]*", capsys.readouterr().out)), name
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_parts_that_a_page_names_can_be_reproduced(page):
+    script = (ROOT / "studies" / "reproduce.sh").read_text()
+    for part in re.findall(r"reproduce\.sh ([\w.]+\w)", TEXTS[page]):
+        assert part == "PART" or f"\n{part})\n" in script, part

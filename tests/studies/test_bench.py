@@ -1,7 +1,6 @@
 """The benchmark: every part measures something and prints nothing, the table has the rounds' medians and
 ratios, and a part that fails is named. No timing decides a test."""
 
-import json
 import sys
 from itertools import count
 from pathlib import Path
@@ -108,12 +107,6 @@ def test_another_table_is_not_written_over_and_the_refusal_comes_before_the_work
         bench.main()
     assert Path("results/bench.csv").read_text() == "measure,median\nmine,1\n"
     assert all(values.values())  # nothing was measured
-
-
-def test_json_is_only_json(values, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["bench.py", "--json"])
-    bench.main()
-    assert [row["median"] for row in json.loads(capsys.readouterr().out)][:3] == [20, 5, 8]
 
 
 @pytest.mark.parametrize(

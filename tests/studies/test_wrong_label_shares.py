@@ -106,14 +106,6 @@ def test_a_table_without_a_column_is_named(tmp_path, column):
         wrong_label_shares.read_effects([tmp_path / "effect.csv"])
 
 
-def test_a_diagnosis_from_before_the_column_labelling_is_read(tmp_path):
-    rows = effect_rows(10, 9, [(0.9, 0.9)] * 3)
-    write_csv(tmp_path / "now.csv", rows)
-    write_csv(tmp_path / "before.csv", [{"labels": row.pop("labelling"), **row} for row in rows])
-    now, before = (wrong_label_shares.read_effects([tmp_path / f"{name}.csv"]) for name in ("now", "before"))
-    assert now == before
-
-
 def test_all_three_labels_need_the_same_seeds(tmp_path):
     rows = effect_rows(10, 9, [(0.9, 0.9)] * 3)
     for others in (rows[:5], rows[:4], [*rows[:5], rows[5] | {"seed": 7}]):

@@ -77,7 +77,7 @@ def test_a_training_leaves_its_folder_with_weights_that_answer_as_it_said(root, 
     lines = said["train"].splitlines()
     assert lines[0] == ("mnist_png: 20 training and 12 test images, 8 pixels wide and 8 high, in 3 classes")
     folder = root / "runs" / "resnet-xavier"
-    names = {"config.json", "metrics.csv", "model.pt", "state.pt", "curves.png", "confusion.png"}
+    names = {"config.json", "metrics.csv", "model.pt", "curves.png", "confusion.png"}
     assert {file.name for file in folder.iterdir()} == names
     for name in ("curves.png", "confusion.png"):
         Image.open(folder / name).verify()

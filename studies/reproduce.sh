@@ -56,10 +56,8 @@ case "${1-}" in
         each $epochs $subset --epochs $epochs
     done
     compare networks $new/vgg16-xavier-? $new/{encoder,resnet}-{6,100}-?
-    for size in 18 28; do
-        each pixels$size --image-size $size --epochs 1
-    done
-    compare pixels $new/{encoder,resnet}-pixels??-?
+    each pixels18 --image-size 18 --epochs 1
+    compare pixels18 $new/{encoder,resnet}-pixels18-?
     for blocks in 2 4 6; do
         each blocks$blocks --image-size 64 --limit 2000 --epochs 5 --n-blocks $blocks
     done

@@ -155,8 +155,9 @@ def kept_plan(trials, candidates, options, folder):
         try:
             plans = possible_plans(candidates, options, trials.settings.seed)
             write_json(file, trials.affordable(plans, options.budget))
-        except UserError:  # then there is no search, and its folder is free for another
+        except UserError:  # then there is no search, and no folder of it
             (folder / "config.json").unlink()
+            folder.rmdir()
             raise
     kept = read_json(file)
     for plan in possible_plans(candidates, options, trials.settings.seed):

@@ -276,6 +276,8 @@ def main(arguments=None):
     name = f"{settings.model}-{settings.init}" + ("-frozen" if settings.freeze else "")
     folder = run_folder.start_or_resume(name, description, options, config)
     with run_folder.resumable_by(["train.py", "--resume", folder], folder):
+        if options.resume and from_main(lambda: run_folder.is_finished(folder, "model.pt")):
+            return None  # another process has finished it meanwhile
         history = fit(model, train, test, settings, folder)
         if is_main():
             finish(folder, model, test, history, settings)

@@ -14,7 +14,7 @@ from pathlib import Path
 from support.chance import difference, mean_sd
 from support.console import Parser, UserError, positive, run_command, seed_number
 from support.decisions import all_but, suspects_of
-from support.files import check_replaceable, read_csv, replace_rows
+from support.files import check_replaceable, finite_number, read_csv, replace_rows
 from support.mislabelled import make_wrong
 from support.randomness import random_order
 from support.settings import Settings, complete
@@ -30,6 +30,7 @@ KEY = ("data", "images", "wrong (%)", "set")
 COLUMNS = (*KEY, "labels", "changed", "wrong before", "wrong after", "test loss", "test accuracy (%)")
 CLEANED = ("removed", "relabelled")
 WAYS = ("none wrong", "wrong", *CLEANED)
+MEASURES = {"wrong after": 0, "test accuracy (%)": 2, "test loss": 4}  # as shown: digits
 
 
 def measure(clean, test, percent, number, settings):
@@ -58,7 +59,13 @@ def measure(clean, test, percent, number, settings):
 def rows_of(table, key):
     """Return those rows of the file `table` that have the values of `key`, a dict of texts."""
     rows = read_csv(table) if table.exists() else []
-    return [row for row in rows if all(row[name] == key[name] for name in key)]
+    rows = [row for row in rows if all(row[name] == key[name] for name in key)]
+    try:
+        return [row | {name: finite_number(row[name]) for name in MEASURES} for row in rows]
+    except ValueError:
+        raise UserError(
+            f"{table}: a line has no number where one is needed; mend it, or move it away"
+        ) from None
 
 
 def summarise(rows):
@@ -70,8 +77,8 @@ def summarise(rows):
             if tuple(row[name] for name in KEY[:3]) == kind:
                 ways.setdefault(row["labels"], []).append(row)
         print(f"\n{kind[0]}, {kind[1]} images, {kind[2]} % of the labels wrong, {len(ways['wrong'])} sets")
-        for measure, digits in (("wrong after", 0), ("test accuracy (%)", 2), ("test loss", 4)):
-            values = {way: [float(row[measure]) for row in ways[way]] for way in ways}
+        for measure, digits in MEASURES.items():
+            values = {way: [row[measure] for row in ways[way]] for way in ways}
             texts = [f"{mean:.{digits}f} ± {sd:.{digits}f}" for mean, sd in map(mean_sd, values.values())]
             print(
                 f"{measure:18}"
@@ -109,7 +116,7 @@ def main(arguments=None):
     sets = list(dict.fromkeys(product([given.data], given.sizes, given.percents, given.sets)))
     keys = [dict(zip(KEY, map(str, one), strict=True)) for one in sets]
     for key, (_, size, percent, number) in zip(keys, sets, strict=True):
-        if {row["labels"] for row in rows_of(given.table, key)} != set(WAYS):  # else it is done
+        if [row["labels"] for row in rows_of(given.table, key)] != list(WAYS):  # else it is done
             clean = everything.subset(random_order(len(everything), number)[:size])
             rows = measure(clean, test, percent, number, settings)
             rows = [key | dict(zip(COLUMNS[len(KEY) :], row, strict=True)) for row in rows]

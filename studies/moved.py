@@ -16,7 +16,7 @@ from support.files import finite_number, read_csv
 
 # What a row is about, where the table has such columns.
 NAMES = ("model", "init", "named", "judged_on", "n_blocks", "n_features_1", "n_features_2", "n_fully_1")
-NAMES += ("n_fully_2", "passes", "labelling", "wrong_percent", "noise", "method")
+NAMES += ("n_fully_2", "passes", "labelling", "wrong_percent", "noise", "method", "sets")
 OF_A_SEED = ("accuracy", "loss", "train_loss", "train_accuracy", "test_loss", "test_accuracy")
 MOST = 4  # standard errors
 
@@ -28,7 +28,7 @@ def measured(file):
         groups.setdefault(tuple(row[name] for name in NAMES if name in row), []).append(row)
     try:
         return {name: dict(values_of(rows)) for name, rows in groups.items()}
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         raise UserError(
             f"{file}: is no table of means over seeds, or of seeds, with a row for each"
         ) from None
@@ -39,7 +39,7 @@ def values_of(rows):
     first = rows[0]
     if "seed" not in first:
         (first,) = rows  # else ValueError
-        n = int(first["n_seeds"]) if "n_seeds" in first else len(first["sets"].split())
+        n = int(finite_number(first["n_seeds"])) if "n_seeds" in first else len(first["sets"].split())
         for spread in first:
             if spread.endswith(("_sd", " sd")) and first[spread] and n > 1:
                 yield spread[:-3], (finite_number(first[spread[:-3]]), finite_number(first[spread]), n)
@@ -56,7 +56,8 @@ def values_of(rows):
 
 def apart(old, new):
     """Return how many standard errors of their difference two (mean, standard deviation, seeds) are apart."""
-    distance, error = abs(new[0] - old[0]), math.sqrt(old[1] ** 2 / old[2] + new[1] ** 2 / new[2])
+    distance = abs(new[0] - old[0])
+    error = math.hypot(old[1] / math.sqrt(old[2]), new[1] / math.sqrt(new[2]))
     if error == 0:  # no spread: equal, or not
         return math.inf if distance else 0.0
     return distance / error
@@ -79,7 +80,7 @@ def compare(kept, new):
             n_moved += 1
             texts = [f"{mean:.5g} ± {sd:.3g} ({n} seeds)" for mean, sd, n in (old, now)]
             print(f"moved: {' '.join(name)}, {measure.replace('_', ' ')}: {' → '.join(texts)}")
-    print(f"{n_moved} of {len(both)} numbers are more than {MOST} standard errors from the kept ones")
+    print(f"{n_moved} of {len(both)} numbers have moved by more than {MOST} standard errors")
 
 
 def main(arguments=None):

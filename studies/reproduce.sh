@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Measures a part of FINDINGS.md anew and says which numbers moved: bash studies/reproduce.sh 1.1
 #
-# The parts are 1.1, 1.2, 1.3, 1.4 and beyond, in minutes to hours. Runs, tables and pictures go to
-# runs/reproduced. A part that was interrupted goes on where it was.
+# The parts are 1.1, 1.2, 1.3, 1.4 and beyond. Each takes an hour or more on two cores, 1.1 also 12 GB of disk.
+# Runs, tables and pictures go to runs/reproduced. A part that was interrupted goes on where it was.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 new=runs/reproduced

@@ -109,7 +109,8 @@ def kept(noise, number, way, data, settings):
         write_tensors(path, way(data, settings, number, f"{noise}, set {number}, {way.__name__}"))
     outputs = read_tensors(path)
     shape = (len(data), len(data.classes))
-    if not torch.is_tensor(outputs) or outputs.shape[1:] != shape or not outputs.isfinite().all():
+    usable = torch.is_tensor(outputs) and outputs.dtype == torch.float32 and outputs.shape[1:] == shape
+    if not usable or len(outputs) == 0 or not outputs.isfinite().all():
         raise UserError(f"{path}: is damaged; move it away")
     return outputs
 
@@ -245,8 +246,8 @@ def show_not_changed(picture, not_changed, clean, n_sets):
 
 def noise_name(text):
     """Parse DATA-KIND-COUNT, where DATA is no path: the name is part of a file's."""
-    data, kind, _ = parts_of(text)
-    if not data.isidentifier() or kind[-1:] in ("", "-") or "/" in kind:  # such as a count below zero
+    data, kind, count = parts_of(text)
+    if not data.isidentifier() or kind[-1:] in ("", "-") or "/" in kind or text != f"{data}-{kind}-{count}":
         raise ValueError
     return text
 
@@ -272,7 +273,7 @@ def main(arguments=None):
     text = f"where lines are kept, and pictures beside it (default: {TABLE})"
     parser.add_argument("--table", type=partial(pictures.output_file, ".csv"), default=TABLE, help=text)
     given = parser.parse_args(arguments)
-    noises, numbers = dict.fromkeys(given.noises), list(dict.fromkeys(given.sets))
+    noises, numbers = dict.fromkeys(given.noises), sorted(set(given.sets))
     check_replaceable(given.table, COLUMNS)  # before the training, as all faults
     for noise in noises:
         for kind in PICTURES:

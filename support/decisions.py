@@ -225,7 +225,7 @@ def check_left(halves, decided, blamed):
     Where class folders stand alone, a class without test images lends one of its training images, if there
     are two.
     """
-    lends = Path(halves[0].ids[0]).parts[0] in halves[0].classes
+    lends = all(Path(half.ids[0]).parts[0] in half.classes for half in halves)
     left = torch.cat([labels[kept] for kept, labels in decided])
     for half, (kept, labels) in zip(halves, decided, strict=True):
         emptied = emptied_classes(half, kept, labels)
@@ -263,4 +263,4 @@ def write_clean(source, out, halves, decided):
     copy_images(Path(source), out, new_classes)
     n_removed = list(new_classes.values()).count(None)
     n_relabelled = len(new_classes) - n_removed
-    print(f"\n{out}: a copy of {source}, {n_removed:,} images removed and {n_relabelled:,} relabelled")
+    print(f"\n{out}: a copy of {source}; images removed: {n_removed:,}, relabelled: {n_relabelled:,}")

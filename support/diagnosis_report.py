@@ -109,4 +109,4 @@ def show_found(data, truth, order, changed, folder):
         ]
         title = f"{data.source}: {len(captions)} of {len(missed):,} missed wrong labels, from label to truth"
         pictures.draw_sheet(folder / "missed.png", data.images[indices], captions, title)
-        print(f"the first of them to be missed has rank {missed[0] + 1:,}; see {folder}/missed.png")
+        print(f"the first wrong label that is missed has rank {missed[0] + 1:,}; see {folder}/missed.png")

@@ -202,6 +202,19 @@ def test_a_finished_run_is_neither_trained_again_nor_overwritten(refused, capsys
     assert contents(Path("run")) == before
 
 
+def test_a_run_that_another_process_finishes_while_the_data_are_read_is_left_as_it_is(monkeypatch):
+    write_folder(Path("images"))
+    train.main(f"--data images --epochs 1 --out run {FLAGS}".split())
+    before = contents(Path("run"))
+    answers, is_finished = [False], run_folder.is_finished  # not yet, when it is asked first
+    monkeypatch.setattr(
+        run_folder, "is_finished", lambda *run: answers.pop() if answers else is_finished(*run)
+    )
+    assert train.main(["--resume", "run"]) is None
+    assert answers == []
+    assert contents(Path("run")) == before
+
+
 def test_a_run_is_trained_by_one_process_at_a_time(refused, interrupted):
     with locked(interrupted):
         assert "another process is at work there" in refused("--resume run")
@@ -333,6 +346,7 @@ def test_a_search_goes_on_only_from_whole_files_and_keeps_the_damaged_ones(refus
 
 def test_the_advice_to_take_more_minutes_can_be_followed_in_the_same_folder(refused, quick):
     assert "try --minutes 1," in refused(SEARCH.replace("--minutes 9", "--minutes 0.0001 --out run"), search)
+    assert not Path("run").exists()
     search.main(SEARCH.replace("--minutes 9", "--minutes 1 --out run").split())
     assert Path("run/costs.png").exists()
 

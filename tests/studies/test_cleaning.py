@@ -62,7 +62,11 @@ def test_suspects_are_removed_or_relabelled_and_each_set_is_done_once(small, cap
     cleaning.main([*command[:-1], "7"])
     assert len(small) == 18
     assert read_csv("results/cleaning.csv")[:8] == rows
-    write_csv("results/cleaning.csv", [*rows[:7], rows[6]])  # a person edited it
+    write_csv("results/cleaning.csv", [*rows[:7], rows[7] | {"test loss": "0,5"}])  # a person edited it
+    with pytest.raises(UserError, match="a line has no number where one is needed"):
+        cleaning.main(command)
+    assert len(small) == 18
+    write_csv("results/cleaning.csv", [*rows[:7], rows[6]])
     cleaning.main(command)
     assert len(small) == 24
     assert read_csv("results/cleaning.csv") == rows

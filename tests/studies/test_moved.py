@@ -39,7 +39,7 @@ def test_what_moved_and_what_has_no_partner_is_named(tmp_path, capsys):
         "only in the kept table: vgg16",
         "only in the new table: other",
         "moved: resnet, test accuracy: 99 ± 0.1 (4 seeds) → 99.3 ± 0.1 (4 seeds)",
-        "1 of 2 numbers are more than 4 standard errors from the kept ones",
+        "1 of 2 numbers have moved by more than 4 standard errors",
     ]
 
 
@@ -62,7 +62,7 @@ def test_rows_of_seeds_are_taken_together(tmp_path):
 def test_the_number_of_sets_counts_and_an_empty_cell_is_none(tmp_path):
     row = {"noise": "n", "method": "m", "sets": "5 6 7", "found": 3, "found sd": 1, "look": "", "look sd": ""}
     write_csv(tmp_path / "kept.csv", [row])
-    assert moved.measured(tmp_path / "kept.csv") == {("n", "m"): {"found": (3, 1, 3)}}
+    assert moved.measured(tmp_path / "kept.csv") == {("n", "m", "5 6 7"): {"found": (3, 1, 3)}}
 
 
 def test_tables_without_a_number_in_common_are_no_agreement(tmp_path):

@@ -238,15 +238,15 @@ def test_the_command_trains_once_and_writes_the_table_and_the_pictures(small, mo
 
 def test_a_foreign_picture_is_not_written_over_and_none_wrong_has_no_curve(small, monkeypatch, capsys):
     Path("results").mkdir()
-    picture = Path("results", "own_labels_x-random-00.png")
+    picture = Path("results", "own_labels_x-random-0.png")
     picture.write_text("mine")
-    with pytest.raises(UserError, match=r"own_labels_x-random-00\.png: is there without this program's mark"):
-        study.main(["x-random-00", "--sets", "3"])
+    with pytest.raises(UserError, match=r"own_labels_x-random-0\.png: is there without this program's mark"):
+        study.main(["x-random-0", "--sets", "3"])
     assert picture.read_text() == "mine"
     picture.unlink()
-    study.main(["x-random-00", "--sets", "3"])
+    study.main(["x-random-0", "--sets", "3"])
     assert read_csv(study.TABLE)[0]["found"] == "0"
-    assert not Path("results", "precision_x-random-00.png").exists()
+    assert not Path("results", "precision_x-random-0.png").exists()
 
 
 @pytest.mark.parametrize(
@@ -259,6 +259,7 @@ def test_a_foreign_picture_is_not_written_over_and_none_wrong_has_no_curve(small
         (["x-random-3", "x-row0_row9-3", "--table", "new.csv"], "x-row0_row9-3: no classes row0_row9 in"),
         (["x-random-3", "--table", "table.png"], "table.png: is no name for a new .csv file"),
         (["x-random--3"], "invalid DATA-KIND-COUNT value"),
+        (["x-random-03"], "invalid DATA-KIND-COUNT value"),
         (["x-random-3"], "suspect_rankings.csv: is there without this program's mark"),
         (["x-random-3", "--cleanlab"], "pip install cleanlab first"),
     ],

@@ -152,11 +152,13 @@ def test_a_file_that_is_no_decisions_is_named(tmp_path, content):
 
 
 @pytest.mark.parametrize(
-    ("prefix", "n_train", "left"), [("", 9, True), ("test/", 9, False), ("", 5, True), ("", 4, False)]
+    ("prefix", "n_train", "left"),
+    [("", 9, True), ("test/", 9, False), ("row0/", 9, False), ("", 5, True), ("", 4, False)],
 )
 def test_the_only_test_image_of_a_class_may_go_where_another_takes_its_place(tmp_path, prefix, n_train, left):
     ids = [f"{prefix}row{2 * (index % 3)}/{index}.png" for index in range(n_train)]  # of 4, row2 has one
     train = replace(stripes(n_train), ids=tuple(ids))
+    prefix = "test/" if prefix else ""  # the training images are in test/, or in a folder named as a class
     test = replace(train.subset(EACH), ids=tuple(f"{prefix}row{2 * i}/t.png" for i in range(3)))
     (tmp_path / "mine.csv").write_text(f"id,action,predicted\n{prefix}row2/t.png,remove,\n")
     (tmp_path / DECIDED).write_bytes((tmp_path / "mine.csv").read_bytes())

@@ -38,7 +38,7 @@ def test_found_and_missed_wrong_labels_are_counted(tmp_path, capsys):
         "of the 2 suspects 1 labels are wrong (precision 50.0%), of 3 wrong labels in all (recall 33.3%)"
         in out
     )
-    assert "the first of them to be missed has rank 3; see" in out
+    assert "the first wrong label that is missed has rank 3; see" in out
     assert (tmp_path / "missed.png").exists()
     diagnosis_report.show_found(images, images.labels, order, changed, tmp_path)
     assert "recall" not in capsys.readouterr().out

@@ -31,18 +31,28 @@ def tables(text):
 
 
 def kept_rows(file):
-    """Return the rows of a CSV file; of the runs in accuracy.csv, means and deviations over the seeds."""
-    rows = read_csv(ROOT / file)
-    if not file.endswith("accuracy.csv"):
+    """Return the rows of a CSV file; where each is one run, means and deviations over the runs."""
+    rows, runs = read_csv(ROOT / file), {}
+    if file.endswith("accuracy.csv"):
+        for row in rows:
+            command = re.sub(r" --(seed|threads) \d+", "", row["command"])
+            runs.setdefault(command, []).append({"accuracy": row["test accuracy (%)"]})
+    elif file.endswith("cleaning.csv"):
+        for row in rows:
+            measures = {name: row[name] for name in ("wrong after", "test accuracy (%)", "test loss")}
+            runs.setdefault((row["images"], row["wrong (%)"], row["labels"]), []).append(measures)
+    else:
         return rows
-    runs = {}
-    for row in rows:
-        command = re.sub(r" --(seed|threads) \d+", "", row["command"])
-        runs.setdefault(command, []).append(float(row["test accuracy (%)"]))
-    return [
-        {"mean": str(mean_sd(values)[0]), "sd": str(mean_sd(values)[1]), "n": str(len(values))}
-        for values in runs.values()
-    ]
+    return [summary(name, same) for name, same in runs.items()]
+
+
+def summary(name, rows):
+    """Return one row for `rows`, runs that are called `name`: their number, and means with deviations."""
+    row = {"name": str(name), "n": str(len(rows))}
+    for measure in rows[0]:
+        mean, sd = mean_sd([float(each[measure]) for each in rows])
+        row |= {measure: str(mean), f"{measure} sd": str(sd)}
+    return row
 
 
 def rounds_to(value, shown):

@@ -46,10 +46,8 @@ def values_of(rows):
         return
     if len({row["seed"] for row in rows}) < len(rows):
         raise ValueError
-    for measure in OF_A_SEED:
-        values = [
-            finite_number(row[measure]) for row in rows if row.get(measure)
-        ]  # a failed training has none
+    for measure in OF_A_SEED:  # of which a failed training has none
+        values = [finite_number(row[measure]) for row in rows if row.get(measure)]
         if len(values) > 1:
             yield measure, (*mean_sd(values), len(values))
 

@@ -169,13 +169,12 @@ def judge(hits):
 # ---------------------------------------------------------------- the study
 
 
-def measure(noise, numbers, with_cleanlab):
-    """Return ({method: [(found, average precision, estimate, hits) of each set]}, not_changed, data set).
+def measure(clean, noise, numbers, with_cleanlab):
+    """Return ({method: [(found, average precision, estimate, hits) of each set]}, not_changed).
 
-    `not_changed` counts how often such a label is a suspect of diagnose.py: a Counter of (index, predicted
-    class).
+    `clean` is the ImageData that gets the `noise`. `not_changed` counts how often a label that was not
+    changed is a suspect of diagnose.py: a Counter of (index, predicted class).
     """
-    clean, _ = load(parts_of(noise)[0])
     settings = complete(Settings(**diagnose.RECIPE))
     torch.set_num_threads(settings.threads)
     measured, not_changed = {}, Counter()
@@ -193,7 +192,7 @@ def measure(noise, numbers, with_cleanlab):
         suspects, predicted = ranking.order[: wrong.sum()], ranking.predicted
         suspects = suspects[~wrong[suspects] & (predicted != data.labels)[suspects]]
         not_changed.update((index, predicted[index].item()) for index in suspects.tolist())
-    return measured, not_changed, clean
+    return measured, not_changed
 
 
 COLUMNS = ("noise", "method", "sets", "found of each set")
@@ -275,15 +274,17 @@ def main(arguments=None):
     given = parser.parse_args(arguments)
     noises, numbers = dict.fromkeys(given.noises), sorted(set(given.sets))
     check_replaceable(given.table, COLUMNS)  # before the training, as all faults
+    clean = {name: load(name)[0] for name in {parts_of(noise)[0] for noise in noises}}
     for noise in noises:
         for kind in PICTURES:
             check_replaceable(picture_of(kind, noise, given.table))
-        with_noise(load(parts_of(noise)[0])[0], noise, numbers[0])
+        with_noise(clean[parts_of(noise)[0]], noise, numbers[0])
     if given.cleanlab and not find_spec("cleanlab"):
         raise UserError("--cleanlab: pip install cleanlab first")
     Path(given.table).parent.mkdir(parents=True, exist_ok=True)
     for noise in noises:
-        measured, not_changed, clean = measure(noise, numbers, given.cleanlab)
+        data = clean[parts_of(noise)[0]]
+        measured, not_changed = measure(data, noise, numbers, given.cleanlab)
         rows = summary(noise, numbers, measured)
         for row in rows:
             print(
@@ -293,7 +294,7 @@ def main(arguments=None):
         replace_rows(given.table, rows, ("noise", "sets"))
         own_labels, precision = (picture_of(kind, noise, given.table) for kind in PICTURES)
         if not_changed:
-            show_not_changed(own_labels, not_changed, clean, len(numbers))
+            show_not_changed(own_labels, not_changed, data, len(numbers))
         if parts_of(noise)[2] > 0:
             lines = [(method, [curve(results)]) for method, results in measured.items()]
             panel = {"title": "precision (%)", "x_title": "recall (%)", "y_most": 100}

@@ -56,7 +56,7 @@ def check_flags(settings, options):
     if options.decisions and options.remove:
         raise UserError("--decisions says what to remove: leave out --remove")
     if options.decisions:
-        list(read_table(options.decisions))  # its faults as a table, before the data are read
+        next(read_table(options.decisions), None)  # it is there and has the columns, before the data are read
     if options.mislabelled and settings.data != "auto":
         raise UserError("--mislabelled makes the imperfect data itself: leave out --data")
     if options.write_clean and options.out:

@@ -3,38 +3,40 @@
     python -m studies.bench
 
 Each part is a process of its own, so that none inherits another's memory, threads or settings; the parts
-alternate, since a machine's speed drifts, and their medians count. The pixels are random.
+alternate, since a machine's speed drifts, and their medians count. The pixels are random. --peers measures
+Lightning too (pip install lightning). --to-99 trains on MNIST, in each round from another seed: how many
+seconds of training until 99.0 % of the test images are right after an epoch? For an older processor's speed
+put ONEDNN_MAX_CPU_ISA=AVX2 before the command.
 """
 
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import redirect_stdout
-from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from io import StringIO
+from itertools import count
 from pathlib import Path
 
-from support.console import Parser, Progress, UserError, run_command
-from support.files import check_replaceable, replace_rows
+from support.console import Parser, Progress, UserError, run_command, seed_number
+from support.files import check_replaceable, read_csv, replace_rows
 from support.image_files import read_images
 from support.settings import Settings, complete, hardware_name
 
 import torch
-import torch.nn.functional as F
 import torchvision
-from PIL import Image
-from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.io import write_png
-from torchvision.transforms import ToTensor
 
 import train
-from data import ImageData
+from data import ImageData, load
 from models import ResNet, build
+from studies import peers
 
 N_ROUNDS = 3
 
@@ -49,7 +51,7 @@ def random_digits(n_images):
 # ---------------------------------------------------------------- what is measured
 
 
-def ours(n_images=6000, **changes):
+def our_speed(n_images=6000, **changes):
     """Return images per second of `train.fit` in its second epoch; `changes` are of its settings."""
     settings = complete(Settings(init="xavier", epochs=2, **changes))
     data = random_digits(n_images)
@@ -59,38 +61,29 @@ def ours(n_images=6000, **changes):
     return n_images / rows[1]["seconds"]
 
 
-class PlainDataset(Dataset):
-    """One image at a time, as torchvision.datasets.MNIST gives it with ToTensor."""
-
-    def __init__(self, data):
-        self.data = data
-        self.to_tensor = ToTensor()
-
-    def __len__(self):
-        return len(self.data)
-
-    def __getitem__(self, index):
-        image = Image.fromarray(self.data.images[index, 0].numpy())
-        return self.to_tensor(image), int(self.data.labels[index])
+def speed_of(loop, n_images=3000, **options):
+    """Return images per second of one of peers' loops, after five steps to warm up."""
+    return n_images / loop(random_digits(5 * 128 + n_images), n_to_warm_up=5, **options)
 
 
-def plain(precision="fp32", n_images=3000):
-    """Return images per second of a DataLoader loop in `precision`, after 640 images to warm up."""
-    settings = replace(complete(Settings()), precision=precision)
-    model = ResNet().to(settings.device)
-    optimizer = torch.optim.AdamW(model.parameters())
-    loader = DataLoader(PlainDataset(random_digits(640 + n_images)), batch_size=128, shuffle=True)
-    for step, (images, labels) in enumerate(loader):
-        with train.autocast(settings.device, settings.precision):
-            loss = F.cross_entropy(model(images.to(settings.device)), labels.to(settings.device))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        if step == 4:
-            loss.item()  # waits for a GPU
-            start = time.perf_counter()
-    loss.item()
-    return n_images / (time.perf_counter() - start)
+def seconds_to_99(loop, **options):
+    """Return how many seconds one of peers' loops trains on MNIST, until 99 % are right after an epoch."""
+    training, test = load("mnist")
+    return loop(training, test=test, **options)
+
+
+def ours(training, test):
+    """Return the same of our loop: the seconds of the shortest training, of 1, 2, … epochs, that reaches it.
+
+    Each number of epochs is a training of its own, as the learning rate follows that number.
+    """
+    for n_epochs in count(1):
+        settings = complete(Settings(init="xavier", epochs=n_epochs, seed=torch.initial_seed()))
+        model = build(settings, len(test.classes), test.images.shape[1:])
+        with redirect_stdout(StringIO()):
+            rows = train.fit(model, training, test, settings)
+        if rows[-1]["test_accuracy"] >= peers.ENOUGH:
+            return sum(row["seconds"] for row in rows)
 
 
 def limit():
@@ -140,14 +133,20 @@ def memory(n_images=60000):
 
 
 PARTS = {
-    "ours": ours,
-    "ours_fp32": partial(ours, 3000, precision="fp32"),
-    "vgg16": partial(ours, 384, model="vgg16", image_size=32),
-    "plain": plain,
-    "plain_bf16": partial(plain, "bf16"),
+    "ours": our_speed,
+    "ours_fp32": partial(our_speed, 3000, precision="fp32"),
+    "vgg16": partial(our_speed, 384, model="vgg16", image_size=32),
+    "plain": partial(speed_of, peers.plain_loop),
+    "plain_bf16": partial(speed_of, peers.plain_loop, precision="bf16"),
+    "plain_workers": partial(speed_of, peers.plain_loop, n_workers=2),
+    "lightning": partial(speed_of, peers.lightning),
     "limit": limit,
     "reading": reading,
     "memory": memory,
+    "ours_to_99": partial(seconds_to_99, ours),
+    "plain_to_99": partial(seconds_to_99, peers.plain_loop),
+    "plain_bf16_to_99": partial(seconds_to_99, peers.plain_loop, precision="bf16"),
+    "lightning_to_99": partial(seconds_to_99, peers.lightning),
 }
 
 # ---------------------------------------------------------------- the table
@@ -156,9 +155,9 @@ TABLE = "results/bench.csv"
 COLUMNS = ("measure", "median", "low", "high", "unit")  # and the machine
 
 
-def measured(part):
+def measured(part, seed):
     """Return what the function of PARTS named `part` returns in a process of its own."""
-    command = [sys.executable, "-m", "studies.bench", "--part", part]
+    command = [sys.executable, "-m", "studies.bench", "--part", part, "--seed", str(seed)]
     ended = subprocess.run(command, capture_output=True, text=True)
     if ended.returncode:
         said = ended.stderr.strip().splitlines() if ended.returncode > 0 else []  # else a signal ended it
@@ -166,24 +165,30 @@ def measured(part):
     return json.loads(ended.stdout.splitlines()[-1])
 
 
-def measure():
+def measure(peers=False, to_99=False):
     """Return a list of rows, dicts of measure, median, low, high and unit."""
-    compared = ["ours", "plain", "plain_bf16", "limit"]
-    if complete(Settings()).precision == "fp32":
-        compared.remove("plain_bf16")
-    names = [*compared, "ours_fp32", "vgg16", "reading"] * N_ROUNDS + ["memory"]
+    others = ["plain", "plain_workers"]
+    if complete(Settings()).precision == "bf16":
+        others.append("plain_bf16")
+    if peers:
+        others.append("lightning")
+    timed = [f"{name}_to_99" for name in ("ours", *others) if name != "plain_workers"] if to_99 else []
+    names = ["ours", *others, "limit", "ours_fp32", "vgg16", "reading", *timed]
     progress = Progress()
     values = {}  # by measure, a list with each round's
-    for number, part in enumerate(names, 1):
-        progress.show(f"measuring {part.replace('_', ' ')} ({number} of {len(names)})")
-        result = measured(part)
-        for name, value in result.items() if isinstance(result, dict) else [(part, result)]:
-            values.setdefault(name, []).append(value)
+    for seed in range(N_ROUNDS):
+        for part in names if seed else [*names, "memory"]:
+            progress.show(f"measuring {part.replace('_', ' ')}, round {seed + 1} of {N_ROUNDS}")
+            result = measured(part, seed)
+            for name, value in result.items() if isinstance(result, dict) else [(part, result)]:
+                values.setdefault(name, []).append(value)
     progress.clear()
-    for other in compared[1:]:  # round by round, as the machine's speed drifts
-        rounds = zip(values["ours"], values[other], strict=True)
-        values[f"ours / {other}"] = [ours_then / other_then for ours_then, other_then in rounds]
-    units = {"reading": "PNGs/s", "memory": "MiB", "matrix product": "TFLOP/s"}
+    pairs = [("ours", other) for other in (*others, "limit")]
+    pairs += [(other, "ours_to_99") for other in timed[1:]]
+    for name, other in pairs:  # round by round, as the machine's speed drifts
+        rounds = zip(values[name], values[other], strict=True)
+        values[f"{name} / {other}"] = [value / other_value for value, other_value in rounds]
+    units = {"reading": "PNGs/s", "memory": "MiB", "matrix product": "TFLOP/s"} | dict.fromkeys(timed, "s")
     rows = []
     for name, numbers in values.items():
         unit = "×" if " / " in name else units.get(name, "images/s")
@@ -193,12 +198,19 @@ def measure():
     return rows
 
 
-def print_table(rows):
-    """Print the rows of `measure`, and how ours compares."""
+def print_table(rows, kept):
+    """Print the rows of `measure`; `kept` has the medians that this machine had before, by measure.
+
+    Only ratios are compared with these: a machine's own speed drifts.
+    """
     median = {row["measure"]: row["median"] for row in rows}
     for row in rows:
         spread = f"({row['low']:,} to {row['high']:,})" if row["low"] < row["high"] else ""
-        print(f"{row['measure']:17} {row['median']:8,} {row['unit']:9} {spread}")
+        before = kept.get(row["measure"]) if row["unit"] == "×" else None
+        then = f"before: {before}" if before else ""
+        if before and row["measure"].startswith("ours /") and row["median"] <= 0.9 * float(before):
+            then += ", a tenth or more is lost"
+        print(f"{row['measure']:29} {row['median']:8,} {row['unit']:9} {spread:20} {then}".rstrip())
     print(f"\nours is {median['ours / plain']:.2f} × the plain loop in fp32", end="")
     if "ours / plain_bf16" in median:
         print(f", {median['ours / plain_bf16']:.2f} × the plain loop in bf16", end="")
@@ -209,22 +221,36 @@ def print_table(rows):
 def main():
     """Measure everything, print a table and write results/bench.csv, where other machines keep their rows."""
     parser = Parser(description=__doc__)
+    parser.add_argument("--peers", action="store_true", help="measure Lightning too")
+    parser.add_argument("--to-99", action="store_true", help="measure seconds until 99.0 %% on MNIST too")
     parser.add_argument("--part", choices=PARTS, help="measure only this, in this process")
+    parser.add_argument("--seed", type=seed_number, default=0, help="of --part")
     given = parser.parse_args()
     if given.part:
+        torch.manual_seed(given.seed)
         print(json.dumps(PARTS[given.part]()))
         return
+    if given.peers and not find_spec("lightning"):
+        raise UserError("--peers: pip install lightning first")
+    if given.to_99:
+        load("mnist")  # a fault in the data is named now
     settings = complete(Settings())
-    machine = {"hardware": hardware_name(settings.device), "precision": settings.precision}
+    hardware = hardware_name(settings.device)
+    if "ONEDNN_MAX_CPU_ISA" in os.environ:
+        hardware += f", convolutions in {os.environ['ONEDNN_MAX_CPU_ISA']}"
+    machine = {"hardware": hardware, "precision": settings.precision}
     machine |= {"threads": settings.threads, "torch": torch.__version__}
     machine |= {"torchvision": torchvision.__version__}
     check_replaceable(TABLE, [*COLUMNS, *machine])  # before minutes of measuring
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    print("this takes about three minutes on two cores; leave the machine alone meanwhile", flush=True)
-    rows = measure()
-    print_table(rows)
+    minutes = "half an hour" if given.to_99 else "four minutes"
+    print(f"this takes about {minutes} on two cores; leave the machine alone meanwhile", flush=True)
+    rows = measure(given.peers, given.to_99)
+    table = read_csv(TABLE) if Path(TABLE).exists() else []
+    here = {name: str(value) for name, value in machine.items()}
+    print_table(rows, {row["measure"]: row["median"] for row in table if here.items() <= row.items()})
     Path("results").mkdir(exist_ok=True)
-    replace_rows(TABLE, [row | machine for row in rows], machine)
+    replace_rows(TABLE, [row | machine for row in rows], ["measure", *machine])
 
 
 if __name__ == "__main__":

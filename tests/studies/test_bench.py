@@ -1,27 +1,33 @@
 """The benchmark: every part measures something and prints nothing, the table has the rounds' medians and
 ratios, and a part that fails is named. No timing decides a test."""
 
+import copy
 import sys
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 from support.console import UserError
 from support.files import read_csv
 
 import pytest
+import torch
 from conftest import small_settings
+from torch import nn
 
-from studies import bench
+from studies import bench, peers
 
 
 @pytest.mark.parametrize(
     "part",
     [
-        lambda: bench.ours(300),
-        lambda: bench.ours(200, image_size=14),
-        lambda: bench.ours(70, precision="fp32"),
-        lambda: bench.plain(n_images=100),
-        lambda: bench.plain("bf16", n_images=100),
+        lambda: bench.our_speed(300),
+        lambda: bench.our_speed(200, image_size=14),
+        lambda: bench.our_speed(70, precision="fp32"),
+        lambda: bench.speed_of(peers.plain_loop, 100),
+        lambda: bench.speed_of(peers.plain_loop, 100, precision="bf16"),
+        lambda: bench.speed_of(peers.plain_loop, 100, n_workers=1),
         lambda: bench.reading(30),
         lambda: bench.memory(600),
     ],
@@ -46,13 +52,77 @@ def test_the_limit_is_the_matrix_products_rate_over_the_work_of_an_image(monkeyp
     assert limit["matrix product"] == pytest.approx(2 * 2048**3 / 0.001 / 1e12)
 
 
+def test_ours_takes_as_many_epochs_as_it_needs_and_only_the_last_training_counts(monkeypatch):
+    accuracies = {1: [0.98], 2: [0.985, 0.9899], 3: [0.9, 0.98, 0.99]}
+    trained = []
+
+    def fit(model, training, test, settings):
+        trained.append((settings.epochs, settings.seed))
+        return [{"test_accuracy": accuracy, "seconds": 5.0} for accuracy in accuracies[settings.epochs]]
+
+    monkeypatch.setattr(bench.train, "fit", fit)
+    torch.manual_seed(7)
+    digits = bench.random_digits(10)
+    assert bench.ours(digits, digits) == 15
+    assert trained == [(1, 7), (2, 7), (3, 7)]
+
+
+class Trainer:
+    """What a loop with Lightning's Trainer asks of a module."""
+
+    def __init__(self, max_epochs, **switched_off):
+        self.max_epochs, self.should_stop = max_epochs, False
+        assert not any(switched_off.values())
+
+    def fit(self, module, loader):
+        module.trainer, optimizer, n_epochs = self, module.configure_optimizers(), 0
+        while n_epochs != self.max_epochs and not self.should_stop:
+            n_epochs += 1
+            module.on_train_epoch_start()
+            for index, batch in enumerate(loader):
+                assert module.training
+                loss = module.training_step(batch)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                module.on_train_batch_end({"loss": loss.detach()}, batch, index)
+            module.on_train_epoch_end()
+
+
+@pytest.mark.parametrize("loop", [peers.plain_loop, peers.lightning])
+def test_a_loop_of_others_trains_until_enough_is_right_and_the_tests_and_the_start_do_not_count(
+    monkeypatch, loop
+):
+    monkeypatch.setitem(sys.modules, "lightning", SimpleNamespace(LightningModule=nn.Module, Trainer=Trainer))
+    clock = count().__next__  # a second from one look to the next
+    monkeypatch.setattr(peers, "time", SimpleNamespace(perf_counter=clock))
+    data = replace(bench.random_digits(300), labels=torch.zeros(300, dtype=torch.int64))
+    answers, tested = [False, False, True], []
+
+    def is_enough(model, test, settings, is_enough=peers.is_enough):
+        clock()
+        tested.append((test, is_enough(model, test, settings), copy.deepcopy(model.state_dict())))
+        return answers.pop(0)
+
+    monkeypatch.setattr(peers, "is_enough", is_enough)
+    assert loop(data, test=data) == 3  # epochs
+    assert [test for test, *_ in tested] == [data] * 3
+    assert tested[-1][1]  # that all labels are the same is soon learnt
+    weights = [state["stem.weight"] for *_, state in tested]
+    assert not torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[1], weights[2])
+    started = clock()
+    assert loop(data, n_to_warm_up=2) == 1
+    assert clock() - started == 4  # it looked at the start, after two steps, and at the end
+
+
 @pytest.fixture
 def values(tmp_path, monkeypatch):
     """What each part measures in each round, {part: list}; who measures takes it out of there."""
-    values = {"ours": [10, 30, 20], "plain": [4, 5, 6], "plain_bf16": [8, 8, 8]}
+    values = {"ours": [10, 30, 20], "plain": [4, 5, 6], "plain_bf16": [8, 8, 8], "plain_workers": [5, 5, 5]}
     values["limit"] = [{"limit": 100, "matrix product": 0.5}] * 3
     values |= {"ours_fp32": [7] * 3, "vgg16": [8] * 3, "reading": [60000] * 3, "memory": [500]}
-    monkeypatch.setattr(bench, "measured", lambda part: values[part].pop(0))
+    monkeypatch.setattr(bench, "measured", lambda part, seed: values[part].pop(0))
     monkeypatch.setattr(bench, "complete", lambda settings: small_settings(precision="bf16"))
     monkeypatch.setattr(sys, "argv", ["bench.py"])
     monkeypatch.chdir(tmp_path)
@@ -66,7 +136,9 @@ def test_the_table_has_medians_and_the_ratios_of_each_round(values):
     assert rows["ours / plain_bf16"]["median"] == 2.5
     assert rows["ours / limit"]["median"] == 0.2
     units = {name: row["unit"] for name, row in rows.items() if row["unit"] != "images/s"}
-    ratios = dict.fromkeys(["ours / plain", "ours / plain_bf16", "ours / limit"], "×")
+    ratios = dict.fromkeys(
+        [f"ours / {other}" for other in ("plain", "plain_bf16", "plain_workers", "limit")], "×"
+    )
     assert units == ratios | {"matrix product": "TFLOP/s", "reading": "PNGs/s", "memory": "MiB"}
     assert not any(values.values())  # each was measured, so often as it should be
 
@@ -86,6 +158,40 @@ def test_the_table_is_printed_and_written_with_the_machine(values, capsys):
     assert {row["threads"] for row in rows} == {"2"}
 
 
+def test_a_ratio_that_has_lost_a_tenth_is_pointed_out(values, capsys):
+    again = copy.deepcopy(values)
+    bench.main()
+    assert "before" not in capsys.readouterr().out
+    again["plain"] = [4.4, 5.55, 6.7]  # of ours it is 2.27, 5.4 and 2.99 then, where it was 2.5, 6 and 3.33
+    values |= again
+    bench.main()
+    lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert lines["ours / plain"].endswith("before: 3.33, a tenth or more is lost")
+    assert lines["ours / limit"].endswith("before: 0.2")
+    assert not any("before" in line for name, line in lines.items() if "/" not in name)
+
+
+def test_with_flags_lightning_and_the_seconds_until_99_are_measured(values, monkeypatch, capsys):
+    values |= {"lightning": [4] * 3, "ours_to_99": [10, 30, 20], "plain_to_99": [50, 60, 80]}
+    values |= {"plain_bf16_to_99": [20, 60, 40], "lightning_to_99": [40, 90, 80]}
+    monkeypatch.setattr(sys, "argv", ["bench.py", "--peers", "--to-99"])
+    monkeypatch.setattr(bench, "load", lambda source: None)
+    monkeypatch.setattr(bench, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="--peers: pip install lightning first"):
+        bench.main()
+    monkeypatch.setattr(bench, "find_spec", lambda name: name)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    bench.main()
+    assert not any(values.values())
+    rows = {row["measure"]: row for row in read_csv("results/bench.csv")}
+    assert (rows["ours_to_99"]["median"], rows["ours_to_99"]["unit"]) == ("20", "s")
+    assert rows["plain_to_99 / ours_to_99"]["median"] == "4.0"  # of 5, 2 and 4
+    assert rows["plain_bf16_to_99 / ours_to_99"]["median"] == "2.0"
+    assert rows["lightning_to_99 / ours_to_99"]["median"] == "4.0"
+    assert rows["ours / lightning"]["median"] == "5.0"
+    assert rows["ours"]["hardware"].endswith(", convolutions in AVX2")
+
+
 def test_its_own_rows_are_replaced_and_those_of_another_machine_stay(values, monkeypatch):
     bench.main()
     first = read_csv("results/bench.csv")
@@ -93,8 +199,8 @@ def test_its_own_rows_are_replaced_and_those_of_another_machine_stay(values, mon
     monkeypatch.setattr(bench, "print_table", print)
     for machine, median in (("mine", 1), ("mine", 2), ("yours", 3)):
         monkeypatch.setattr(bench, "hardware_name", lambda device, machine=machine: machine)
-        row = dict.fromkeys(bench.COLUMNS, median)
-        monkeypatch.setattr(bench, "measure", lambda row=row: [row])
+        row = dict.fromkeys(bench.COLUMNS, median) | {"measure": "ours"}
+        monkeypatch.setattr(bench, "measure", lambda *flags, row=row: [row])
         bench.main()
     assert read_csv("results/bench.csv")[:n_first] == first
     assert [row["median"] for row in read_csv("results/bench.csv")][n_first:] == ["2", "3"]
@@ -124,11 +230,11 @@ def test_a_part_is_a_process_of_the_folder_above_and_named_where_it_fails(
     Path("studies").mkdir()
     Path("studies/bench.py").write_text(script)
     with pytest.raises(UserError, match=f"measuring ours failed: {reason}"):
-        bench.measured("ours")
+        bench.measured("ours", 0)
 
 
 def test_what_a_part_prints_last_is_what_was_measured(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("studies").mkdir()
-    Path("studies/bench.py").write_text("import sys; print('a note'); print(len(sys.argv[2]))")
-    assert bench.measured("plain") == 5
+    Path("studies/bench.py").write_text("import json, sys; print('a note'); print(json.dumps(sys.argv[2:]))")
+    assert bench.measured("plain", 7) == ["plain", "--seed", "7"]

@@ -250,7 +250,8 @@ def test_with_auto_as_many_images_are_removed_as_it_says_look_wrong(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "images", n_train=600)
     data.mislabel("images", "wrong", 40)
-    diagnose.main(f"--data wrong --remove auto --epochs 5 --seeds 2 --no-augment --out run {FLAGS}".split())
+    arguments = f"--data wrong --remove auto --epochs 5 --seeds 2 --no-augment {FLAGS} --batch-size 16"
+    diagnose.main(f"{arguments} --out run".split())
     said = capsys.readouterr().out
     numbers, n_images = re.search(r"about (.*) of the (\d+) training labels", said).groups()
     low, high = min(map(int, numbers.split(" to "))), max(map(int, numbers.split(" to ")))

@@ -327,8 +327,9 @@ def test_an_interruption_between_two_files_loses_no_row(tmp_path, monkeypatch, m
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 1 + 1
 
 
-def test_a_run_that_goes_on_writes_a_lost_or_damaged_table_anew(tmp_path):
+def test_a_run_that_goes_on_shows_the_epochs_before_and_writes_a_lost_or_damaged_table_anew(tmp_path, capsys):
     trained(small_settings(), tmp_path)
+    shown = capsys.readouterr().out
     whole = (tmp_path / "metrics.csv").read_bytes()
     for damage in (None, b"epo"):
         (tmp_path / "metrics.csv").unlink()
@@ -336,6 +337,7 @@ def test_a_run_that_goes_on_writes_a_lost_or_damaged_table_anew(tmp_path):
             (tmp_path / "metrics.csv").write_bytes(damage)
         trained(small_settings(), tmp_path)
         assert (tmp_path / "metrics.csv").read_bytes() == whole
+        assert capsys.readouterr().out == shown
 
 
 @pytest.mark.parametrize("batch_size", [8, 40])  # with 40, only the test after the one step can tell

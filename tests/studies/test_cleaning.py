@@ -12,7 +12,7 @@ from conftest import stripes
 
 from studies import cleaning, suspect_rankings
 
-NETWORK = {"n_blocks": 1, "n_features_1": 8, "n_features_2": 8, "batch_size": 32, "precision": "fp32"}
+NETWORK = {"n_blocks": 1, "n_features_1": 8, "n_features_2": 8, "batch_size": 64, "precision": "fp32"}
 
 
 @pytest.fixture

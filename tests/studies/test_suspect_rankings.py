@@ -202,7 +202,7 @@ def small(tmp_path, monkeypatch):
     labels = data.labels.clone()
     labels[OWN] = (labels[OWN] + 1) % 3
     monkeypatch.setattr(study, "load", lambda source: (replace(data, labels=labels), None))
-    network = {"n_blocks": 1, "n_features_1": 8, "n_features_2": 8, "batch_size": 32, "precision": "fp32"}
+    network = {"n_blocks": 1, "n_features_1": 8, "n_features_2": 8, "batch_size": 64, "precision": "fp32"}
     monkeypatch.setattr(study, "Settings", partial(Settings, **network))
 
 

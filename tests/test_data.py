@@ -324,9 +324,22 @@ def test_each_random_number_moves_the_picture_as_its_formula_says(monkeypatch, r
         assert torch.allclose(moved, image.float(), atol=0.01)
 
 
+def test_the_built_in_digits_are_20000_to_learn_and_4000_others(monkeypatch):
+    seeds = []
+
+    def digits(n_images, seed):
+        seeds.append(seed)
+        return torch.zeros(n_images, 1, 28, 28, dtype=torch.uint8), torch.zeros(n_images, dtype=torch.int64)
+
+    monkeypatch.setattr("support.digits.digits", digits)
+    train, test = data.load_digits()
+    assert (len(train), len(test)) == (20000, 4000)
+    assert seeds[0] != seeds[1]
+
+
 def test_each_image_has_its_own_map_and_the_seed_decides():
     torch.manual_seed(1)
     maps = data.affine_maps(5, (12, 12))
     torch.manual_seed(1)
-    assert torch.equal(maps, data.affine_maps(5, (12, 12)))
+    assert torch.equal(maps, data.affine_maps(5, (12, 12), degrees=10, translate=0.05, scale=0.1, shear=0.1))
     assert len({tuple(each.flatten().tolist()) for each in maps}) == 5

@@ -11,6 +11,8 @@ from support.files import check_replaceable, read_csv
 
 import pytest
 
+import search
+
 ROOT = Path(__file__).parent.parent
 NUMBER = r"[+-]?\d[\d,]*(?:\.\d+)?(?:e-?\d+)?"
 NO_RESULTS = ("command", "hardware", "seeds", "sets", "found of each set")
@@ -119,6 +121,12 @@ def test_what_a_page_repeats_is_what_stands_where_it_was_measured():
     repeated = set(re.findall(MEAN_SD, answers + TEXTS["MANUAL.md"] + results))
     assert len(repeated) > 3
     assert repeated <= measured
+
+
+def test_the_grid_is_of_the_architectures_that_a_search_has_by_default():
+    rows = read_csv(ROOT / "results" / "search_grid.csv")
+    trained = {tuple(row[name] for name in search.SPACE) for row in rows}
+    assert trained == {tuple(map(str, each)) for each in search.architectures(search.SPACE, (28, 28))}
 
 
 def test_a_wrong_number_is_seen():

@@ -8,6 +8,7 @@ from collections import Counter
 from support import chance, mislabelled, randomness
 from support.chance import T_95, difference, mean_sd, spread_over_classes
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -51,10 +52,12 @@ def test_chance_alone_is_taken_for_an_effect_once_in_twenty(n):
     assert 0.035 < verdicts.count("larger than chance") / 4000 < 0.065  # 5 % ± 4 standard deviations
 
 
-def test_the_limits_fall_towards_the_normal_distributions():
-    limits = [T_95[n] for n in sorted(T_95)]
-    assert limits == sorted(limits, reverse=True)
-    assert limits[-1] > 1.96
+@pytest.mark.parametrize("n", T_95)
+def test_a_limit_leaves_a_twentieth_of_students_distribution_outside(n):
+    degrees, x = n - 1, (np.arange(200_000) + 0.5) * T_95[n] / 200_000
+    norm = math.gamma(n / 2) / math.gamma(degrees / 2) / math.sqrt(degrees * math.pi)
+    inside = 2 * norm * ((1 + x**2 / degrees) ** (-n / 2)).mean() * T_95[n]  # of the density, by midpoints
+    assert inside == pytest.approx(0.95, abs=0.0005)
 
 
 @pytest.fixture

@@ -63,6 +63,7 @@ def test_refusals_before_the_training_leave_no_folder(refused):
         ("--data images --remove 3 --out images/train/run", "is inside images"),
         ("--data images --remove 3 --out images", "images: something is there"),
         ("--data images --remove 3 --decisions mine.csv", "leave out --remove"),
+        ("--data nowhere --remove 3 --write-clean images", "images: something is there"),  # first of all
         ("--data nowhere --decisions mine.csv", "mine.csv: is not there; is it still"),  # first of all
         ("--data images --decisions all.csv", "all.csv: leaves no image of the class row0"),
         ("--data images --mislabelled 3", "leave out --data"),

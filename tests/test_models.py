@@ -22,7 +22,7 @@ custom = pytest.mark.parametrize("network", [models.encoder, models.ResNet])
 def vgg16():
     """One vgg16 for all tests of this file; it takes seconds to make."""
     torch.manual_seed(0)
-    return models.vgg16(n_classes=10, image_size=32)
+    return models.vgg16(image_size=32)
 
 
 @custom

@@ -67,6 +67,13 @@ def test_rungs_have_ever_fewer_architectures_and_never_shorter_trainings(n, pass
     assert lengths[0] == pytest.approx(passes / 9) or lengths[0] in (1 / 3, passes)
 
 
+def test_combinations_that_leave_nothing_are_counted_where_there_are_any(capsys):
+    assert len(search.candidates_for(search.SPACE, (28, 28), 10)) == 24
+    assert capsys.readouterr().out == ""
+    assert len(search.candidates_for(search.SPACE, (8, 8), 10)) == 16
+    assert capsys.readouterr().out.startswith("8 combinations are left out")
+
+
 # Accuracies that are often equal, and trials that failed.
 accuracies = st.one_of(st.none(), st.integers(0, 3).map(lambda tenth: tenth / 10))
 

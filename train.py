@@ -112,9 +112,10 @@ def train_epochs(model, train, test, settings, folder, watch, seconds_before):
                     with watch.saving():
                         run_folder.save_position(folder, trained, replace(position, seconds=watch.seconds()))
 
-        seconds = watch.seconds()  # of training, without the test
-        means = (*loss_and_accuracy(position.sums, len(train)), *evaluate(model, test, settings))
-        row = dict(zip(COLUMNS, (epoch + 1, *means, seconds), strict=True))
+        of_training = loss_and_accuracy(position.sums, len(train))  # waits for a GPU
+        seconds = watch.seconds()  # without the test
+        of_test = evaluate(model, test, settings)
+        row = dict(zip(COLUMNS, (epoch + 1, *of_training, *of_test, seconds), strict=True))
         watch.print_row(row)
         position = run_folder.start_of_epoch([*position.history, row], settings.device)
         if folder:

@@ -1,12 +1,17 @@
-"""Images per second of our training loop beside a plain PyTorch loop: same network, images and machine.
+"""How fast our training loop is, beside others on the same network, images and machine.
 
     python -m studies.bench
 
-Each part is a process of its own, so that none inherits another's memory, threads or settings; the parts
-alternate, since a machine's speed drifts, and their medians count. The pixels are random. --peers measures
-Lightning too (pip install lightning). --to-99 trains on MNIST, in each round from another seed: how many
-seconds of training until 99.0 % of the test images are right after an epoch? For an older processor's speed
-put ONEDNN_MAX_CPU_ISA=AVX2 before the command.
+It measures images per second, of random pixels: of our loop, of a plain PyTorch loop in fp32 (and in bf16,
+where that is our precision), and of a plain loop in our precision whose DataLoader has two workers. --peers
+measures Lightning too (pip install lightning). Each part is a process of its own, so that none inherits
+another's memory, threads or settings; the parts alternate, since a machine's speed drifts, and their medians
+count.
+
+--to-99 trains on MNIST too: how many seconds of training until 99.0 % of the test images are right after an
+epoch? Each round has another seed. Ours has its own initial weights, its schedule and a learning rate for so
+many epochs; shorter trainings that were not enough do not count. The others have PyTorch's initial weights
+and AdamW's usual rate. To see an older processor's speed, put ONEDNN_MAX_CPU_ISA=AVX2 before the command.
 """
 
 import json
@@ -63,27 +68,32 @@ def our_speed(n_images=6000, **changes):
 
 def speed_of(loop, n_images=3000, **options):
     """Return images per second of one of peers' loops, after five steps to warm up."""
-    return n_images / loop(random_digits(5 * 128 + n_images), n_to_warm_up=5, **options)
+    n_to_warm_up = 5
+    data = random_digits(n_to_warm_up * peers.BATCH_SIZE + n_images)
+    seconds, _ = loop(data, n_to_warm_up=n_to_warm_up, **options)
+    return n_images / seconds
 
 
-def seconds_to_99(loop, **options):
-    """Return how many seconds one of peers' loops trains on MNIST, until 99 % are right after an epoch."""
+def to_99(name, loop, **options):
+    """Return how long `loop` trains on MNIST until 99 % of the test images are right: seconds and epochs."""
     training, test = load("mnist")
-    return loop(training, test=test, **options)
+    seconds, n_epochs = loop(training, test=test, **options)
+    return {f"{name}_to_99": seconds, f"{name}_to_99, epochs": n_epochs}
 
 
-def ours(training, test):
-    """Return the same of our loop: the seconds of the shortest training, of 1, 2, … epochs, that reaches it.
+def our_training(training, test):
+    """Return (seconds, epochs) of our shortest training, of 1, 2, … epochs, that ends with 99 %.
 
     Each number of epochs is a training of its own, as the learning rate follows that number.
     """
+    seed = torch.initial_seed()
     for n_epochs in count(1):
-        settings = complete(Settings(init="xavier", epochs=n_epochs, seed=torch.initial_seed()))
+        settings = complete(Settings(init="xavier", epochs=n_epochs, seed=seed))
         model = build(settings, len(test.classes), test.images.shape[1:])
         with redirect_stdout(StringIO()):
             rows = train.fit(model, training, test, settings)
         if rows[-1]["test_accuracy"] >= peers.ENOUGH:
-            return sum(row["seconds"] for row in rows)
+            return sum(row["seconds"] for row in rows), n_epochs
 
 
 def limit():
@@ -136,17 +146,17 @@ PARTS = {
     "ours": our_speed,
     "ours_fp32": partial(our_speed, 3000, precision="fp32"),
     "vgg16": partial(our_speed, 384, model="vgg16", image_size=32),
-    "plain": partial(speed_of, peers.plain_loop),
+    "plain": partial(speed_of, peers.plain_loop, precision="fp32"),
     "plain_bf16": partial(speed_of, peers.plain_loop, precision="bf16"),
-    "plain_workers": partial(speed_of, peers.plain_loop, n_workers=2),
+    "plain_workers": partial(speed_of, peers.plain_loop, 20000, n_workers=2),  # their start counts for little
     "lightning": partial(speed_of, peers.lightning),
     "limit": limit,
     "reading": reading,
     "memory": memory,
-    "ours_to_99": partial(seconds_to_99, ours),
-    "plain_to_99": partial(seconds_to_99, peers.plain_loop),
-    "plain_bf16_to_99": partial(seconds_to_99, peers.plain_loop, precision="bf16"),
-    "lightning_to_99": partial(seconds_to_99, peers.lightning),
+    "ours_to_99": partial(to_99, "ours", our_training),
+    "plain_to_99": partial(to_99, "plain", peers.plain_loop, precision="fp32"),
+    "plain_bf16_to_99": partial(to_99, "plain_bf16", peers.plain_loop, precision="bf16"),
+    "lightning_to_99": partial(to_99, "lightning", peers.lightning),
 }
 
 # ---------------------------------------------------------------- the table
@@ -165,15 +175,17 @@ def measured(part, seed):
     return json.loads(ended.stdout.splitlines()[-1])
 
 
-def measure(peers=False, to_99=False):
+def measure(with_lightning=False, with_to_99=False):
     """Return a list of rows, dicts of measure, median, low, high and unit."""
-    others = ["plain", "plain_workers"]
+    others, also = ["plain", "plain_workers"], []
     if complete(Settings()).precision == "bf16":
         others.append("plain_bf16")
-    if peers:
+        also.append("ours_fp32")
+    if with_lightning:
         others.append("lightning")
-    timed = [f"{name}_to_99" for name in ("ours", *others) if name != "plain_workers"] if to_99 else []
-    names = ["ours", *others, "limit", "ours_fp32", "vgg16", "reading", *timed]
+    # Workers change nothing of what is learnt.
+    timed = [f"{name}_to_99" for name in ("ours", *others) if name != "plain_workers"] if with_to_99 else []
+    names = ["ours", *others, "limit", *also, "vgg16", "reading", *timed]
     progress = Progress()
     values = {}  # by measure, a list with each round's
     for seed in range(N_ROUNDS):
@@ -184,22 +196,23 @@ def measure(peers=False, to_99=False):
                 values.setdefault(name, []).append(value)
     progress.clear()
     pairs = [("ours", other) for other in (*others, "limit")]
-    pairs += [(other, "ours_to_99") for other in timed[1:]]
+    pairs += [(name, "plain") for name in also] + [(other, "ours_to_99") for other in timed[1:]]
     for name, other in pairs:  # round by round, as the machine's speed drifts
         rounds = zip(values[name], values[other], strict=True)
         values[f"{name} / {other}"] = [value / other_value for value, other_value in rounds]
     units = {"reading": "PNGs/s", "memory": "MiB", "matrix product": "TFLOP/s"} | dict.fromkeys(timed, "s")
+    units |= {f"{name}, epochs": "epochs" for name in timed}
     rows = []
     for name, numbers in values.items():
         unit = "×" if " / " in name else units.get(name, "images/s")
-        digits = 2 if unit in ("×", "TFLOP/s") else 0
+        digits = {"×": 2, "TFLOP/s": 2, "s": 1}.get(unit, 0)
         spread = [round(function(numbers), digits or None) for function in (statistics.median, min, max)]
         rows.append(dict(zip(COLUMNS, (name, *spread, unit), strict=True)))
     return rows
 
 
 def print_table(rows, kept):
-    """Print the rows of `measure`; `kept` has the medians that this machine had before, by measure.
+    """Print the rows of `measure`; `kept` has the medians of this machine in results/bench.csv, by measure.
 
     Only ratios are compared with these: a machine's own speed drifts.
     """
@@ -207,10 +220,10 @@ def print_table(rows, kept):
     for row in rows:
         spread = f"({row['low']:,} to {row['high']:,})" if row["low"] < row["high"] else ""
         before = kept.get(row["measure"]) if row["unit"] == "×" else None
-        then = f"before: {before}" if before else ""
-        if before and row["measure"].startswith("ours /") and row["median"] <= 0.9 * float(before):
-            then += ", a tenth or more is lost"
-        print(f"{row['measure']:29} {row['median']:8,} {row['unit']:9} {spread:20} {then}".rstrip())
+        remark = f"before: {before}" if before else ""
+        if before and row["median"] <= 0.9 * float(before):
+            remark += ", a tenth or more is lost"
+        print(f"{row['measure']:29} {row['median']:8,} {row['unit']:9} {spread:20} {remark}".rstrip())
     print(f"\nours is {median['ours / plain']:.2f} × the plain loop in fp32", end="")
     if "ours / plain_bf16" in median:
         print(f", {median['ours / plain_bf16']:.2f} × the plain loop in bf16", end="")
@@ -224,10 +237,11 @@ def main():
     parser.add_argument("--peers", action="store_true", help="measure Lightning too")
     parser.add_argument("--to-99", action="store_true", help="measure seconds until 99.0 %% on MNIST too")
     parser.add_argument("--part", choices=PARTS, help="measure only this, in this process")
-    parser.add_argument("--seed", type=seed_number, default=0, help="of --part")
+    parser.add_argument("--seed", type=seed_number, default=0, help="the seed for --part")
     given = parser.parse_args()
     if given.part:
         torch.manual_seed(given.seed)
+        torch.backends.cudnn.deterministic = True  # as in train.py
         print(json.dumps(PARTS[given.part]()))
         return
     if given.peers and not find_spec("lightning"):
@@ -237,7 +251,7 @@ def main():
     settings = complete(Settings())
     hardware = hardware_name(settings.device)
     if "ONEDNN_MAX_CPU_ISA" in os.environ:
-        hardware += f", convolutions in {os.environ['ONEDNN_MAX_CPU_ISA']}"
+        hardware += f", oneDNN limited to {os.environ['ONEDNN_MAX_CPU_ISA']}"
     machine = {"hardware": hardware, "precision": settings.precision}
     machine |= {"threads": settings.threads, "torch": torch.__version__}
     machine |= {"torchvision": torchvision.__version__}

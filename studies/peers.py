@@ -2,7 +2,6 @@
 
 import time
 from contextlib import redirect_stdout
-from dataclasses import replace
 from io import StringIO
 
 from support.settings import Settings, complete
@@ -16,6 +15,7 @@ from torchvision.transforms import ToTensor
 import train
 from models import ResNet
 
+BATCH_SIZE = 128
 ENOUGH = 0.99  # of the test images right
 
 
@@ -36,7 +36,7 @@ class PlainDataset(Dataset):
 
 def loader_of(data, n_workers=0):
     """Return a DataLoader of the ImageData `data`; `n_workers` processes prepare the batches."""
-    return DataLoader(PlainDataset(data), batch_size=128, shuffle=True, num_workers=n_workers)
+    return DataLoader(PlainDataset(data), batch_size=BATCH_SIZE, shuffle=True, num_workers=n_workers)
 
 
 def is_enough(model, test, settings):
@@ -45,19 +45,20 @@ def is_enough(model, test, settings):
         return train.evaluate(model, test, settings)[1] >= ENOUGH
 
 
-def plain_loop(data, precision="fp32", n_workers=0, n_to_warm_up=0, test=None):
-    """Train as PyTorch's tutorials do; return the seconds of training that came after `n_to_warm_up` steps.
+def plain_loop(data, precision=None, n_workers=0, n_to_warm_up=0, test=None):
+    """Train as PyTorch's tutorials do; return (seconds of training after `n_to_warm_up` steps, epochs).
 
-    It trains for one epoch; with `test`, an ImageData, until 99 % of it are right after an epoch. The tests
-    do not count.
+    `precision` is ours by default. It trains for one epoch; with `test`, an ImageData, until 99 % of it are
+    right after an epoch. The tests do not count.
     """
-    settings = replace(complete(Settings()), precision=precision)
+    settings = complete(Settings(precision=precision))
     model = ResNet().to(settings.device)
     optimizer = torch.optim.AdamW(model.parameters())
     loader = loader_of(data, n_workers)
-    seconds, done = 0, False
+    seconds, n_epochs, done = 0, 0, False
     while not done:
         model.train()
+        n_epochs += 1
         start = time.perf_counter()
         for step, (images, labels) in enumerate(loader, 1):
             with train.autocast(settings.device, settings.precision):
@@ -71,17 +72,17 @@ def plain_loop(data, precision="fp32", n_workers=0, n_to_warm_up=0, test=None):
         loss.item()
         seconds += time.perf_counter() - start
         done = test is None or is_enough(model, test, settings)
-    return seconds
+    return seconds, n_epochs
 
 
 def lightning(data, n_to_warm_up=0, test=None):
-    """Return the same of Lightning's Trainer, which writes and shows nothing here."""
+    """Train with Lightning's Trainer in our precision; else it is as `plain_loop`, and returns the same."""
     from lightning import LightningModule, Trainer  # not above: only --peers needs it
 
-    settings = replace(complete(Settings()), precision="fp32")
+    settings = complete(Settings())
 
     class Plain(LightningModule):
-        seconds = 0
+        seconds, n_epochs = 0, 0
 
         def __init__(self):
             super().__init__()
@@ -106,13 +107,15 @@ def lightning(data, n_to_warm_up=0, test=None):
         def on_train_epoch_end(self):
             self.loss.item()
             self.seconds += time.perf_counter() - self.start
+            self.n_epochs += 1
             if test is not None:
                 self.trainer.should_stop = is_enough(self.model, test, settings)
                 self.train()  # evaluation mode is over
 
-    silent = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     module = Plain()
+    precision = {"fp32": "32-true", "bf16": "bf16-mixed"}[settings.precision]
+    # Bare bones: without logs, checkpoints and progress, as its makers measure it.
+    trainer = Trainer(max_epochs=1 if test is None else -1, precision=precision, devices=1, barebones=True)
     with redirect_stdout(StringIO()):
-        trainer = Trainer(max_epochs=1 if test is None else -1, **dict.fromkeys(silent, False))
         trainer.fit(module, loader_of(data))
-    return module.seconds
+    return module.seconds, module.n_epochs

@@ -22,7 +22,7 @@ import train
 hypothesis_settings.register_profile("project", deadline=None, derandomize=True, max_examples=30)
 hypothesis_settings.load_profile("project")
 os.environ["COLUMNS"] = "100"  # of the terminal that argparse's help is wrapped for
-torch.set_num_threads(1)  # a second one costs more than it does, with tensors so small
+torch.set_num_threads(1)  # a second thread only slows tensors this small
 
 
 def stripes(n_images, n_classes=3, size=8, seed=0):

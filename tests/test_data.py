@@ -337,7 +337,7 @@ def test_the_built_in_digits_are_20000_to_learn_and_4000_others(monkeypatch):
     assert seeds[0] != seeds[1]
 
 
-def test_each_image_has_its_own_map_and_the_seed_decides():
+def test_each_image_has_its_own_map_of_the_usual_ranges_and_the_seed_decides():
     torch.manual_seed(1)
     maps = data.affine_maps(5, (12, 12))
     torch.manual_seed(1)

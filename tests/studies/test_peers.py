@@ -1,6 +1,5 @@
 """The loops of others: how long they train, which seconds count, and that they learn."""
 
-import copy
 import sys
 from dataclasses import replace
 from itertools import count
@@ -8,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import small_settings
 from torch import nn
 
 from studies import peers
@@ -17,9 +17,9 @@ from studies.bench import random_digits
 class Trainer:
     """What a loop with Lightning's Trainer asks of a module."""
 
-    def __init__(self, max_epochs, **switched_off):
+    def __init__(self, max_epochs, precision, devices, barebones):
+        assert (precision, devices, barebones) == ("32-true", 1, True)
         self.max_epochs, self.should_stop = max_epochs, False
-        assert not any(switched_off.values())
 
     def fit(self, module, loader):
         module.trainer, optimizer, n_epochs = self, module.configure_optimizers(), 0
@@ -36,28 +36,57 @@ class Trainer:
             module.on_train_epoch_end()
 
 
-@pytest.mark.parametrize("loop", [peers.plain_loop, peers.lightning])
-def test_a_loop_of_others_trains_until_enough_is_right_and_the_tests_and_the_start_do_not_count(
-    monkeypatch, loop
-):
-    monkeypatch.setitem(sys.modules, "lightning", SimpleNamespace(LightningModule=nn.Module, Trainer=Trainer))
-    clock = count().__next__  # a second from one look to the next
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that goes on by a second at each look and in each step. Lightning has a stand-in."""
+    lightning = SimpleNamespace(LightningModule=nn.Module, Trainer=Trainer)
+    monkeypatch.setitem(sys.modules, "lightning", lightning)
+    clock = count().__next__
+
+    def cross_entropy(logits, labels):
+        clock()
+        return nn.functional.cross_entropy(logits, labels)
+
     monkeypatch.setattr(peers, "time", SimpleNamespace(perf_counter=clock))
-    data = replace(random_digits(150), labels=torch.zeros(150, dtype=torch.int64))
+    monkeypatch.setattr(peers, "F", SimpleNamespace(cross_entropy=cross_entropy))
+    monkeypatch.setattr(peers, "complete", lambda settings: small_settings(precision="fp32"))
+    monkeypatch.setattr(peers, "BATCH_SIZE", 20)
+    torch.manual_seed(0)
+    return clock
+
+
+loops = pytest.mark.parametrize("loop", [peers.plain_loop, peers.lightning])
+
+
+@loops
+def test_a_loop_learns_until_enough_is_right_and_the_tests_do_not_count(monkeypatch, clock, loop):
+    data = replace(random_digits(60), labels=torch.zeros(60, dtype=torch.int64))
     answers, tested = [False, False, True], []
 
     def is_enough(model, test, settings, is_enough=peers.is_enough):
         clock()
-        tested.append((test, is_enough(model, test, settings), copy.deepcopy(model.state_dict())))
+        tested.append((test, is_enough(model, test, settings), model.stem.weight.tolist()))
         return answers.pop(0)
 
     monkeypatch.setattr(peers, "is_enough", is_enough)
-    assert loop(data, test=data) == 3  # epochs
+    seconds, n_epochs = loop(data, test=data)
+    assert n_epochs == 3
+    assert seconds == 3 * 4  # of three steps each, and the look at the end
     assert [test for test, *_ in tested] == [data] * 3
     assert tested[-1][1]  # that all labels are the same is soon learnt
-    weights = [state["stem.weight"] for *_, state in tested]
-    assert not torch.equal(weights[0], weights[1])
-    assert not torch.equal(weights[1], weights[2])
-    started = clock()
-    assert loop(data, n_to_warm_up=1) == 1
-    assert clock() - started == 4  # it looked at the start, after a step, and at the end
+    weights = [weight for *_, weight in tested]
+    assert weights[0] != weights[1] != weights[2]
+
+
+@loops
+def test_the_first_steps_do_not_count(clock, loop):
+    assert loop(random_digits(100), n_to_warm_up=2) == (4, 1)  # of five steps three, and the look at the end
+
+
+@pytest.mark.parametrize(("accuracy", "enough"), [(0.9899, False), (0.99, True)])
+def test_99_percent_are_enough(monkeypatch, capsys, accuracy, enough):
+    monkeypatch.setattr(
+        peers.train, "evaluate", lambda model, test, settings: print("testing") or (0, accuracy)
+    )
+    assert peers.is_enough(None, None, None) == enough
+    assert capsys.readouterr().out == ""

@@ -54,9 +54,10 @@ def test_chance_alone_is_taken_for_an_effect_once_in_twenty(n):
 
 @pytest.mark.parametrize("n", T_95)
 def test_a_limit_leaves_a_twentieth_of_students_distribution_outside(n):
-    degrees, x = n - 1, (np.arange(200_000) + 0.5) * T_95[n] / 200_000
+    degrees = n - 1  # of freedom; the density at x is norm (1 + x² / degrees)^(-n / 2)
     norm = math.gamma(n / 2) / math.gamma(degrees / 2) / math.sqrt(degrees * math.pi)
-    inside = 2 * norm * ((1 + x**2 / degrees) ** (-n / 2)).mean() * T_95[n]  # of the density, by midpoints
+    x = (np.arange(200_000) + 0.5) / 200_000 * T_95[n]  # the midpoints of short pieces from 0 to the limit
+    inside = 2 * norm * ((1 + x**2 / degrees) ** (-n / 2)).mean() * T_95[n]
     assert inside == pytest.approx(0.95, abs=0.0005)
 
 

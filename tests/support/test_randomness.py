@@ -17,6 +17,20 @@ def test_a_random_order_has_every_index_once(n, seed):
     assert sorted(randomness.random_order(n, seed).tolist()) == list(range(n))
 
 
+@given(st.integers(0, 50), st.integers(1, 60))
+def test_a_part_is_ascending_and_the_same_each_time_and_the_smaller_is_in_the_larger(n, limit):
+    part = randomness.random_part(n, limit).tolist()
+    assert part == sorted(set(part)) == randomness.random_part(n, limit).tolist()
+    assert len(part) == min(n, limit)
+    assert set(part) <= set(randomness.random_part(n, limit + 1).tolist()) <= set(range(n))
+
+
+def test_streams_are_apart_from_each_other_and_from_any_epoch():
+    streams = {randomness.WRONG_LABELS, randomness.HALVES, randomness.CANDIDATES}
+    assert len(streams) == 3
+    assert all(2**31 < stream < 2**32 for stream in streams)
+
+
 def test_seeds_and_epochs_have_different_orders():
     orders = {
         tuple(randomness.random_order(20, seed, epoch).tolist()) for seed in range(20) for epoch in range(20)

@@ -240,7 +240,9 @@ def mirror(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("source", ["auto", "mnist", "fashion"])
 def test_what_has_a_name_is_downloaded_once(mirror, source):
-    train, _ = data.load(data.find(source))
+    found = data.find(source)
+    assert list(data.DATA.glob("*/raw/*-ubyte"))  # before any of several processes loads it
+    train, _ = data.load(found)
     assert np.array_equal(train.images[:, 0].numpy(), mnist_files()["train-images-idx3-ubyte"])
     for file in mirror.iterdir():
         file.unlink()

@@ -325,6 +325,20 @@ def test_the_command_in_an_empty_folder_without_a_network(empty_place, capsys):
     assert (empty_place / "runs" / "diagnosis" / "effect.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("n_images", "flags", "epochs"),
+    [(40, "", 10), (300, "", 4), (2000, "", 2), (40, "--freeze", 10), (2000, "--freeze", 10)],
+)
+def test_networks_see_few_images_more_often_but_not_by_heart(
+    empty_place, monkeypatch, n_images, flags, epochs
+):
+    settings = []
+    monkeypatch.setattr(data, "load_digits", lambda: [stripes(n_images), stripes(9, seed=1)])
+    monkeypatch.setattr(diagnose, "diagnose", lambda *given: settings.append(given[4]))
+    diagnose.main(f"--data digits --remove 4 --batch-size 8 {flags} --n-blocks 1".split())
+    assert (settings[0].epochs, settings[0].init, settings[0].augment) == (epochs, "xavier", not flags)
+
+
 def test_the_copy_of_a_folder_of_mixed_sizes_needs_no_size(empty_place):
     clean = write_folder(empty_place / "data" / "mnist_png")
     image = next(clean.rglob("*.png"))

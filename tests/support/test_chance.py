@@ -113,6 +113,13 @@ def test_wrong_labels_all_over_are_told_from_those_of_two_classes():
         assert re.search(rf"\b{digit} has {n} \(\d+\.\d if spread evenly\)", text)
 
 
+def test_a_class_that_few_suspects_can_have_forbids_the_test_and_one_that_none_can_have_does_not():
+    values = torch.arange(2).repeat(50)
+    rare, none = (torch.tensor([0.5 - each / 2, 0.5 - each / 2, each]) for each in (0.005, 0))
+    assert chance.stand_out("labels", values, rare, 1, "abc")[0] is None
+    assert chance.stand_out("labels", values, none, 1, "abc")[0] is False
+
+
 def test_wrong_labels_of_one_true_class_are_seen_in_the_predictions():
     truth = torch.arange(10).repeat(600)
     changed = (truth == 4).nonzero().flatten()[:99]

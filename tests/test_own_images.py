@@ -46,7 +46,9 @@ def test_a_folder_of_photos_is_trained_on_as_it_is(photos, capsys):
     assert "64 pixels wide and 64 high, in 3 classes" in output
     assert "Note: the classes differ in size: " in output
     assert "mean of the classes' accuracies (the classes differ in size): " in output
-    assert float(table("runs/resnet-default/metrics.csv")[-1]["test_accuracy"]) > 0.9
+    accuracy = float(table("runs/resnet-default/metrics.csv")[-1]["test_accuracy"])
+    assert accuracy > 0.9
+    assert f"test accuracy on mine: {accuracy:.2%}" in output
     assert contents(photos) == before
 
 

@@ -1,9 +1,11 @@
 """The networks: shapes, gradients, parameter counts and initialisation, against independent reckoning."""
 
+import inspect
 import math
 import urllib.error
 
 from support.console import UserError
+from support.settings import ARCHITECTURE, Settings
 
 import pytest
 import torch
@@ -23,6 +25,13 @@ def vgg16():
     """One vgg16 for all tests of this file; it takes seconds to make."""
     torch.manual_seed(0)
     return models.vgg16(image_size=32)
+
+
+@custom
+def test_the_usual_numbers_are_the_sheets(network):
+    usual = {name: inspect.signature(network).parameters[name].default for name in ARCHITECTURE}
+    sheets = {"n_blocks": 3, "n_features_1": 32, "n_features_2": 32, "n_fully_1": 144, "n_fully_2": 72}
+    assert usual == sheets == {name: getattr(Settings(), name) for name in ARCHITECTURE}
 
 
 @custom

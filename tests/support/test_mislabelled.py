@@ -96,6 +96,8 @@ def test_true_labels_are_found_by_the_pixels():
     assert true_labels(stripes(30, seed=9), clean).tolist() == [-1] * 30
     renamed = replace(clean, classes=clean.classes[::-1])
     assert torch.equal(true_labels(imperfect, renamed), 2 - clean.labels[order])
+    foreign = replace(clean, classes=("row0", "row2", "another"))  # a class that the imperfect data lack
+    assert true_labels(clean, foreign).tolist() == [0, 1, -1] * 10
 
 
 def test_of_a_picture_in_two_classes_either_label_is_right():
@@ -122,6 +124,11 @@ def test_of_copies_only_those_with_the_better_label_are_not_contradicted(shades,
         copies = [other for other, its in enumerate(shades) if its == shade]
         best = min(copies, key=losses.__getitem__)
         assert contradicted[index] == (labels[index] != labels[best])
+
+
+def test_classes_are_uneven_from_more_than_three_times_as_many_images_on():
+    assert not mislabelled.are_uneven([9, 3])
+    assert mislabelled.are_uneven([10, 3])
 
 
 def noted(train, test, capsys):

@@ -29,7 +29,7 @@ from itertools import count
 from pathlib import Path
 
 from support.console import Parser, Progress, UserError, run_command, seed_number
-from support.files import check_replaceable, read_csv, replace_rows
+from support.files import check_replaceable, finite_number, read_csv, replace_rows
 from support.image_files import read_images
 from support.settings import Settings, complete, hardware_name
 
@@ -221,7 +221,7 @@ def print_table(rows, kept):
         spread = f"({row['low']:,} to {row['high']:,})" if row["low"] < row["high"] else ""
         before = kept.get(row["measure"]) if row["unit"] == "×" else None
         remark = f"before: {before}" if before else ""
-        if before and row["median"] <= 0.9 * float(before):
+        if before and row["median"] <= 0.9 * before:
             remark += ", a tenth or more is lost"
         print(f"{row['measure']:29} {row['median']:8,} {row['unit']:9} {spread:20} {remark}".rstrip())
     print(f"\nours is {median['ours / plain']:.2f} × the plain loop in fp32", end="")
@@ -229,6 +229,16 @@ def print_table(rows, kept):
         print(f", {median['ours / plain_bf16']:.2f} × the plain loop in bf16", end="")
     print(f", and {median['ours / limit']:.0%} of the limit, were all its work matrix products")
     print(f"60,000 PNGs are read in {60000 / median['reading']:.1f} s")
+
+
+def kept_medians(machine):
+    """Return {measure: median} of those rows of results/bench.csv that are of `machine`, a dict."""
+    rows = read_csv(TABLE) if Path(TABLE).exists() else []
+    here = {name: str(value) for name, value in machine.items()}.items()
+    try:
+        return {row["measure"]: finite_number(row["median"]) for row in rows if here <= row.items()}
+    except ValueError:
+        raise UserError(f"{TABLE}: a median is no number; mend it, or move the file away") from None
 
 
 def main():
@@ -239,13 +249,13 @@ def main():
     parser.add_argument("--part", choices=PARTS, help="measure only this, in this process")
     parser.add_argument("--seed", type=seed_number, default=0, help="the seed for --part")
     given = parser.parse_args()
+    if (given.peers or "lightning" in (given.part or "")) and not find_spec("lightning"):
+        raise UserError("pip install lightning first")
     if given.part:
         torch.manual_seed(given.seed)
         torch.backends.cudnn.deterministic = True  # as in train.py
         print(json.dumps(PARTS[given.part]()))
         return
-    if given.peers and not find_spec("lightning"):
-        raise UserError("--peers: pip install lightning first")
     if given.to_99:
         load("mnist")  # a fault in the data is named now
     settings = complete(Settings())
@@ -255,16 +265,15 @@ def main():
     machine = {"hardware": hardware, "precision": settings.precision}
     machine |= {"threads": settings.threads, "torch": torch.__version__}
     machine |= {"torchvision": torchvision.__version__}
-    check_replaceable(TABLE, [*COLUMNS, *machine])  # before minutes of measuring
+    check_replaceable(TABLE, [*COLUMNS, *machine])  # all faults come before minutes of measuring
+    kept = kept_medians(machine)
+    Path("results").mkdir(exist_ok=True)
     print(", ".join(f"{name} {value}" for name, value in machine.items()))
     minutes = "half an hour" if given.to_99 else "four minutes"
     print(f"this takes about {minutes} on two cores; leave the machine alone meanwhile", flush=True)
     rows = measure(given.peers, given.to_99)
-    table = read_csv(TABLE) if Path(TABLE).exists() else []
-    here = {name: str(value) for name, value in machine.items()}
-    print_table(rows, {row["measure"]: row["median"] for row in table if here.items() <= row.items()})
-    Path("results").mkdir(exist_ok=True)
     replace_rows(TABLE, [row | machine for row in rows], ["measure", *machine])
+    print_table(rows, kept)
 
 
 if __name__ == "__main__":

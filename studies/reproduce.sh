@@ -79,7 +79,7 @@ case "${1-}" in
     moved wrong_label_shares
     ;;
 beyond)
-    python -m studies.suspect_rankings fashion-random-600 fashion-Pullover_Coat-600 --cleanlab --table $new/suspect_rankings.csv
+    python -m studies.suspect_rankings mnist-random-100 fashion-random-600 fashion-Pullover_Coat-600 --cleanlab --table $new/suspect_rankings.csv
     moved suspect_rankings
     ;;
 *)

@@ -127,6 +127,14 @@ def test_a_ratio_that_has_lost_a_tenth_is_pointed_out(values, capsys):
     assert not any("before" in line for name, line in lines.items() if "/" not in name)
 
 
+def test_a_median_that_is_no_number_is_named_before_the_work(values):
+    bench.main()
+    rows = read_csv("results/bench.csv")
+    write_csv("results/bench.csv", [rows[0] | {"median": "abc"}, *rows[1:]])
+    with pytest.raises(UserError, match="a median is no number"):
+        bench.main()  # else there would be nothing left to measure, an IndexError
+
+
 def test_with_flags_lightning_and_the_seconds_until_99_are_measured(values, monkeypatch, capsys):
     values |= {"lightning": [4] * 3}
     timed = {"ours": [10, 30, 20], "plain": [50, 60, 80]}
@@ -137,8 +145,9 @@ def test_with_flags_lightning_and_the_seconds_until_99_are_measured(values, monk
     monkeypatch.setattr(sys, "argv", ["bench.py", "--peers", "--to-99"])
     monkeypatch.setattr(bench, "load", lambda source: None)
     monkeypatch.setattr(bench, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="--peers: pip install lightning first"):
+    with pytest.raises(UserError, match="pip install lightning first"):
         bench.main()
+    assert all(values.values())  # nothing was measured
     monkeypatch.setattr(bench, "find_spec", lambda name: name)
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     bench.main()

@@ -112,8 +112,9 @@ def count_wrong(labels, log_probabilities, counts):
     The low one is the sum of the `label_counts` off the diagonal. But from many wrong labels networks learn
     to expect them (Patrini et al. 2017): then a class has some probability whatever the sample. That part is
     taken to be what seven in ten of the samples with the same prediction have at least, as only some of them
-    are like that class. The high number is the same sum once that part is taken off. Networks that contradict
-    half of the labels cannot tell. Arguments as for `scores_of`.
+    are like that class. The high number is the same sum once that part, but nine tenths of a probability at
+    most, is taken off those of the classes that are not predicted. Networks that contradict half of the
+    labels cannot tell. Arguments as for `scores_of`.
     """
     probabilities = log_probabilities.exp()
     predicted = probabilities.argmax(dim=1)
@@ -126,7 +127,7 @@ def count_wrong(labels, log_probabilities, counts):
     share = (expected[predicted].log() - log_probabilities).exp()  # of a probability, that is expected
     remaining = log_probabilities + (1 - share).clamp(min=0.1).log()
     both = (counts, label_counts(labels, remaining))
-    return tuple(round((each.sum() - each.trace()).item()) for each in both)
+    return tuple(sorted(round((each.sum() - each.trace()).item()) for each in both))
 
 
 def greatest_first(values):

@@ -8,8 +8,8 @@ measures Lightning too (pip install lightning). Each part is a process of its ow
 another's memory, threads or settings; the parts alternate, since a machine's speed drifts, and their medians
 count.
 
---to-99 trains on MNIST too: how many seconds of training until 99.0 % of the test images are right after an
-epoch? Each round has another seed. Ours has its own initial weights, its schedule and a learning rate for so
+--to-99 trains on MNIST too: how many seconds of training until an epoch ends with 99.0 % of the test images
+right? Each round has another seed. Ours has its own initial weights, its schedule and a learning rate for so
 many epochs; shorter trainings that were not enough do not count. The others have PyTorch's initial weights
 and AdamW's usual rate. To see an older processor's speed, put ONEDNN_MAX_CPU_ISA=AVX2 before the command.
 """
@@ -242,7 +242,7 @@ def kept_medians(machine):
 
 
 def main():
-    """Measure everything, print a table and write results/bench.csv, where other machines keep their rows."""
+    """Measure what the flags ask for, write it to results/bench.csv (other machines' rows stay), print it."""
     parser = Parser(description=__doc__)
     parser.add_argument("--peers", action="store_true", help="measure Lightning too")
     parser.add_argument("--to-99", action="store_true", help="measure seconds until 99.0 %% on MNIST too")
@@ -265,7 +265,7 @@ def main():
     machine = {"hardware": hardware, "precision": settings.precision}
     machine |= {"threads": settings.threads, "torch": torch.__version__}
     machine |= {"torchvision": torchvision.__version__}
-    check_replaceable(TABLE, [*COLUMNS, *machine])  # all faults come before minutes of measuring
+    check_replaceable(TABLE, [*COLUMNS, *machine])  # before minutes of measuring
     kept = kept_medians(machine)
     Path("results").mkdir(exist_ok=True)
     print(", ".join(f"{name} {value}" for name, value in machine.items()))

@@ -38,7 +38,7 @@ def kept_rows(file):
     if file.endswith("accuracy.csv"):
         for row in rows:
             command = re.sub(r" --(seed|threads) \d+", "", row["command"])
-            runs.setdefault(command, []).append({"accuracy": row["test accuracy (%)"]})
+            runs.setdefault((command, row["hardware"]), []).append({"accuracy": row["test accuracy (%)"]})
     elif file.endswith("cleaning.csv"):
         for row in rows:
             measures = {name: row[name] for name in ("wrong after", "test accuracy (%)", "test loss")}

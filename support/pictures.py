@@ -64,7 +64,7 @@ class Canvas:
         marked = PngInfo()
         marked.add_text(*PNG_MARK)
         with written(path) as file:
-            self.image.reduce(SCALE).save(file, "PNG", optimize=True, pnginfo=marked)
+            self.image.reduce(SCALE).save(file, "PNG", pnginfo=marked)
 
 
 @cache

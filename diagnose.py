@@ -60,7 +60,7 @@ def confusion_matrix(labels, predicted, n_classes):
 def losses_of(labels, log_probabilities):
     """Return each sample's cross-entropy, float (N,).
 
-    `labels` is int64 (N,), `log_probabilities` float (N, classes), a mean over networks.
+    `labels` is int64 (N,), `log_probabilities` float (N, classes), of a network or of several as one.
     """
     return -log_probabilities.gather(1, labels[:, None]).squeeze(1)
 
@@ -70,8 +70,8 @@ def label_counts(labels, log_probabilities):
 
     By expectation maximisation, as Saerens et al. (2002) find the shares of classes, here for the samples of
     each label: one of them is of class k with a probability in proportion to counts[i, k] p_k / π_k, where
-    p are the networks' probabilities (their geometric mean) and π the means of p; the sums over the samples
-    are the next counts. Arguments as for `losses_of`.
+    p are the networks' probabilities and π the means of p; the sums over the samples are the next counts.
+    Arguments as for `losses_of`.
     """
     log_ratios = ratios_of(log_probabilities)
     n_classes = log_probabilities.shape[1]
@@ -109,12 +109,12 @@ def scores_of(labels, log_probabilities, counts):
 def count_wrong(labels, log_probabilities, counts):
     """Estimate how many labels are wrong: (a low number, a high one), ints; None where there is no telling.
 
-    The low one is the sum of the `label_counts` off the diagonal. But from many wrong labels networks learn
-    to expect them (Patrini et al. 2017): then a class has some probability whatever the sample. That part is
-    taken to be what seven in ten of the samples with the same prediction have at least, as only some of them
-    are like that class. The high number is the same sum once that part, but nine tenths of a probability at
-    most, is taken off those of the classes that are not predicted. Networks that contradict half of the
-    labels cannot tell. Arguments as for `scores_of`.
+    One is the sum of the `label_counts` off the diagonal. But from many wrong labels networks learn to expect
+    them (Patrini et al. 2017): then each class has some probability, whatever the sample. For the samples
+    with one prediction, the 0.3-quantile of a class's probability is taken for that part: those that really
+    are like the class have more. The other number is the same sum once that part, but nine tenths of a
+    probability at most, is taken off the classes that are not predicted. It is mostly the higher one.
+    Networks that contradict half of the labels cannot tell. Arguments as for `scores_of`.
     """
     probabilities = log_probabilities.exp()
     predicted = probabilities.argmax(dim=1)
@@ -141,7 +141,7 @@ class Ranking(NamedTuple):
     order: torch.Tensor  # int64 (N,), indices, the most suspicious label first
     scores: torch.Tensor  # float (N,), by which they are ranked
     losses: torch.Tensor  # float (N,)
-    probabilities: torch.Tensor  # float (N, classes), the mean over the networks
+    probabilities: torch.Tensor  # float (N, classes), of all networks together
     n_wrong: tuple | None  # how many labels are wrong, by `count_wrong`
 
     @property
@@ -153,18 +153,18 @@ class Ranking(NamedTuple):
 def top_losses(data, log_probabilities):
     """Return the Ranking of the ImageData `data` by how wrong their labels look (exercise sheet 1.4 c).
 
-    `log_probabilities` is float (networks, N, classes); their mean over the networks counts. Of copies with
-    different labels one is wrong for sure: the one that the networks contradict comes first.
+    `log_probabilities` is float (networks, N, classes). The networks count as one, whose probabilities are
+    their geometric mean, made to sum to 1. Of copies with different labels one is wrong for sure: the one
+    that the networks contradict comes first.
     """
-    mean = log_probabilities.mean(dim=0)
-    losses = losses_of(data.labels, mean)
-    counts = label_counts(data.labels, mean)
-    scores = scores_of(data.labels, mean, counts)
+    together = log_probabilities.mean(dim=0).log_softmax(dim=1)
+    losses = losses_of(data.labels, together)
+    counts = label_counts(data.labels, together)
+    scores = scores_of(data.labels, together, counts)
     order = greatest_first(scores)
     contradicted = contradicted_copies(data.images, data.labels, losses)
     order = order[greatest_first(contradicted[order].float())]
-    probabilities = log_probabilities.exp().mean(dim=0)
-    return Ranking(order, scores, losses, probabilities, count_wrong(data.labels, mean, counts))
+    return Ranking(order, scores, losses, together.exp(), count_wrong(data.labels, together, counts))
 
 
 # ---------------------------------------------------------------- the experiment
@@ -281,7 +281,7 @@ def main(arguments=None):
         options = replace(DiagnosisOptions(**config["options"]), resume=resume)
     else:
         check_flags(settings, options)
-    options = replace(options, remove=options.remove or 100)
+    options = replace(options, remove=options.remove or "auto")
     settings = complete(settings)
     only_copies = options.decisions and options.write_clean
     if not only_copies:

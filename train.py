@@ -32,9 +32,10 @@ COLUMNS = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy"
 def optimisation(model, lr, n_steps):
     """Return (optimizer, scheduler): AdamW (Loshchilov & Hutter 2019) and one cycle (Smith 2018).
 
-    The rate rises from `lr` / 25 to `lr` in the first 30 % of the `n_steps`, then falls to almost zero. Fewer
-    than four steps leave no room for a cycle. Their rate is `lr` / 2, because `lr` is too high without a
-    warm-up. LEARNING_RATES in support/settings.py has the rates by default.
+    The rate rises from `lr` / 25 to `lr` in the first 30 % of the `n_steps`, then falls to almost zero;
+    AdamW's first beta falls from 0.95 to 0.85 and rises again. Fewer than four steps leave no room for a
+    cycle. Their rate is `lr` / 2, because `lr` is too high without a warm-up. LEARNING_RATES in
+    support/settings.py has the rates by default.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
     if n_steps < 4:

@@ -141,9 +141,10 @@ def our_orders(data, ranking, outputs):
     }
 
 
-def cleanlab_orders(data, outputs):
-    """Return the same of cleanlab, from predictions for images that were held out."""
+def held_out_orders(data, outputs):
+    """Return the same of cleanlab, from predictions for images that were held out, and ours from the same."""
     from cleanlab.count import num_label_issues
+    from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
 
     given = {"labels": data.labels.numpy(), "pred_probs": outputs[0].double().softmax(dim=1).numpy()}
@@ -152,6 +153,13 @@ def cleanlab_orders(data, outputs):
     for method in ("self_confidence", "normalized_margin", "confidence_weighted_entropy"):
         quality = torch.from_numpy(get_label_quality_scores(**given, method=method))
         orders[f"cleanlab, {method.replace('_', ' ')}"] = (diagnose.greatest_first(-quality), n_issues)
+    # Its filter flags for each pair of classes as many as it counts there; these come first.
+    flagged = torch.from_numpy(find_label_issues(**given, n_jobs=1))
+    order = orders["cleanlab, self confidence"][0]
+    order = order[diagnose.greatest_first(flagged[order].double())]
+    orders["cleanlab, its filter"] = (order, int(flagged.sum()))
+    ranking = diagnose.top_losses(data, outputs)
+    orders["diagnose.py's score, held out"] = (ranking.order, ranking.n_wrong and ranking.n_wrong[1])
     return orders
 
 
@@ -185,7 +193,7 @@ def measure(clean, noise, numbers, with_cleanlab):
         ranking = diagnose.top_losses(data, outputs)
         orders = our_orders(data, ranking, outputs)
         if with_cleanlab:
-            orders |= cleanlab_orders(data, kept(noise, number, cross_validated, data, settings))
+            orders |= held_out_orders(data, kept(noise, number, cross_validated, data, settings))
         for method, (order, estimate) in orders.items():
             hits = wrong[order].double()
             measured.setdefault(method, []).append((*judge(hits), estimate, hits))

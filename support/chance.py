@@ -22,12 +22,13 @@ def difference(before, after):
     """Return (mean, sd, verdict) of `after` - `before`, lists with a number for each seed, the same seeds.
 
     The verdict, a text, says whether the mean is further from zero than chance explains, by a paired t test
-    at 5 %. Without a spread, from one seed or where all differ alike, there is nothing to tell it by.
+    at 5 %. One seed, or seeds that all differ alike, have no spread to tell it by; no difference at all is
+    within chance.
     """
     differences = [b - a for a, b in zip(before, after, strict=True)]
     mean, sd = mean_sd(differences)
     n = len(differences)
-    if n == 1 or 0 < abs(mean) > 1e9 * sd:
+    if n == 1 or (mean != 0 and abs(mean) > 1e9 * sd):
         return mean, sd, "no spread to judge by"
     larger = abs(mean) > T_95[min(n, 10)] * sd / math.sqrt(n)
     return mean, sd, "larger than chance" if larger else "within chance"
@@ -92,7 +93,7 @@ def spread_over_classes(labels, predicted, suspects, classes):
     lines = [*lines, f"Label → prediction (if spread evenly): {', '.join(most)}."]
     if None not in verdicts:
         whom = "some classes far more than others" if any(verdicts) else "all classes about alike"
-        lines.append(f"The wrong labels affect {whom}, as far as {len(suspects):,} suspects can tell.")
+        lines.append(f"So the suspects concern {whom}.")
     return "\n".join(lines)
 
 

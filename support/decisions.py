@@ -33,7 +33,7 @@ class DiagnosisOptions(Options):
 
     remove: int | str = flag(
         None,
-        "images to remove, the most suspicious first; auto: as many as labels look wrong (default: 100)",
+        "images to remove, the most suspicious first; auto: as many as labels look wrong (default: auto)",
         type=number_or_auto,
         metavar="N",
     )

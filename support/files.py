@@ -70,14 +70,16 @@ def read_json(path):
 
 
 FORMULA = tuple("=+-@\t\r'")  # a spreadsheet computes a text that begins so; ' is our own mark
+NEGATIVE = re.compile(r"-\d+(\.\d+)?")
 
 
 def quoted(row):
     """Return the dict `row` as it is written: ' before a text that a spreadsheet would compute."""
-    return {
-        name: f"'{cell}" if isinstance(cell, str) and cell.startswith(FORMULA) else cell
-        for name, cell in row.items()
-    }
+
+    def computed(cell):  # a negative number in a row that was read is a text too
+        return isinstance(cell, str) and cell.startswith(FORMULA) and not NEGATIVE.fullmatch(cell)
+
+    return {name: f"'{cell}" if computed(cell) else cell for name, cell in row.items()}
 
 
 def unquoted(row):

@@ -33,7 +33,7 @@ class Canvas:
 
     def text(self, x, y, text, size=13, anchor="lm", fill=INK, width=math.inf):
         """Write `text` on one line, cut to `width`; Pillow's `anchor` says which point of it (x, y) is."""
-        font = ImageFont.load_default(SCALE * size)
+        font = font_of(SCALE * size)
         text = "".join(map(drawable, printable(str(text))))
         whole = text
         while font.getlength(text) > SCALE * width:
@@ -67,10 +67,13 @@ class Canvas:
             self.image.reduce(SCALE).save(file, "PNG", pnginfo=marked)
 
 
+font_of = cache(ImageFont.load_default)  # by its size in pixels
+
+
 @cache
 def drawable(letter):
     """Return `letter` where the font has it, else what is next to it: of ü u, of × x, of others ?."""
-    font = ImageFont.load_default(20)
+    font = font_of(20)
 
     def has(letter):
         return bytes(font.getmask(letter)) != bytes(font.getmask("\uffff")) or letter == " "

@@ -23,8 +23,8 @@ def typed(line, cwd):
 def copies():
     """Return a context of multiprocessing that starts copies of a process which has torch imported.
 
-    So a command starts at once, not after three seconds. That process only imports: what torch computes
-    begins threads, which a copy would lack.
+    So a command starts at once, not after three seconds. That process only imports, while the first tests
+    run: what torch computes begins threads, which a copy would lack.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train", "diagnose", "search", "torch.distributed.run"])

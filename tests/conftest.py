@@ -28,6 +28,12 @@ for absent in (torch.cuda, torch.xpu, torch.mtia):
         absent.manual_seed_all = lambda seed: None
 
 
+def pytest_collection_finish():
+    """Begin with the imports of commands in processes of their own, if their tests are collected."""
+    if commands := sys.modules.get("commands"):
+        commands.copies()
+
+
 def stripes(n_images, n_classes=3, size=8, seed=0):
     """Return an ImageData that is easy to learn: noise, with a bright row whose place is the class."""
     generator = torch.Generator().manual_seed(seed)

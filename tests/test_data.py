@@ -228,7 +228,7 @@ def mirror(tmp_path, monkeypatch):
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # ends without delay
     for kind in (MNIST, FashionMNIST):
         monkeypatch.setattr(kind, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
         monkeypatch.setattr(kind, "resources", resources)

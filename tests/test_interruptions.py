@@ -13,6 +13,7 @@ from pathlib import Path
 from support import run_folder
 from support.console import run_command
 from support.files import locked, read_csv
+from support.trials import Architecture
 
 import pytest
 import torch
@@ -100,7 +101,7 @@ def small_files_only():
 
 def test_a_full_disk_ends_in_one_line_and_leaves_no_half_file(refused):
     with small_files_only():
-        line = refused(f"--data images --out run {FLAGS}")
+        line = refused(f"--data images --epochs 1 --out run {FLAGS}")
     assert line == "train.py: run: File too large; when that is mended: python train.py --resume run\n"
     assert names("run") == {"config.json", "metrics.csv"}
     train.main(["--resume", "run"])
@@ -282,15 +283,29 @@ def test_a_resumed_diagnosis_does_what_the_edited_ranking_says(tmp_path):
 # ---------------------------------------------------------------- a search
 
 
+QUICK_SEARCH = SEARCH.replace("--n-blocks 1 2 --n-features-1 2 3", "--n-blocks 1 --n-features-1 3")
+
+
 @pytest.fixture
 def quick(monkeypatch):
-    """Let searches in this process test their winner from one seed only."""
+    """Let searches in this process test their winner from one seed only, beside one of a single block."""
     monkeypatch.setattr(search, "N_FINAL_SEEDS", 1)
+    monkeypatch.setattr(search, "THE_SHEETS", Architecture("resnet", 1, 2, 2, 2, 2))
 
 
-def test_a_search_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path, capsys):
+@pytest.fixture(scope="module")
+def whole_search(tmp_path_factory):
+    """(folder, winner) of a search that nothing interrupts."""
+    root = tmp_path_factory.mktemp("search")
+    write_folder(root / "images", n_train=90)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        return root / "whole", search.main(f"{SEARCH} --out whole".split())
+
+
+def test_a_search_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path, capsys, whole_search):
     write_folder(tmp_path / "images", n_train=90)
-    winner = search.main(f"{SEARCH} --out whole".split())
+    whole, winner = whole_search
     table = Path("killed/results.csv")
     for n_trials in (2, 11, 17):  # in the first rung, between two, in the final
         process = started("search", f"{SEARCH} --out killed", tmp_path)
@@ -299,7 +314,7 @@ def test_a_search_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_pat
     with open(table, "a") as file:
         file.write("validation,resnet,1,")  # as if the last kill had come while a line was written
     assert search.main(f"{SEARCH} --out killed".split()) == winner
-    assert without_times(table) == without_times("whole/results.csv")
+    assert without_times(table) == without_times(whole / "results.csv")
     before = table.read_bytes()
     capsys.readouterr()
     assert search.main(f"{SEARCH} --out killed".split()) == winner  # a finished one is only told again
@@ -307,14 +322,13 @@ def test_a_search_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_pat
     assert "mean ± sd of 5 seeds" in capsys.readouterr().out
 
 
-def test_two_processes_search_as_one_does(tmp_path):
+def test_two_processes_search_as_one_does(tmp_path, whole_search):
     write_folder(tmp_path / "images", n_train=90)
     process = under_torchrun(PROJECT / "search.py", f"{SEARCH} --out two", tmp_path)
     process.join(timeout=120)
     assert process.exitcode == 0, stderr()
     assert Path("stdout").read_text().count("next, to train the winner") == 1
-    search.main(f"{SEARCH} --out one".split())
-    assert without_times("two/results.csv") == without_times("one/results.csv")
+    assert without_times("two/results.csv") == without_times(whole_search[0] / "results.csv")
 
 
 @pytest.mark.parametrize("told_to_end", [signal.SIGINT, signal.SIGTERM])
@@ -327,7 +341,7 @@ def test_ctrl_c_in_a_search_ends_in_one_line_with_the_command_that_goes_on(tmp_p
 
 
 def test_a_search_goes_on_only_from_whole_files_and_keeps_the_damaged_ones(refused, quick):
-    search.main(f"{SEARCH} --out run".split())
+    search.main(f"{QUICK_SEARCH} --out run".split())
     for name, damage, message in (
         ("results.csv", b"a,b\n1,2\n", "has a line that is no trial"),
         ("results.csv", b"my own notes", "is no table of this program any more"),
@@ -337,11 +351,11 @@ def test_a_search_goes_on_only_from_whole_files_and_keeps_the_damaged_ones(refus
         file = Path("run", name)
         whole = file.read_bytes()
         file.write_bytes(damage)
-        assert message in refused(f"{SEARCH} --out run", search)
+        assert message in refused(f"{QUICK_SEARCH} --out run", search)
         assert file.read_bytes() == damage
         file.write_bytes(whole)
     with locked(Path("run")):
-        assert "another process is at work there" in refused(f"{SEARCH} --out run", search)
+        assert "another process is at work there" in refused(f"{QUICK_SEARCH} --out run", search)
 
 
 def test_the_advice_to_take_more_minutes_can_be_followed_in_the_same_folder(refused, quick):
@@ -352,10 +366,10 @@ def test_the_advice_to_take_more_minutes_can_be_followed_in_the_same_folder(refu
 
 
 def test_the_same_search_goes_on_and_another_starts_anew(refused, quick):
-    search.main(SEARCH.split())
+    search.main(QUICK_SEARCH.split())
     before = without_times("runs/search/results.csv")
-    for other in (f"{SEARCH} --seed 3", SEARCH.replace("--minutes 9", "--minutes 8"), SEARCH):
-        search.main(other.split())
+    for other in ("--seed 3", "--minutes 8", ""):
+        search.main(f"{QUICK_SEARCH} {other}".split())
     assert names("runs") == {"search", "search-2", "search-3"}
     assert without_times("runs/search/results.csv") == before
     assert {row["seed"] for row in without_times("runs/search-2/results.csv")} == set("34")

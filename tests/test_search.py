@@ -168,10 +168,17 @@ SMALL_SPACE = {
 }
 
 
+@functools.cache
+def small_sizes():
+    """Return the sizes of SMALL_SPACE's architectures, and of the sheet's."""
+    candidates = search.architectures(SMALL_SPACE, (8, 8))
+    return {each: search.size_of(each, 3, (1, 8, 8)) for each in [*candidates, THE_SHEETS]}
+
+
 def make_trials(folder=Path("no folder"), n_train=120):
     """Return (Trials on small data, the candidates of SMALL_SPACE)."""
-    candidates = search.architectures(SMALL_SPACE, (8, 8))
-    sizes = {each: search.size_of(each, 3, (1, 8, 8)) for each in [*candidates, THE_SHEETS]}
+    sizes = dict(small_sizes())
+    candidates = [each for each in sizes if each != THE_SHEETS]
     data = trials.split_off(stripes(n_train), stripes(30, seed=1))
     arguments = (data, small_settings(), sizes, search.train_trial, THE_SHEETS, search.N_FINAL_SEEDS)
     return Trials(folder / "results.csv", *arguments), candidates

@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import replace
+from functools import cache
 
 from support import console, randomness, run_folder
 from support.console import UserError
@@ -273,11 +274,14 @@ def killed(*args):
     raise Interrupted
 
 
+uninterrupted = cache(trained)
+
+
 @pytest.mark.parametrize("model", ["encoder", "resnet"])
 @pytest.mark.parametrize("n_steps", [1, 2, 3, 5, 6, 8, 11, 15])  # of 15: in each epoch 4 full ones and a part
 def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(tmp_path, monkeypatch, model, n_steps):
     run_settings = small_settings(model=model, init="xavier", augment=True, epochs=3, batch_size=9)
-    whole, history = trained(run_settings)
+    whole, history = uninterrupted(run_settings)
     seen = []
 
     def interrupt(self, n_done, loss_sum):

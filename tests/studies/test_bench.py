@@ -19,15 +19,16 @@ from studies import bench, peers
 @pytest.mark.parametrize(
     "part",
     [
-        lambda: bench.our_speed(130),
-        lambda: bench.our_speed(130, image_size=14),
-        lambda: bench.our_speed(70, precision="fp32"),
+        lambda: bench.our_speed(20),
+        lambda: bench.our_speed(20, image_size=14),
+        lambda: bench.our_speed(20, precision="fp32"),
         lambda: bench.speed_of(peers.plain_loop, 10, precision="bf16", n_workers=1),
         lambda: bench.reading(30),
-        lambda: bench.memory(600),
+        lambda: bench.memory(60),
     ],
 )
-def test_parts_measure_something_and_print_nothing(part, capsys):
+def test_parts_measure_something_and_print_nothing(part, monkeypatch, capsys):
+    monkeypatch.setattr(peers, "BATCH_SIZE", 10)
     assert part() > 0
     assert capsys.readouterr().out == ""  # a line of progress would spoil the JSON
 

@@ -63,7 +63,7 @@ def runs(tmp_path, monkeypatch):
     """In the current folder, images/ and a finished run with them, runs/xavier."""
     monkeypatch.chdir(tmp_path)
     write_folder(tmp_path / "images")
-    train.main(f"{FLAGS} --lr 0.02 --data images --init xavier --out runs/xavier".split())
+    train.main(f"{FLAGS} --lr 0.02 --epochs 2 --data images --init xavier --out runs/xavier".split())
 
 
 def test_runs_are_looked_at_as_they_began_and_as_they_ended(runs, capsys):

@@ -136,7 +136,9 @@ def test_each_of_our_orders_is_what_it_says():
     assert orders["diagnose.py"][1] == (ranking.n_wrong and ranking.n_wrong[1])
     mean = outputs.mean(dim=0).tolist()
     losses = [-row[label] for row, label in zip(mean, data.labels.tolist(), strict=True)]
-    assert orders["loss alone"][0].tolist() == sorted(range(60), key=losses.__getitem__, reverse=True)
+    totals = [np.log(np.exp(row).sum()) for row in mean]
+    alone = [loss + total for loss, total in zip(losses, totals, strict=True)]
+    assert orders["loss alone"][0].tolist() == sorted(range(60), key=alone.__getitem__, reverse=True)
     others = [
         max((k for k in range(3) if k != label), key=row.__getitem__)
         for row, label in zip(mean, data.labels.tolist(), strict=True)
@@ -166,9 +168,19 @@ def test_cleanlabs_scores_are_asked_for_with_the_predictions_and_turned_round(mo
     monkeypatch.setitem(sys.modules, "cleanlab.rank", rank)
     count = SimpleNamespace(num_label_issues=lambda labels, pred_probs: len(labels) // 2)
     monkeypatch.setitem(sys.modules, "cleanlab.count", count)
-    order, n_wrong = study.cleanlab_orders(data, outputs)["cleanlab, self confidence"]
+    flagged = np.arange(30) % 7 == 3
+    filters = SimpleNamespace(find_label_issues=lambda labels, pred_probs, n_jobs: flagged)
+    monkeypatch.setitem(sys.modules, "cleanlab.filter", filters)
+    orders = study.held_out_orders(data, outputs)
+    order, n_wrong = orders["cleanlab, self confidence"]
     assert n_wrong == 15
     assert torch.equal(order, diagnose.greatest_first(diagnose.losses_of(data.labels, outputs[0])))
+    first, n_flagged = orders["cleanlab, its filter"]
+    assert n_flagged == 4
+    assert sorted(first[:4].tolist()) == [3, 10, 17, 24]
+    assert first.tolist() == sorted(order.tolist(), key=lambda index: not flagged[index])
+    ours = diagnose.top_losses(data, outputs)
+    assert torch.equal(orders["diagnose.py's score, held out"][0], ours.order)
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=30))
@@ -203,6 +215,7 @@ def small(tmp_path, monkeypatch):
     labels[OWN] = (labels[OWN] + 1) % 3
     monkeypatch.setattr(study, "load", lambda source: (replace(data, labels=labels), None))
     network = {"n_blocks": 1, "n_features_1": 8, "n_features_2": 8, "batch_size": 64, "precision": "fp32"}
+    network["epochs"] = 6
     monkeypatch.setattr(study, "Settings", partial(Settings, **network))
 
 

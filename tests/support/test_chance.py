@@ -103,7 +103,7 @@ def test_wrong_labels_all_over_are_told_from_those_of_two_classes():
         wrong, changed = mislabelled.make_wrong(labels, 10, 100, 3, classes)
         text = spread_over_classes(wrong, labels, changed, data.TEN_DIGITS)
         assert text.count(words) == 2
-        assert text.endswith(f"The wrong labels affect {end}, as far as 100 suspects can tell.")
+        assert text.endswith(f"So the suspects concern {end}.")
         pair, n = Counter(zip(wrong[changed].tolist(), labels[changed].tolist(), strict=True)).most_common(1)[
             0
         ]
@@ -127,7 +127,7 @@ def test_wrong_labels_of_one_true_class_are_seen_in_the_predictions():
     wrong[changed] = torch.tensor([0, 1, 2, 3, 5, 6, 7, 8, 9]).repeat(11)
     text = spread_over_classes(wrong, truth, changed, data.TEN_DIGITS)
     assert "Among their predictions some classes stand out: 4 has 99 (9.9 if spread evenly)" in text
-    assert text.endswith("some classes far more than others, as far as 99 suspects can tell.")
+    assert text.endswith("So the suspects concern some classes far more than others.")
 
 
 def test_even_is_measured_by_the_true_classes_sizes():

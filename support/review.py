@@ -71,6 +71,7 @@ def review_tab(data, source, ranking, kept, labels, n_more=100):
 
     def item(place):
         index = order[place].item()
+        file = Path(source, data.ids[index])
         label, new_label = data.labels[index].item(), labels[index].item()
         relabelled = ["relabel", new_label] if new_label != label else ["keep"]
         shares = [round(share, 4) for share in likeliest.values[index].tolist()]
@@ -83,6 +84,7 @@ def review_tab(data, source, ranking, kept, labels, n_more=100):
             "likely": list(zip(likeliest.indices[index].tolist(), shares, strict=True)),
             "suggestion": relabelled if kept[index] else ["remove"],
             "image": thumbnail(data, index, source),
+            "file": file.resolve().as_uri() if file.is_file() else None,
         }
 
     items = [item(place) for place in counted(places[:MOST], "writing the page")]

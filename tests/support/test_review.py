@@ -10,6 +10,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import unquote_to_bytes
 
 from support import review
 from support.decisions import read_decisions, read_table
@@ -129,6 +130,20 @@ def test_a_picture_is_the_file_where_there_is_one_small_and_never_enlarged(tmp_p
     assert (np.asarray(pictures[0]) == tiny).all()
     assert (np.asarray(pictures[3]) == large[:50, :50, None]).all()
     assert (np.asarray(pictures[2]) == data.images[2, 0, :, :, None].numpy()).all()
+
+
+def test_a_picture_leads_to_its_file_whatever_it_is_called(page, tmp_path):
+    names = ('a b?%41#"<é.png', os.fsdecode(b"\xff.png"), "gone.png")
+    for name in names[:2]:
+        Image.new("L", (300, 200)).save(tmp_path / name)
+    tabs = {"images": tab_of(replace(stripes(3), ids=names), source=str(tmp_path))}
+    write_page(page.file, "title", tabs, ("a", "b", "c"), "key", "command")
+    page.visit()
+    assert page.run("document.getElementById('file').hasAttribute('href')") is False  # the last one is first
+    for name in names[1::-1]:
+        page.press("ArrowRight")
+        link = page.run("document.getElementById('file').href")
+        assert os.fsencode(tmp_path / name) == unquote_to_bytes(link.removeprefix("file://"))
 
 
 def test_a_hundred_noisy_photos_take_less_than_2_mb(tmp_path):

@@ -219,7 +219,7 @@ def summary(noise, numbers, measured):
         cells = [noise, method, " ".join(map(str, numbers)), " ".join(map(str, found))]
         for mine, theirs, digits in zip(ours[:2], values[:2], (1, 4), strict=True):
             *change, verdict = difference(theirs, mine)
-            cells += [round(number, digits) for number in (*mean_sd(theirs), *change)]
+            cells += [round(number, digits) or 0 for number in (*mean_sd(theirs), *change)]  # never -0.0
             cells.append("" if method == "diagnose.py" else verdict)
         cells += ["", ""] if None in estimates else map(round, mean_sd(estimates))
         rows.append(dict(zip(COLUMNS, cells, strict=True)))

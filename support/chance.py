@@ -41,6 +41,7 @@ def effect_texts(measure, before, after):
     numbers = [[factor * row[measure] for row in rows] for rows in (before, after)]
     texts = [f"{mean:.{digits}f} ± {sd:.{digits}f}" for mean, sd in map(mean_sd, numbers)]
     mean, sd, verdict = difference(*numbers)
+    mean = round(mean, digits) or 0  # never -0.00
     return *texts, f"{mean:+.{digits}f} ± {sd:.{digits}f}", verdict
 
 

@@ -61,12 +61,12 @@ def rounds_to(value, shown):
     """Return whether the float `value` is the number `shown`, a text, once it is rounded like that."""
     shown = shown.replace(",", "").lstrip("+")
     mantissa, exponent, _ = shown.partition("e")
-    return f"{value:.{len(mantissa.partition('.')[2])}{exponent or 'f'}}" == shown
+    return float(f"{value:.{len(mantissa.partition('.')[2])}{exponent or 'f'}}") == float(shown)
 
 
 def holds(row, cells):
     """Return whether a CSV file's row has what `cells` show: numbers, a mean with its deviation, verdicts."""
-    fields = [field.removeprefix("'") for name, field in row.items() if name not in NO_RESULTS]
+    fields = [field for name, field in row.items() if name not in NO_RESULTS]
     values = [float(v.replace(",", "")) for field in fields for v in re.findall(NUMBER, field)]
     for shown in (number for cell in cells for number in re.findall(NUMBER, cell)):
         exact = "." in shown or float(shown.replace(",", "")) in values

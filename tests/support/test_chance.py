@@ -77,6 +77,8 @@ def test_a_change_is_told_with_its_verdict(effects):
     assert chance.effect_texts("train_loss", *effects) == loss  # t = 11.0, and 12.71 is needed
     accuracy = ("85.00 ± 7.07", "85.00 ± 7.07", "+0.00 ± 0.00", "within chance")
     assert chance.effect_texts("train_accuracy", *effects) == accuracy
+    effects[1][0]["train_accuracy"] -= 0.00001  # rounds to no change, which has no sign
+    assert chance.effect_texts("train_accuracy", *effects)[2] == "+0.00 ± 0.00"
 
 
 def test_the_table_names_both_and_the_summary_says_what_the_cleaning_changed(effects, capsys):

@@ -163,6 +163,23 @@ def test_processes_that_share_the_trials_need_as_long_as_their_turns(monkeypatch
     assert search_seconds < alone / 2
 
 
+def test_the_costliest_are_supposed_to_go_on_and_the_final_is_as_long_as_the_last_rung():
+    table = make_trials()
+    table.cost = {each: 0.001 * each.n_features_1 for each in SIZES}
+    search_seconds, final_seconds = table.seconds_needed(CANDIDATES, RUNGS, 3)
+    brief, full, last = ([*range(2, 26)], [*range(21, 26)], [*range(23, 26)])  # by their first features
+    thirds = 100 / 3 + 20 / 3, 300 + 60 / 3  # images of a brief and of a full training
+    expected = 0.001 * (thirds[0] * sum(brief) + thirds[1] * (sum(full) + sum(last)))
+    assert search_seconds == pytest.approx(expected)
+    of_final = 0.001 * 5 * (25 + THE_SHEETS.n_features_1) * (360 + 90 / 3)
+    assert final_seconds == pytest.approx(of_final)
+    table.seconds = lambda: 1.0
+    for spare, enough in ((0.01, True), (-0.01, False)):
+        budget = 1 + search_seconds + final_seconds + spare
+        plans = [(CANDIDATES, RUNGS), (CANDIDATES[:2], [(1 / 3, 2, 1)])]
+        assert (table.affordable(plans, budget) == plans[0]) == enough
+
+
 def test_what_is_trained_already_needs_no_time(tmp_path, monkeypatch):
     table = make_trials(tmp_path, Trainer(monkeypatch).train)
     before, final = table.seconds_needed(CANDIDATES, RUNGS[:1], 1)

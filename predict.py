@@ -92,7 +92,7 @@ def read_all(files, image_shape, invert, unreadable):
         yield file, rgb_to_grayscale(image) if channels == 1 else grayscale_to_rgb(image)
 
 
-def predict_all(network, classes, images, settings, seen):
+def predicted_rows(network, classes, images, settings, seen):
     """Yield a row with COLUMNS for each (file, image) of `images`, which are read a batch at a time.
 
     Keeps in `seen` the `counts` by class, each `brightness`, and the N_DRAWN `least_sure` (row, image).
@@ -169,7 +169,7 @@ def main(arguments=None):
     files, unreadable = list_files(given.images), []
     images = read_all(files, config["data"]["image_shape"], given.invert, unreadable)
     seen = SimpleNamespace(counts=Counter(), brightness=[], least_sure=[])
-    rows = predict_all(*load_network(given.run, settings.device), images, settings, seen)
+    rows = predicted_rows(*load_network(given.run, settings.device), images, settings, seen)
     first = list(islice(rows, N_PRINTED))
     if given.csv and first:
         Path(given.csv).parent.mkdir(parents=True, exist_ok=True)

@@ -137,12 +137,13 @@ def possible_plans(candidates, options, seed):
         longest = options.epochs or GRID_PASSES
         yield candidates, [(longest / part, n, N_GRID_SEEDS) for part in (9, 3, 1)]
         return
-    for longest in [options.epochs] if options.epochs else LENGTHS:
+    lengths = [options.epochs] if options.epochs else LENGTHS
+    for longest in lengths:
         yield candidates, halving_rungs(n, longest)
     order = random_order(n, seed, CANDIDATES).tolist()
     for n_entrants in range(n - 1, 1, -1):
         entrants = [candidates[index] for index in sorted(order[:n_entrants])]
-        yield entrants, halving_rungs(n_entrants, longest)
+        yield entrants, halving_rungs(n_entrants, lengths[-1])
 
 
 def kept_plan(trials, candidates, options, folder):

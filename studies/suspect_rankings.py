@@ -107,12 +107,7 @@ def kept(noise, number, way, data, settings):
     if not path.exists():
         KEPT.mkdir(parents=True, exist_ok=True)
         write_tensors(path, way(data, settings, number, f"{noise}, set {number}, {way.__name__}"))
-    outputs = read_tensors(path)
-    shape = (len(data), len(data.classes))
-    usable = torch.is_tensor(outputs) and outputs.dtype == torch.float32 and outputs.shape[1:] == shape
-    if not usable or len(outputs) == 0 or not outputs.isfinite().all():
-        raise UserError(f"{path}: is damaged; move it away")
-    return outputs
+    return read_tensors(path)
 
 
 # ---------------------------------------------------------------- scores

@@ -43,7 +43,7 @@ def in_threads(function, files):
     Decoders and hashes release Python's lock. Small files would wait for it longer than they take. Only a few
     results are in memory before they are asked for.
     """
-    if sum(map(size_of, files[:100])) < 100 * LARGE:
+    if sum(map(n_bytes_of, files[:100])) < 100 * LARGE:
         yield from map(function, files)
         return
     n_threads = torch.get_num_threads()
@@ -62,7 +62,7 @@ def in_threads(function, files):
         pool.shutdown(wait=False, cancel_futures=True)  # where something is wrong, it is said at once
 
 
-def size_of(file):
+def n_bytes_of(file):
     """Return how many bytes `file` has; 0 where it is gone, which who opens it will say."""
     with suppress(OSError):
         return os.path.getsize(file)

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 from support.console import UserError, run_command
-from support.files import read_csv, write_tensors
+from support.files import read_csv
 from support.settings import Settings, complete
 
 import numpy as np
@@ -107,17 +107,6 @@ def test_what_networks_say_is_computed_once_for_each_set_and_noise(tmp_path, mon
     ):
         assert study.kept(noise, number, way, part, None)[0, 0, 0] == number
     assert asked == [3, 4, 3, 3]
-
-
-@pytest.mark.parametrize("damaged", [{}, torch.zeros(3, 8, 3), torch.full((3, 9, 3), torch.nan)])
-def test_what_was_kept_and_is_damaged_is_named(tmp_path, monkeypatch, damaged):
-    monkeypatch.chdir(tmp_path)
-    data = stripes(9)
-    study.kept("a-b-1", 3, lambda *_: torch.zeros(3, 9, 3), data, None)
-    (file,) = study.KEPT.iterdir()
-    write_tensors(file, damaged)
-    with pytest.raises(UserError, match=r"<lambda>.*\.pt: is damaged; move it away"):
-        study.kept("a-b-1", 3, lambda *_: 1 / 0, data, None)
 
 
 # ---------------------------------------------------------------- scores

@@ -259,7 +259,7 @@ def test_threads_give_what_one_by_one_gives_and_run_ahead_by_little(items, n_thr
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "get_num_threads", lambda: n_threads)
-        patch.setattr(image_files, "size_of", lambda item: 100 * image_files.LARGE)
+        patch.setattr(image_files, "n_bytes_of", lambda item: 100 * image_files.LARGE)
         results = image_files.in_threads(doubled, items)
         for n_done, (item, result) in enumerate(zip(items, results, strict=True), 1):
             assert result == 2 * item
@@ -270,7 +270,7 @@ def test_threads_give_what_one_by_one_gives_and_run_ahead_by_little(items, n_thr
 @pytest.mark.parametrize(("size", "several"), [(10**6, True), (1000, False)])
 def test_threads_read_large_files_alone(monkeypatch, size, several):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    monkeypatch.setattr(image_files, "size_of", lambda item: size)
+    monkeypatch.setattr(image_files, "n_bytes_of", lambda item: size)
     names = {name for name in image_files.in_threads(lambda _: threading.current_thread().name, range(200))}
     assert ("MainThread" not in names) == several
 

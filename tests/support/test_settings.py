@@ -96,6 +96,8 @@ def test_bf16_is_chosen_only_where_the_processor_is_faster_by_it(monkeypatch):
 def test_the_command_line_of_settings_gives_them_again(typed):
     run_settings, _ = parse("", typed.split())
     assert command_line(run_settings) == f"python train.py {typed}"
+    here = replace(run_settings, device="cpu", precision="fp32", threads=3)  # what each machine decides anew
+    assert command_line(here) == command_line(run_settings)
 
 
 @given(st.integers(1, 10**5), st.sampled_from([32, 128]), st.sampled_from([(2, 10), (5, 50)]))

@@ -254,7 +254,7 @@ def show_labels(halves, rankings, truth, settings, options, folder):
         diagnosis_report.show_confusion(title, half, matrix, folder / f"confusion_{name}.png")
     diagnosis_report.show_estimates(halves[1], rankings)
     decided = decide(halves, rankings, options.remove, options.decisions, folder)
-    write_review(halves, rankings, decided, settings, folder)
+    write_review(halves, rankings, decided, settings, options.write_clean, folder)
     data, test = halves
     suspects, of_test = (changed(half, *each) for half, each in zip(halves, decided, strict=True))
     diagnosis_report.show_suspects(data, suspects, rankings[0], folder)
@@ -314,7 +314,7 @@ def main(arguments=None):
     print(f"\nlook at the pictures in {folder}; next, open {folder}/review.html in a browser and decide.")
     print(f"Move what it saves to {folder}/decisions.csv. (Or edit the column action of top_losses.csv,")
     print("and name that file below.) This carries the decisions out:")
-    print(to_carry_out(folder / "decisions.csv", data, settings))
+    print(to_carry_out(folder / "decisions.csv", data, settings, options.write_clean))
 
 
 def carry_out(halves, settings, options):

@@ -4,6 +4,8 @@ import math
 import statistics
 from collections import Counter
 
+from support.console import printable
+
 import torch
 
 # ---------------------------------------------------------------- over seeds
@@ -80,6 +82,7 @@ def spread_over_classes(labels, predicted, suspects, classes):
     predictions are spread like n_c / N, and their labels like (N - n_c) / (N (K - 1)): only the N - n_c
     samples of the other classes can get the label c, and one in K - 1 of them does.
     """
+    classes = [printable(name) for name in classes]
     n_others = len(classes) - 1
     shares = torch.bincount(predicted, minlength=len(classes)).double() / len(predicted)
     drawn = (len(suspects) - 1) / (len(labels) - 1)

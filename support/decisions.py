@@ -5,7 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.console import UserError, positive
+from support.console import UserError, positive, printable
 from support.files import unquoted, write_csv
 from support.image_folders import check_copy, copy_images
 from support.settings import Options, flag
@@ -59,8 +59,8 @@ def check_flags(settings, options):
         next(read_table(options.decisions), None)  # it is there and has the columns, before the data are read
     if options.mislabelled and settings.data != "auto":
         raise UserError("--mislabelled makes the imperfect data itself: leave out --data")
-    if options.write_clean and options.out:
-        out, clean = Path(options.out).resolve(), Path(options.write_clean).resolve()
+    if options.write_clean:
+        out, clean = Path(options.out or "runs").resolve(), Path(options.write_clean).resolve()
         if out.is_relative_to(clean) or clean.is_relative_to(out):
             raise UserError("--out and --write-clean need a folder each")
 
@@ -104,7 +104,6 @@ def decide(halves, rankings, n_remove, decisions, folder):
         else:
             kept = all_but(suspects_of(data, rankings[0], n_remove), len(data))
             decided = [(kept, data.labels), (all_but([], len(test)), test.labels)]
-            check_left(halves, decided, f"--remove {n_remove}")  # before it is written
         for file, half, ranking, (kept, labels) in zip(files, halves, rankings, decided, strict=True):
             if not file.exists():
                 write_ranking(file, half, ranking, kept, labels)
@@ -116,19 +115,20 @@ def decide(halves, rankings, n_remove, decisions, folder):
 def suspects_of(data, ranking, n):
     """Return the indices, int64, of the `n` most suspicious samples of those whose labels are contradicted.
 
-    With "auto", as many as look wrong, the high number; but a sample of each class stays.
+    With "auto" they are as many as look wrong, the high number. A sample of each class stays.
     """
     contradicted = ranking.predicted != data.labels
     suspects = ranking.order[contradicted[ranking.order]]
     if n == "auto":
-        suspects = suspects[: ranking.n_wrong[1] if ranking.n_wrong else 0]
-        for label in emptied_classes(data, all_but(suspects, len(data)), data.labels):
-            last = suspects[data.labels[suspects] == label][-1]
-            suspects = suspects[suspects != last]
-        return suspects
-    if len(suspects) < n:
+        n = ranking.n_wrong[1] if ranking.n_wrong else 0
+    elif len(suspects) < n:
         print(f"the networks contradict {len(suspects):,} labels: no other image is a suspect")
-    return suspects[:n]
+    suspects = suspects[:n]
+    for label in sorted(emptied_classes(data, all_but(suspects, len(data)), data.labels)):
+        last = suspects[data.labels[suspects] == label][-1]
+        suspects = suspects[suspects != last]
+        print(printable(f"all images of {data.classes[label]} are suspects: the least suspicious one stays"))
+    return suspects
 
 
 def all_but(indices, n_samples):
@@ -175,7 +175,9 @@ def read_table(path):
                 with suppress(csv.Error):
                     names.update(table.fieldnames or ())
                 if {"id", "action", "predicted"} <= names:
-                    yield from ((unquoted(row), f"{path}, line {table.line_num}") for row in table)
+                    for row in table:
+                        if any(row.values()):  # a spreadsheet may leave empty lines
+                            yield unquoted(row), f"{path}, line {table.line_num}"
                     return
     except FileNotFoundError:
         raise UserError(f"{path}: is not there; is it still where your browser saved it?") from None

@@ -31,7 +31,9 @@ def show_estimates(test, rankings):
             numbers = " to ".join(f"{n:,}" for n in sorted(set(ranking.n_wrong)))
             print(f"about {numbers} of the {len(ranking.order):,} {name} labels look wrong")
         else:
-            print(f"how many {name} labels are wrong cannot be said: the networks contradict half of them")
+            print(f"how many {name} labels are wrong cannot be said: the networks contradict half or more")
+    if not any(ranking.n_wrong for ranking in rankings):
+        return
     n_wrong = (rankings[1].predicted != test.labels).sum().item()
     if n_wrong > len(test) / 4:
         print(f"(do not rely on that: the networks contradict {n_wrong / len(test):.0%} of the test labels)")
@@ -55,7 +57,8 @@ def draw_suspects(path, data, indices, ranking, title):
 
 def show_suspects(data, changed, ranking, folder):
     """Print and draw the training images that are to be `changed`, bool (N,), the highest scores first."""
-    suspects = ranking.order[changed[ranking.order]]
+    places = changed[ranking.order].nonzero().flatten()  # in the ranking
+    suspects = ranking.order[places]
     if len(suspects) == 0:
         print("\nno image is to be removed or relabelled")
         return
@@ -70,8 +73,8 @@ def show_suspects(data, changed, ranking, folder):
     print("the score: the log of the odds that the label is wrong, by the networks and by how often such a")
     print("mistake is made (of copies in several classes the contradicted ones come first):")
     print("rank  score   loss  label → prediction  image")
-    for rank, index in enumerate(shown[:10].tolist(), 1):
-        numbers = f"{rank:4}  {ranking.scores[index]:5.2f}  {ranking.losses[index]:5.2f}"
+    for place, index in zip(places[:10].tolist(), shown.tolist(), strict=False):
+        numbers = f"{place + 1:4}  {ranking.scores[index]:5.2f}  {ranking.losses[index]:5.2f}"
         pair = f"{data.classes[data.labels[index]]} → {data.classes[predicted[index]]}"
         print(printable(f"{numbers}  {pair:18}  {data.ids[index]}"))
     n_agreed = (predicted == data.labels)[suspects].sum().item()

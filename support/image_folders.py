@@ -235,10 +235,16 @@ def check_outside(out, *folders):
             raise UserError(f"{out}: is inside {folder}, which is not to be changed; choose another folder")
 
 
+def folders_of_images(root):
+    """Return the folders of the splits of `root` and of their classes; each may be a link."""
+    splits = find_splits(root)
+    folders = [*dict.fromkeys((splits.train, splits.test))]
+    return [*folders, *(entry for folder in folders for entry in folder.iterdir() if entry.is_dir())]
+
+
 def check_copy(root, out):
     """Raise UserError where the folder `root` cannot be copied to `out`."""
-    splits = find_splits(Path(root))
-    check_outside(out, Path(root), splits.train, splits.test)  # which may be links
+    check_outside(out, Path(root), *folders_of_images(Path(root)))
     check_new(out)
 
 

@@ -3,7 +3,7 @@
 from hashlib import sha256
 from pathlib import Path
 
-from support.console import UserError
+from support.console import UserError, printable
 from support.image_folders import copy_images, list_folder, note_listings
 from support.randomness import WRONG_LABELS, mix
 
@@ -102,7 +102,7 @@ def note_contents(train, test):
     counts = torch.bincount(train.labels, minlength=len(train.classes)).tolist()
     if are_uneven(counts):
         texts = [f"{n:,} of {train.classes[counts.index(n)]}" for n in (max(counts), min(counts))]
-        print(f"Note: the classes differ in size: {' and '.join(texts)} among the training images")
+        print(printable(f"Note: the classes differ in size: {' and '.join(texts)} among the training images"))
     places = {}
     for index, digest in enumerate(digests(train.images)):
         places.setdefault(digest, []).append(index)
@@ -110,14 +110,11 @@ def note_contents(train, test):
     leaked = [(index, places[digest][0]) for index, digest in copies if digest in places]
     if leaked:
         (index, place), n = leaked[0], len(leaked)
-        print(
-            f"Note: copies of training images are among the test images, which flatters the accuracy: {n:,}, "
-            f"such as {test.ids[index]} = {train.ids[place]}"
-        )
+        note = f"which flatters the accuracy: {n:,}, such as {test.ids[index]} = {train.ids[place]}"
+        print(printable(f"Note: copies of training images are among the test images, {note}"))
     doubtful = [copies for copies in places.values() if len(set(train.labels[copies].tolist())) > 1]
     if doubtful:
-        names = " = ".join(train.ids[index] for index in doubtful[0])
-        print(
-            f"Note: copies of an image are in several classes, of which at most one is right: "
-            f"{len(doubtful):,}, such as {names}"
-        )
+        first, *others = doubtful[0]
+        other = next(index for index in others if train.labels[index] != train.labels[first])
+        note = f"at most one is right: {len(doubtful):,}, such as {train.ids[first]} = {train.ids[other]}"
+        print(printable(f"Note: copies of an image are in several classes, of which {note}"))

@@ -27,10 +27,11 @@ TINY = 64  # pixels, up to which a picture is a PNG: smaller than a JPEG, and ex
 QUALITY = 70  # of a JPEG: with it 1,000 pictures of pure noise take 18 MB
 
 
-def write_review(halves, rankings, decided, settings, folder):
+def write_review(halves, rankings, decided, settings, taken, folder):
     """Write review.html, the page on which a person decides.
 
-    `halves`, `rankings` and `decided` are as `decisions.decide` takes and returns them.
+    `halves`, `rankings` and `decided` are as `decisions.decide` takes and returns them, `taken` is as for
+    `to_carry_out`.
     """
     tabs = [
         review_tab(half, settings.data, ranking, *decisions)
@@ -39,20 +40,24 @@ def write_review(halves, rankings, decided, settings, folder):
     tabs = dict(zip(("training images", "test images"), tabs, strict=True))
     data, config = halves[0], read_config(folder)[1]
     key = " ".join([config["checksum"], *config["data"]["fingerprint"]])
-    command = to_carry_out(folder / "decisions.csv", data, settings)
+    command = to_carry_out(folder / "decisions.csv", data, settings, taken)
     write_page(folder / "review.html", data.source, tabs, data.classes, key, command)
 
 
-def to_carry_out(file, data, settings):
-    """Return the command line that carries out the decisions in `file`."""
+def to_carry_out(file, data, settings, taken):
+    """Return the command line that carries out the decisions in `file`.
+
+    Its copy is in no folder that is there, nor in `taken`, a path or None, which may come to be there.
+    """
     words = ["python", "diagnose.py", "--data", settings.data, "--decisions", str(file)]
     if settings.image_size and settings.model != "vgg16":  # which has a size of its own
         words += ["--image-size", str(settings.image_size)]
     if Path(settings.data, data.ids[0]).is_file():
         source = settings.data if Path(settings.data).name.strip(".") else os.path.abspath(settings.data)
-        clean = f"{source.rstrip('/')}_cleaned"
-        taken = (f"{clean}-{number}" if number > 1 else clean for number in count(1))
-        words += ["--write-clean", next(name for name in taken if not Path(name).exists())]
+        clean = re.sub(r"(/\.?)+$", "", source) + "_cleaned"
+        names = (f"{clean}-{number}" if number > 1 else clean for number in count(1))
+        free = (name for name in names if not Path(name).exists() and Path(name) != Path(taken or ""))
+        words += ["--write-clean", next(free)]
     return shlex.join(words)
 
 

@@ -20,7 +20,7 @@ from support.files import (
     write_json,
     write_tensors,
 )
-from support.image_folders import check_outside, find_splits
+from support.image_folders import check_outside, folders_of_images
 from support.processes import from_main, is_main, lost_connection, n_processes, process_number
 from support.settings import Settings, hardware_name
 
@@ -198,8 +198,7 @@ def begin(name, description, out):
     """Make and return the folder of a new run that `describe` described."""
     source = Path(description["settings"]["data"])
     if source.resolve().name == description["data"]["source"]:  # which a folder of images is called by
-        splits = find_splits(source)
-        check_outside(out or "runs", splits.train, splits.test)
+        check_outside(out or "runs", *folders_of_images(source))
     folder = new_run_folder(name, out)
     with locked(folder):  # so that of two runs at once with the same --out one is refused
         if (folder / "config.json").exists():

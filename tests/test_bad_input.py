@@ -3,7 +3,10 @@
 import os
 from pathlib import Path
 
+from support.files import read_csv
+
 import pytest
+import torch
 import torchvision
 from conftest import FLAGS, contents, small_vgg16, stripes
 
@@ -59,6 +62,7 @@ def test_refusals_before_the_training_leave_no_folder(refused):
         ("--data images --remove 3 --write-clean images/new", "is inside images"),
         ("--data images --remove 3 --write-clean new --out new/", "need a folder each"),
         ("--data images --remove 3 --write-clean new --out new/run", "need a folder each"),
+        ("--data images --remove 3 --write-clean runs/diagnosis", "need a folder each"),
         ("--data images --remove 3 --out images/train/run", "is inside images"),
         ("--data images --remove 3 --out images", "images: something is there"),
         ("--data images --remove 3 --decisions mine.csv", "leave out --remove"),
@@ -78,17 +82,21 @@ def test_a_diagnosis_that_cannot_be_is_one_line(refused, monkeypatch, arguments,
     assert not Path("runs").exists()
 
 
-def test_a_removal_that_would_empty_a_class_leaves_no_ranking_behind(refused, monkeypatch):
+def test_of_a_class_whose_images_are_all_suspects_one_stays(refused, monkeypatch, capsys):
     ranked = diagnose.top_losses
 
     def one_class_first(half, log_probabilities):
         order = (half.labels != 0).int().argsort(stable=True)
-        return ranked(half, log_probabilities)._replace(order=order)
+        probabilities = torch.tensor([[0.0, 0, 1]]).expand(len(half), 3)  # all others are contradicted
+        return ranked(half, log_probabilities)._replace(order=order, probabilities=probabilities)
 
     monkeypatch.setattr(diagnose, "top_losses", one_class_first)
     arguments = f"--data images --remove 8 --seeds 1 --epochs 1 --out run {FLAGS}"
-    assert "--remove 8: leaves no image of the class row0" in refused(arguments, diagnose)
-    assert not Path("run/top_losses.csv").exists()
+    diagnose.main(arguments.split())
+    rows = read_csv("run/top_losses.csv")
+    assert [row["action"] for row in rows] == ["remove"] * 7 + ["keep"] * 17
+    assert {row["given"] for row in rows[:8]} == {"row0"}
+    assert "all images of row0 are suspects: the least suspicious one stays" in capsys.readouterr().out
 
 
 def test_a_run_of_one_command_is_not_resumed_by_another(refused):

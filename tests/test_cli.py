@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -222,6 +223,16 @@ def test_a_persons_decisions_are_carried_out(root, imperfect, ranking, tmp_path,
     trained_on = replace(imperfect_data, labels=labels).subset(is_kept.nonzero().flatten())
     assert Path(f"run/cleaned-{trained_on.fingerprint()}-0").is_dir()
     assert contents(root / "data" / "mnist_png_mislabelled_5") == imperfect
+
+
+def test_the_page_has_the_last_lines_command_with_a_free_name(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(root / "images", "mine")
+    diagnose.main(f"--data mine/. --seeds 1 --write-clean mine_cleaned --out run {FLAGS} --epochs 1".split())
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith(" --data mine/. --decisions run/decisions.csv --write-clean mine_cleaned-2")
+    page = re.search(r'json" id="data">(.*?)</script>', Path("run/review.html").read_text(), re.DOTALL)[1]
+    assert json.loads(page)["command"] == last
 
 
 # ---------------------------------------------------------------- a search, as typed

@@ -122,6 +122,13 @@ def test_a_class_that_few_suspects_can_have_forbids_the_test_and_one_that_none_c
     assert chance.stand_out("labels", values, none, 1, "abc")[0] is False
 
 
+def test_a_name_with_a_line_end_is_on_one_line():
+    labels, predicted = torch.zeros(30).long(), torch.ones(30).long()
+    text = spread_over_classes(labels, predicted, torch.arange(9), ("a\nb", "c\x1b"))
+    assert "a\\nb → c\\x1b: 9" in text
+    assert text.count("\n") == 3
+
+
 def test_wrong_labels_of_one_true_class_are_seen_in_the_predictions():
     truth = torch.arange(10).repeat(600)
     changed = (truth == 4).nonzero().flatten()[:99]

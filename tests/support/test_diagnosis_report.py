@@ -22,6 +22,8 @@ def test_suspects_that_are_predicted_as_labelled_are_counted(tmp_path, capsys):
         out = capsys.readouterr().out
         assert (f"{n_agreed} of the suspects have the label that is predicted" in out) == (n_agreed > 0)
         assert ("of the suspects have" in out) == (n_agreed > 0)
+        ranks = re.findall(r"^ +(\d+) .* train/(\d+)$", out, re.MULTILINE)
+        assert ranks == [(str(index + 1), f"{index:05}") for index in suspects]  # as top_losses.csv has them
         n_pairs = sum(map(int, re.findall(r"row\d → row\d: (\d+)", out)))
         assert n_pairs == len(suspects) - n_agreed  # only those that disagree tell of the classes
 
@@ -48,7 +50,7 @@ def test_the_test_images_are_drawn_from_the_highest_score(tmp_path, capsys, monk
     test = stripes(130)
     log_probabilities = torch.randn(2, 130, 3, generator=torch.Generator().manual_seed(0)).log_softmax(2)
     ranking = diagnose.top_losses(test, log_probabilities)
-    losses = -log_probabilities.mean(dim=0)[torch.arange(130), test.labels]
+    losses = -log_probabilities.mean(dim=0).log_softmax(dim=1)[torch.arange(130), test.labels]
     drawn = []
     monkeypatch.setattr(diagnosis_report.pictures, "draw_sheet", lambda *arguments: drawn.append(arguments))
     diagnosis_report.show_test(test, 3, ranking, tmp_path)
@@ -75,3 +77,5 @@ def test_an_estimate_by_networks_that_often_err_is_said_to_be_no_good(capsys):
         assert "how many training labels are wrong cannot be said" in said
         assert "about 3 of the 40 test labels look wrong" in said
         assert text in said
+    diagnosis_report.show_estimates(test, 2 * [ranking._replace(n_wrong=None)])
+    assert "rely on that" not in capsys.readouterr().out  # where nothing is said

@@ -252,6 +252,12 @@ def test_a_copy_is_whole_or_not_there(folder, tmp_path, monkeypatch):
         image_folders.copy_images(folder, tmp_path / "full", {})
     with pytest.raises(UserError, match=r"is inside .*, which is not to be changed"):
         image_folders.copy_images(folder, folder / "train" / "copy", {})
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    for name in ("row0", "row2"):
+        (linked / name).symlink_to(folder / "train" / name)
+    with pytest.raises(UserError, match=r"is inside .*linked/row2, which"):
+        image_folders.copy_images(linked, folder / "train" / "row2" / "copy", {})
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="something is there"):
         image_folders.copy_images(folder, tmp_path / "file", {})
@@ -263,7 +269,7 @@ def test_a_copy_is_whole_or_not_there(folder, tmp_path, monkeypatch):
         patch.setattr(image_folders.shutil, "copyfile", full_disk)
         with pytest.raises(OSError, match="No space left"):
             image_folders.copy_images(folder, tmp_path / "out", {})
-    assert {path.name for path in tmp_path.iterdir()} == {"stripes", "full", "file"}
+    assert {path.name for path in tmp_path.iterdir()} == {"stripes", "full", "file", "linked"}
 
 
 def test_a_full_disk_ends_an_export(tmp_path, monkeypatch):

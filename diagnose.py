@@ -110,11 +110,11 @@ def count_wrong(labels, log_probabilities, counts):
     """Estimate how many labels are wrong: (a low number, a high one), ints; None where there is no telling.
 
     One is the sum of the `label_counts` off the diagonal. But from many wrong labels networks learn to expect
-    them (Patrini et al. 2017): then each class has some probability, whatever the sample. For the samples
-    with one prediction, the 0.3-quantile of a class's probability is taken for that part: those that really
-    are like the class have more. The other number is the same sum once that part, but nine tenths of a
-    probability at most, is taken off the classes that are not predicted. It is mostly the higher one.
-    Networks that contradict half of the labels cannot tell. Arguments as for `scores_of`.
+    them (Patrini et al. 2017): then each class has some probability, whatever the sample. Among the samples
+    with one prediction, that part of a class's probability is taken to be its 0.3-quantile: those that really
+    are like the class have more. The other number is the same sum after that part is taken off the classes
+    that are not predicted, at most nine tenths of each probability. It is mostly the higher one. Networks
+    that contradict half of the labels cannot tell. Arguments as for `scores_of`.
     """
     probabilities = log_probabilities.exp()
     predicted = probabilities.argmax(dim=1)

@@ -25,7 +25,7 @@ N_IMAGES = 32
 
 
 def layer_stds(model, images, labels):
-    """Return a dict of layer, activation_std, gradient_std for each convolution and linear layer, in a list.
+    """Return a list with a dict (layer, activation_std, gradient_std) for each convolution and linear layer.
 
     `images` are float (N, channels, height, width), `labels` int64 (N,). A layer's activations are what it
     puts out, before a ReLU; the gradients are those of each image's cross-entropy with respect to them.

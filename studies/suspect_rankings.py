@@ -6,7 +6,8 @@ A kind of noise is DATA-KIND-COUNT: so many labels are wrong, at random, among c
 or in one direction (A_to_B). Each set is another choice of labels, with networks of other seeds. What these
 say is kept in runs/suspect_rankings, so an interrupted study goes on, and another score costs seconds. To
 train anew, as after a change of the training, move that folder away. --cleanlab compares with that package
-(pip install cleanlab), for the same number of images seen in training.
+(pip install cleanlab), for the same number of images seen in training, and has our score rank from the same
+predictions.
 """
 
 from collections import Counter
@@ -137,7 +138,7 @@ def our_orders(data, ranking, outputs):
 
 
 def held_out_orders(data, outputs):
-    """Return the same of cleanlab, from predictions for images that were held out, and ours from the same."""
+    """Return such a dict from held-out predictions: of cleanlab's scores, its filter, and our score."""
     from cleanlab.count import num_label_issues
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores

@@ -96,8 +96,9 @@ def spread_over_classes(labels, predicted, suspects, classes):
     most = [f"{classes[i]} → {classes[j]}: {count} ({even[j]:.1f})" for (i, j), count in pairs.most_common(6)]
     lines = [*lines, f"Label → prediction (if spread evenly): {', '.join(most)}."]
     if None not in verdicts:
-        whom = "some classes far more than others" if any(verdicts) else "all classes about alike"
-        lines.append(f"So the suspects concern {whom}.")
+        some = "So the suspects concern some classes far more than others."
+        none = "So nothing shows that the suspects concern some classes more than others."
+        lines.append(some if any(verdicts) else none)
     return "\n".join(lines)
 
 

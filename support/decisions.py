@@ -59,10 +59,10 @@ def check_flags(settings, options):
         next(read_table(options.decisions), None)  # it is there and has the columns, before the data are read
     if options.mislabelled and settings.data != "auto":
         raise UserError("--mislabelled makes the imperfect data itself: leave out --data")
-    if options.write_clean:
+    if options.write_clean and not options.decisions:
         out, clean = Path(options.out or "runs").resolve(), Path(options.write_clean).resolve()
         if out.is_relative_to(clean) or clean.is_relative_to(out):
-            raise UserError("--out and --write-clean need a folder each")
+            raise UserError(f"--write-clean: choose a folder that has nothing to do with {out}, the run's")
 
 
 def check_remove(options, n_images, limit=None):

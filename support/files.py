@@ -70,7 +70,7 @@ def read_json(path):
 
 
 FORMULA = tuple("=+-@\t\r'")  # a spreadsheet computes a text that begins so; ' is our own mark
-NEGATIVE = re.compile(r"-\d+(\.\d+)?")
+NEGATIVE = re.compile(r"-\d+(\.\d+)?(e[+-]\d+)?")
 
 
 def quoted(row):

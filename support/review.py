@@ -27,10 +27,10 @@ TINY = 64  # pixels, up to which a picture is a PNG: smaller than a JPEG, and ex
 QUALITY = 70  # of a JPEG: with it 1,000 pictures of pure noise take 18 MB
 
 
-def write_review(halves, rankings, decided, settings, taken, folder):
+def write_review(halves, rankings, decided, settings, new_copy, folder):
     """Write review.html, the page on which a person decides.
 
-    `halves`, `rankings` and `decided` are as `decisions.decide` takes and returns them, `taken` is as for
+    `halves`, `rankings` and `decided` are as `decisions.decide` takes and returns them, `new_copy` is as for
     `to_carry_out`.
     """
     tabs = [
@@ -40,14 +40,15 @@ def write_review(halves, rankings, decided, settings, taken, folder):
     tabs = dict(zip(("training images", "test images"), tabs, strict=True))
     data, config = halves[0], read_config(folder)[1]
     key = " ".join([config["checksum"], *config["data"]["fingerprint"]])
-    command = to_carry_out(folder / "decisions.csv", data, settings, taken)
+    command = to_carry_out(folder / "decisions.csv", data, settings, new_copy)
     write_page(folder / "review.html", data.source, tabs, data.classes, key, command)
 
 
-def to_carry_out(file, data, settings, taken):
+def to_carry_out(file, data, settings, new_copy):
     """Return the command line that carries out the decisions in `file`.
 
-    Its copy is in no folder that is there, nor in `taken`, a path or None, which may come to be there.
+    It writes to a folder that is not there yet, and is not `new_copy`, the diagnosis' own --write-clean or
+    None.
     """
     words = ["python", "diagnose.py", "--data", settings.data, "--decisions", str(file)]
     if settings.image_size and settings.model != "vgg16":  # which has a size of its own
@@ -56,7 +57,8 @@ def to_carry_out(file, data, settings, taken):
         source = settings.data if Path(settings.data).name.strip(".") else os.path.abspath(settings.data)
         clean = re.sub(r"(/\.?)+$", "", source) + "_cleaned"
         names = (f"{clean}-{number}" if number > 1 else clean for number in count(1))
-        free = (name for name in names if not Path(name).exists() and Path(name) != Path(taken or ""))
+        taken = Path(new_copy or source).resolve()
+        free = (name for name in names if not Path(name).exists() and Path(name).resolve() != taken)
         words += ["--write-clean", next(free)]
     return shlex.join(words)
 
@@ -88,7 +90,7 @@ def review_tab(data, source, ranking, kept, labels, n_more=100):
             "loss": round(losses[index].item(), 4),
             "likely": list(zip(likeliest.indices[index].tolist(), shares, strict=True)),
             "suggestion": relabelled if kept[index] else ["remove"],
-            "image": thumbnail(data, index, source),
+            "image": thumbnail(file, data.images[index]),
             "file": file.resolve().as_uri() if file.is_file() else None,
         }
 
@@ -96,10 +98,9 @@ def review_tab(data, source, ranking, kept, labels, n_more=100):
     return {"items": items, "left_out": len(places) - len(items)}
 
 
-def thumbnail(data, index, source):
-    """Return a sample's picture as a data: URL, of its file where it has one, else of its tensor."""
-    file = Path(source, data.ids[index])
-    image = read_rgb(file, SIDE) if file.is_file() else data.images[index]
+def thumbnail(file, image):
+    """Return a sample's picture as a data: URL, of its `file` if there is one, else of its tensor `image`."""
+    image = read_rgb(file, SIDE) if file.is_file() else image
     picture = Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).numpy())
     tiny = max(picture.size) <= TINY
     picture.thumbnail((SIDE, SIDE))  # never enlarges

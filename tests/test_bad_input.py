@@ -60,9 +60,9 @@ def test_refusals_before_the_training_leave_no_folder(refused):
         ("--data nowhere --remove 3", "--data nowhere: no such folder"),
         ("--data digits --remove 3 --write-clean new", "copies image files, and digits has none"),
         ("--data images --remove 3 --write-clean images/new", "is inside images"),
-        ("--data images --remove 3 --write-clean new --out new/", "need a folder each"),
-        ("--data images --remove 3 --write-clean new --out new/run", "need a folder each"),
-        ("--data images --remove 3 --write-clean runs/diagnosis", "need a folder each"),
+        ("--data images --remove 3 --write-clean new --out new/", "nothing to do with"),
+        ("--data images --remove 3 --write-clean new --out new/run", "nothing to do with"),
+        ("--data images --remove 3 --write-clean runs/diagnosis", "nothing to do with"),
         ("--data images --remove 3 --out images/train/run", "is inside images"),
         ("--data images --remove 3 --out images", "images: something is there"),
         ("--data images --remove 3 --decisions mine.csv", "leave out --remove"),
@@ -80,6 +80,15 @@ def test_a_diagnosis_that_cannot_be_is_one_line(refused, monkeypatch, arguments,
     Path("all.csv").write_text("id,action,predicted\n" + ids.replace("images/", ""))
     assert message in refused(arguments, diagnose)
     assert not Path("runs").exists()
+
+
+def test_a_run_in_a_linked_class_folder_is_refused(refused):
+    Path("linked").mkdir()
+    for name in ("row0", "row2"):
+        Path("linked", name).symlink_to(Path("images", "train", name).resolve())
+    line = refused("--data linked --epochs 1 --out images/train/row2/run")
+    assert "is inside linked/row2, which is not to be changed" in line
+    assert not Path("images/train/row2/run").exists()
 
 
 def test_of_a_class_whose_images_are_all_suspects_one_stays(refused, monkeypatch, capsys):

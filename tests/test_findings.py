@@ -144,6 +144,7 @@ def test_a_wrong_number_is_seen():
     assert not holds(row, ["-0.02 ± 0.04, larger than chance"])
     assert not holds(row, ["0.3, within chance"])
     assert not holds(row, ["+0.02"])
+    assert holds(row | {"change": "-0.001"}, ["+0.00 ± 0.04"])
     assert not holds(row, ["99"])
     assert not holds(row, ["3"])
     assert not holds(row, ["1.2e-05"])

@@ -270,8 +270,13 @@ def test_rows_take_the_place_of_those_with_the_same_names(tmp_path):
 
 def test_the_other_rows_stay_byte_by_byte(tmp_path):
     path = tmp_path / "table.csv"
-    files.write_csv(path, [{"a": "x", "b": -0.25, "c": "=1+1"}, {"a": "y", "b": -3, "c": "-"}])
+    rows = [
+        {"a": "x", "b": -0.25, "c": "=1+1"},
+        {"a": "y", "b": -3, "c": "-"},
+        {"a": "w", "b": -5e-5, "c": "-1+1"},
+    ]
+    files.write_csv(path, rows)
     before = path.read_bytes()
-    assert before.endswith(b"x,-0.25,'=1+1\r\ny,-3,'-\r\n")
+    assert before.endswith(b"x,-0.25,'=1+1\r\ny,-3,'-\r\nw,-5e-05,'-1+1\r\n")
     files.replace_rows(path, [{"a": "z", "b": 1, "c": ""}], ["a"])
     assert path.read_bytes() == before + b"z,1,\r\n"

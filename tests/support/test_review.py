@@ -124,7 +124,7 @@ def test_a_picture_is_the_file_where_there_is_one_small_and_never_enlarged(tmp_p
     Image.fromarray(tiny).save(tmp_path / "tiny.png")
     Image.fromarray(large).save(tmp_path / "large.png")
     Image.fromarray(257 * large[:50, :50].astype(np.uint16)).save(tmp_path / "deep.png")  # 16 bits
-    pictures = [picture(thumbnail(data, index, tmp_path)) for index in range(4)]
+    pictures = [picture(thumbnail(tmp_path / name, data.images[i])) for i, name in enumerate(data.ids)]
     kinds = [(each.format, each.size) for each in pictures]
     assert kinds == [("PNG", (64, 30)), ("JPEG", (160, 80)), ("PNG", (8, 8)), ("PNG", (50, 50))]
     assert (np.asarray(pictures[0]) == tiny).all()

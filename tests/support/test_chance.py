@@ -99,12 +99,8 @@ def test_the_table_names_both_and_the_summary_says_what_the_cleaning_changed(eff
 def test_wrong_labels_all_over_are_told_from_those_of_two_classes():
     labels = torch.arange(10).repeat(600)
     for classes, words, end in (
-        (
-            None,
-            "no class stands out",
-            "nothing shows that the suspects concern some classes more than others.",
-        ),
-        ({4, 9}, "some classes stand out", "the suspects concern some classes far more than others."),
+        (None, "no class stands out", "So nothing shows that the suspects concern some classes more than"),
+        ({4, 9}, "some classes stand out", "So the suspects concern some classes far more than"),
     ):
         wrong, changed = mislabelled.make_wrong(labels, 10, 100, 3, classes)
         text = spread_over_classes(wrong, labels, changed, data.TEN_DIGITS)

@@ -270,11 +270,8 @@ def test_rows_take_the_place_of_those_with_the_same_names(tmp_path):
 
 def test_the_other_rows_stay_byte_by_byte(tmp_path):
     path = tmp_path / "table.csv"
-    rows = [
-        {"a": "x", "b": -0.25, "c": "=1+1"},
-        {"a": "y", "b": -3, "c": "-"},
-        {"a": "w", "b": -5e-5, "c": "-1+1"},
-    ]
+    cells = (("x", -0.25, "=1+1"), ("y", -3, "-"), ("w", -5e-5, "-1+1"))
+    rows = [dict(zip("abc", row, strict=True)) for row in cells]
     files.write_csv(path, rows)
     before = path.read_bytes()
     assert before.endswith(b"x,-0.25,'=1+1\r\ny,-3,'-\r\nw,-5e-05,'-1+1\r\n")

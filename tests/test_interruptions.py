@@ -32,6 +32,14 @@ def here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def two_search(tmp_path_factory):
+    """(process, folder) of a search by two processes, which takes seconds: it starts before the first test."""
+    root = tmp_path_factory.mktemp("two")
+    write_folder(root / "images", n_train=90)
+    return under_torchrun(PROJECT / "search.py", f"{SEARCH} --out two", root), root
+
+
 def send(number, process, ready):
     """Send a signal to a running process as soon as `ready()` is true, and wait for its end."""
     while not ready() and process.is_alive():
@@ -155,7 +163,7 @@ def said_where_one_dies(process, folder, rank, script):
 def test_two_processes_one_of_which_dies_give_the_weights_of_one_to_rounding(tmp_path, monkeypatch):
     write_folder(tmp_path / "images", n_train=25, n_test=11)  # the last batch is one image, for two processes
     Path("sgd.py").write_text(TRAIN_SO)
-    arguments = f"--data images --epochs 40 --augment --image-size 9 --lr 0.05 {FLAGS}"
+    arguments = f"--data images --epochs 20 --augment --image-size 9 --lr 0.05 {FLAGS}"
     process = under_torchrun("sgd.py", f"{arguments} --out two", tmp_path)
     said = said_where_one_dies(process, "two", 1, "sgd.py")
     assert 'train.py", line' not in said  # no traceback of ours; torchrun prints its own
@@ -322,13 +330,12 @@ def test_a_search_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_pat
     assert "mean ± sd of 5 seeds" in capsys.readouterr().out
 
 
-def test_two_processes_search_as_one_does(tmp_path, whole_search):
-    write_folder(tmp_path / "images", n_train=90)
-    process = under_torchrun(PROJECT / "search.py", f"{SEARCH} --out two", tmp_path)
+def test_two_processes_search_as_one_does(two_search, whole_search):
+    process, folder = two_search
     process.join(timeout=120)
-    assert process.exitcode == 0, stderr()
-    assert Path("stdout").read_text().count("next, to train the winner") == 1
-    assert without_times("two/results.csv") == without_times(whole_search[0] / "results.csv")
+    assert process.exitcode == 0, (folder / "stderr").read_text()
+    assert (folder / "stdout").read_text().count("next, to train the winner") == 1
+    assert without_times(folder / "two" / "results.csv") == without_times(whole_search[0] / "results.csv")
 
 
 @pytest.mark.parametrize("told_to_end", [signal.SIGINT, signal.SIGTERM])

@@ -34,7 +34,7 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="module", autouse=True)
 def two_search(tmp_path_factory):
-    """(process, folder) of a search by two processes, which takes seconds: it starts before the first test."""
+    """(process, folder) of a search by two processes: it takes seconds, so it starts before all tests."""
     root = tmp_path_factory.mktemp("two")
     write_folder(root / "images", n_train=90)
     return under_torchrun(PROJECT / "search.py", f"{SEARCH} --out two", root), root

@@ -57,7 +57,7 @@ def to_carry_out(file, data, settings, new_copy):
         source = settings.data if Path(settings.data).name.strip(".") else os.path.abspath(settings.data)
         clean = re.sub(r"(/\.?)+$", "", source) + "_cleaned"
         names = (f"{clean}-{number}" if number > 1 else clean for number in count(1))
-        taken = Path(new_copy or source).resolve()
+        taken = new_copy and Path(new_copy).resolve()
         free = (name for name in names if not Path(name).exists() and Path(name).resolve() != taken)
         words += ["--write-clean", next(free)]
     return shlex.join(words)
@@ -79,6 +79,7 @@ def review_tab(data, source, ranking, kept, labels, n_more=100):
     def item(place):
         index = order[place].item()
         file = Path(source, data.ids[index])
+        is_there = file.is_file()
         label, new_label = data.labels[index].item(), labels[index].item()
         relabelled = ["relabel", new_label] if new_label != label else ["keep"]
         shares = [round(share, 4) for share in likeliest.values[index].tolist()]
@@ -90,17 +91,16 @@ def review_tab(data, source, ranking, kept, labels, n_more=100):
             "loss": round(losses[index].item(), 4),
             "likely": list(zip(likeliest.indices[index].tolist(), shares, strict=True)),
             "suggestion": relabelled if kept[index] else ["remove"],
-            "image": thumbnail(file, data.images[index]),
-            "file": file.resolve().as_uri() if file.is_file() else None,
+            "image": thumbnail(read_rgb(file, SIDE) if is_there else data.images[index]),
+            "file": file.resolve().as_uri() if is_there else None,
         }
 
     items = [item(place) for place in counted(places[:MOST], "writing the page")]
     return {"items": items, "left_out": len(places) - len(items)}
 
 
-def thumbnail(file, image):
-    """Return a sample's picture as a data: URL, of its `file` if there is one, else of its tensor `image`."""
-    image = read_rgb(file, SIDE) if file.is_file() else image
+def thumbnail(image):
+    """Return `image`, uint8 (1 or 3, height, width), as the data: URL of a small picture."""
     picture = Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).numpy())
     tiny = max(picture.size) <= TINY
     picture.thumbnail((SIDE, SIDE))  # never enlarges

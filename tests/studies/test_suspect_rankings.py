@@ -205,9 +205,9 @@ def small(tmp_path, monkeypatch):
     labels = data.labels.clone()
     labels[OWN] = (labels[OWN] + 1) % 3
     monkeypatch.setattr(study, "load", lambda source: (replace(data, labels=labels), None))
-    network = {"n_blocks": 1, "n_features_1": 8, "n_features_2": 8, "batch_size": 64, "epochs": 6}
-    network |= {"precision": "fp32"}
-    monkeypatch.setattr(study, "Settings", partial(Settings, **network))
+    network = {"n_blocks": 1, "n_features_1": 8, "n_features_2": 8}
+    training = {"batch_size": 64, "epochs": 6, "precision": "fp32"}
+    monkeypatch.setattr(study, "Settings", partial(Settings, **network, **training))
 
 
 def test_the_command_trains_once_and_writes_the_table_and_the_pictures(small, monkeypatch, capsys):

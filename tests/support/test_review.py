@@ -14,7 +14,7 @@ from urllib.parse import unquote_to_bytes
 
 from support import review
 from support.decisions import read_decisions, read_table
-from support.review import MOST, review_tab, thumbnail, write_page
+from support.review import MOST, review_tab, write_page
 
 import numpy as np
 import pytest
@@ -124,7 +124,8 @@ def test_a_picture_is_the_file_where_there_is_one_small_and_never_enlarged(tmp_p
     Image.fromarray(tiny).save(tmp_path / "tiny.png")
     Image.fromarray(large).save(tmp_path / "large.png")
     Image.fromarray(257 * large[:50, :50].astype(np.uint16)).save(tmp_path / "deep.png")  # 16 bits
-    pictures = [picture(thumbnail(tmp_path / name, data.images[i])) for i, name in enumerate(data.ids)]
+    items = tab_of(data, source=str(tmp_path))["items"]  # the last image is the first
+    pictures = [picture(item["image"]) for item in items[::-1]]
     kinds = [(each.format, each.size) for each in pictures]
     assert kinds == [("PNG", (64, 30)), ("JPEG", (160, 80)), ("PNG", (8, 8)), ("PNG", (50, 50))]
     assert (np.asarray(pictures[0]) == tiny).all()

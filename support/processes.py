@@ -63,15 +63,18 @@ def meet_others(device):
     """
     if "LOCAL_RANK" not in os.environ:
         return
-    cuda, local_rank = torch.cuda.is_available() and device != "cpu", int(os.environ["LOCAL_RANK"])
+    cuda = torch.cuda.is_available() and device != "cpu"
     if not cuda and device != "cpu" and torch.backends.mps.is_available():
         raise UserError("torchrun needs --device cpu on this machine")
     if cuda and device not in (None, "cuda"):
         raise UserError(f"under torchrun every process takes a GPU of its own: leave out --device {device}")
-    if cuda and local_rank >= torch.cuda.device_count():
-        raise UserError(f"--nproc-per-node: there are {torch.cuda.device_count()} GPUs here, and no more")
+    n_here, n_gpus = int(os.environ["LOCAL_WORLD_SIZE"]), torch.cuda.device_count()
+    if cuda and n_here > n_gpus:  # all processes refuse, as only the first one speaks
+        raise UserError(
+            f"--nproc-per-node {n_here}: GPUs here: {n_gpus}; each process needs one, or --device cpu"
+        )
     if cuda:
-        torch.cuda.set_device(local_rank)
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     a_day = timedelta(days=1)  # a process that waits for another's long work is not lost
     dist.init_process_group("nccl" if cuda else "gloo", timeout=a_day)
     atexit.register(dist.destroy_process_group)

@@ -62,7 +62,7 @@ SMALL = NETWORK | {"batch_size": 8, "precision": "fp32"}
 FLAGS = " ".join(f"{flag_name(name)} {value}" for name, value in (SMALL | {"threads": 1}).items())
 DIAGNOSE = f"--epochs 6 --seeds 2 --mislabelled 5 --remove 5 {FLAGS}"
 SEARCH = "--data images --n-blocks 1 2 --n-features-1 2 3 --n-features-2 2 --n-fully-1 4 --n-fully-2 4"
-SEARCH += " --batch-size 8 --precision fp32 --minutes 9 --threads 1 --epochs 2"
+SEARCH += " --batch-size 8 --precision fp32 --minutes 9 --threads 1 --epochs 2 --device cpu"
 
 
 def small_settings(**changes):

@@ -163,7 +163,7 @@ def said_where_one_dies(process, folder, rank, script):
 def test_two_processes_one_of_which_dies_give_the_weights_of_one_to_rounding(tmp_path, monkeypatch):
     write_folder(tmp_path / "images", n_train=25, n_test=11)  # the last batch is one image, for two processes
     Path("sgd.py").write_text(TRAIN_SO)
-    arguments = f"--data images --epochs 20 --augment --image-size 9 --lr 0.05 {FLAGS}"
+    arguments = f"--data images --epochs 20 --augment --image-size 9 --lr 0.05 --device cpu {FLAGS}"
     process = under_torchrun("sgd.py", f"{arguments} --out two", tmp_path)
     said = said_where_one_dies(process, "two", 1, "sgd.py")
     assert 'train.py", line' not in said  # no traceback of ours; torchrun prints its own
@@ -185,7 +185,7 @@ def test_two_processes_one_of_which_dies_give_the_weights_of_one_to_rounding(tmp
 
 def test_where_the_first_process_dies_the_second_says_so(tmp_path):
     write_folder(tmp_path / "images", n_train=200)
-    arguments = f"--data images --epochs 1000 {FLAGS} --out two"
+    arguments = f"--data images --epochs 1000 --device cpu {FLAGS} --out two"
     process = under_torchrun(PROJECT / "train.py", arguments, tmp_path)
     said_where_one_dies(process, "two", 0, "train.py")
 

@@ -83,7 +83,7 @@ def test_runs_are_looked_at_as_they_began_and_as_they_ended(runs, capsys):
     settings, config = read_config(Path("runs/xavier"))
     model = models.build(settings, 3, config["data"]["image_shape"])
     model.load_state_dict(torch.load("runs/xavier/model.pt", weights_only=True))
-    images = data.load("images")[0].subset(randomness.random_part(24, layers.N_IMAGES))
+    images = data.load("images")[0].subset(randomness.random_part(24, layers.N_IMAGES)).to(settings.device)
     expected = layers.layer_stds(model, data.batch_to_float(images.images), images.labels)
     assert trained[0][0] == pytest.approx(expected[0]["activation_std"])
     assert "runs/other is not finished" in capsys.readouterr().out

@@ -25,6 +25,7 @@ def as_rank(monkeypatch):
         )
         monkeypatch.setattr(processes, "dist", group)
         monkeypatch.setenv("LOCAL_RANK", str(rank))
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
         return calls
 
     return pretend
@@ -81,7 +82,7 @@ def test_only_the_first_process_of_a_machine_speaks(as_rank, monkeypatch, capsys
         (None, 4, False, "nccl"),
         ("cuda", 4, False, "nccl"),
         ("cuda:1", 4, False, "leave out --device cuda:1"),
-        (None, 1, False, "there are 1 GPUs here"),
+        (None, 2, False, "--nproc-per-node 3: GPUs here: 2"),
         (None, 0, True, "torchrun needs --device cpu"),
     ],
 )

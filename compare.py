@@ -94,12 +94,8 @@ def row_of(group):
     row |= {"seeds": " ".join(str(run["settings"].seed) for run in group), "data": data["source"]}
     row |= {"n_train": data["n_train"], "n_test": data["n_test"], "n_parameters": config["n_parameters"]}
     row |= {"epochs": len(histories[0]), "finished": group[0]["finished"]}
-    final = [100 * history[-1]["test_accuracy"] for history in histories]
-    best = [100 * max(epoch["test_accuracy"] for epoch in history) for history in histories]
-    for name, accuracies in (("final", final), ("best", best)):
-        mean, sd = mean_sd(accuracies)
-        row[f"{name}_accuracy"] = round(mean, 4)
-        row[f"{name}_accuracy_sd"] = round(sd, 4) if len(group) > 1 else None
+    mean, sd = mean_sd([100 * history[-1]["test_accuracy"] for history in histories])
+    row |= {"final_accuracy": round(mean, 4), "final_accuracy_sd": round(sd, 4) if len(group) > 1 else None}
     reached = [reach for reach in map(first_over, histories) if reach]
     row |= {"n_reached": len(reached), "epochs_to_99": None, "seconds_to_99": None}
     if reached:
@@ -152,8 +148,7 @@ def rows_of(groups):
 # ---------------------------------------------------------------- the table and the picture
 
 HEADER = (
-    "      model    init        seeds  trained on  parameters  epochs  final accuracy  best epoch's"
-    "    99 % after  images/s"
+    "      model    init        seeds  trained on  parameters  epochs  final accuracy    99 % after  images/s"
 )
 
 
@@ -161,10 +156,9 @@ def print_section(groups, rows):
     """Print the table of groups that were tested on the same images, given their rows."""
     print(HEADER + "  settings" * any(row["named"] for row in rows))
     for number, row in enumerate(rows, 1):
-        final, best = (
-            f"{row[name]:.2f}" + (f" ± {row[f'{name}_sd']:.2f}" if row["n_seeds"] > 1 else "")
-            for name in ("final_accuracy", "best_accuracy")
-        )
+        final = f"{row['final_accuracy']:.2f}"
+        if row["n_seeds"] > 1:
+            final += f" ± {row['final_accuracy_sd']:.2f}"
         reached = "never"
         if row["n_reached"]:
             reached = f"{row['epochs_to_99']:g} ep., {row['seconds_to_99']:.0f} s"
@@ -172,7 +166,7 @@ def print_section(groups, rows):
             reached += f" ({row['n_reached']})"
         print(
             f"{number:4}  {row['model']:8} {row['init']:11} {row['n_seeds']:5}  {row['n_train']:10,}  "
-            f"{row['n_parameters']:10,}  {row['epochs']:6}  {final:>14}  {best:>12}  {reached:>12}  "
+            f"{row['n_parameters']:10,}  {row['epochs']:6}  {final:>14}  {reached:>12}  "
             f"{row['images_per_second']:8,}  {row['named']}".rstrip()
         )
     for hardware in dict.fromkeys(row["hardware"] for row in rows):
@@ -233,8 +227,8 @@ def main(arguments=None):
         print_section(members, rows)
         diagrams.append((heading, *panels_and_lines(members, rows)))
         table += rows
-    print("\nAccuracies in percent, mean ± sd over seeds. The final one is the result; the best epoch's is")
-    print("chosen by the test set, and so flatters. A (1) after the time to 99 %: so many seeds got there.")
+    print("\nAccuracies in percent, after the last epoch, mean ± sd over seeds.")
+    print("A (1) after the time to 99 %: so many seeds got there.")
     if len(sections) > 1:
         print(f"Compare within each of the {len(sections)} tables only: each has test images of its own.")
     pictures.write_outputs(given, table, "Runs side by side; bands: lowest to highest seed", diagrams)

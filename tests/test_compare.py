@@ -61,8 +61,6 @@ def test_seeds_are_one_line_whatever_the_images_order_and_other_data_stand_apart
     final = [accuracies(run)[-1] for run in runs]
     assert float(a["final_accuracy"]) == pytest.approx(statistics.mean(final), abs=1e-3)
     assert float(a["final_accuracy_sd"]) == pytest.approx(statistics.stdev(final), abs=1e-3)
-    best = [max(accuracies(run)) for run in runs]
-    assert float(a["best_accuracy"]) == pytest.approx(statistics.mean(best), abs=1e-3)
     assert float(a["seconds"]) == pytest.approx(sum(sum(seconds(run)) for run in runs) / 3, abs=0.1)
     assert "augment" in b["named"]
     assert "trained on" not in b["named"]
@@ -101,7 +99,7 @@ def test_epochs_and_seconds_to_99_percent_are_those_of_the_first_epoch_over_it(f
     (row,) = table()
     assert (row["n_reached"], row["epochs_to_99"], row["seconds_to_99"]) == ("2", "2", "20.0")  # of 3 and 1
     assert row["images_per_second"] == str(round(3 * 24 / 30))
-    assert (row["final_accuracy"], row["best_accuracy"]) == ("98.05", "99.05")
+    assert row["final_accuracy"] == "98.05"  # not the best epochs'
 
 
 def test_an_interrupted_run_is_shown_as_far_as_it_got(folder, tmp_path, monkeypatch, capsys):

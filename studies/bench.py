@@ -19,7 +19,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from contextlib import redirect_stdout
 from functools import partial
@@ -30,13 +29,11 @@ from pathlib import Path
 
 from support.console import Parser, Progress, UserError, run_command, seed_number
 from support.files import check_replaceable, finite_number, read_csv, replace_rows
-from support.image_files import read_images
 from support.settings import Settings, complete, hardware_name
 
 import torch
 import torchvision
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.io import write_png
 
 import train
 from data import ImageData, load
@@ -113,35 +110,6 @@ def limit():
     return {"limit": flops_per_second / counter.get_total_flops(), "matrix product": flops_per_second / 1e12}
 
 
-def reading(n_images=20000):
-    """Return PNG files read per second."""
-    with tempfile.TemporaryDirectory() as folder:
-        files = [str(Path(folder, f"{index}.png")) for index in range(n_images)]
-        for image, file in zip(random_digits(n_images).images, files, strict=True):
-            write_png(image, file)
-        start = time.perf_counter()
-        with redirect_stdout(StringIO()):
-            read_images(files)
-        return n_images / (time.perf_counter() - start)
-
-
-def memory(n_images=60000):
-    """Return the peak memory (MiB) of an epoch on as many images as MNIST has.
-
-    Of a GPU it is what torch allocated, else the whole process, Python and torch included.
-    """
-    settings = complete(Settings(init="xavier", epochs=1))
-    model = build(settings, 10, (1, 28, 28))
-    with redirect_stdout(StringIO()):
-        train.fit(model, random_digits(n_images), random_digits(n_images // 6), settings)
-    if settings.device.startswith("cuda"):
-        return torch.cuda.max_memory_allocated() / 2**20
-    import resource  # not above, as Windows has none
-
-    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, else KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
-
-
 PARTS = {
     "ours": our_speed,
     "ours_fp32": partial(our_speed, 3000, precision="fp32"),
@@ -151,8 +119,6 @@ PARTS = {
     "plain_workers": partial(speed_of, peers.plain_loop, 20000, n_workers=2),  # their start counts for little
     "lightning": partial(speed_of, peers.lightning),
     "limit": limit,
-    "reading": reading,
-    "memory": memory,
     "ours_to_99": partial(to_99, "ours", our_training),
     "plain_to_99": partial(to_99, "plain", peers.plain_loop, precision="fp32"),
     "plain_bf16_to_99": partial(to_99, "plain_bf16", peers.plain_loop, precision="bf16"),
@@ -185,11 +151,11 @@ def measure(with_lightning=False, with_to_99=False):
         others.append("lightning")
     # Workers change nothing of what is learnt.
     timed = [f"{name}_to_99" for name in ("ours", *others) if name != "plain_workers"] if with_to_99 else []
-    names = ["ours", *others, "limit", *also, "vgg16", "reading", *timed]
+    names = ["ours", *others, "limit", *also, "vgg16", *timed]
     progress = Progress()
     values = {}  # by measure, a list with each round's
     for seed in range(N_ROUNDS):
-        for part in names if seed else [*names, "memory"]:
+        for part in names:
             progress.show(f"measuring {part.replace('_', ' ')}, round {seed + 1} of {N_ROUNDS}")
             result = measured(part, seed)
             for name, value in result.items() if isinstance(result, dict) else [(part, result)]:
@@ -200,7 +166,7 @@ def measure(with_lightning=False, with_to_99=False):
     for name, other in pairs:  # round by round, as the machine's speed drifts
         rounds = zip(values[name], values[other], strict=True)
         values[f"{name} / {other}"] = [value / other_value for value, other_value in rounds]
-    units = {"reading": "PNGs/s", "memory": "MiB", "matrix product": "TFLOP/s"} | dict.fromkeys(timed, "s")
+    units = {"matrix product": "TFLOP/s"} | dict.fromkeys(timed, "s")
     units |= {f"{name}, epochs": "epochs" for name in timed}
     rows = []
     for name, numbers in values.items():
@@ -228,7 +194,6 @@ def print_table(rows, kept):
     if "ours / plain_bf16" in median:
         print(f", {median['ours / plain_bf16']:.2f} × the plain loop in bf16", end="")
     print(f", and {median['ours / limit']:.0%} of the limit, were all its work matrix products")
-    print(f"60,000 PNGs are read in {60000 / median['reading']:.1f} s")
 
 
 def kept_medians(machine):

@@ -23,8 +23,6 @@ from studies import bench, peers
         lambda: bench.our_speed(20, image_size=14),
         lambda: bench.our_speed(20, precision="fp32"),
         lambda: bench.speed_of(peers.plain_loop, 10, precision="bf16", n_workers=1),
-        lambda: bench.reading(30),
-        lambda: bench.memory(60),
     ],
 )
 def test_parts_measure_something_and_print_nothing(part, monkeypatch, capsys):
@@ -69,10 +67,10 @@ def values(tmp_path, monkeypatch):
     """What each part measures in each round, {part: list}; who measures takes it out of there."""
     values = {"ours": [10, 30, 20], "plain": [4, 5, 6], "plain_bf16": [8, 8, 8], "plain_workers": [5, 5, 5]}
     values["limit"] = [{"limit": 100, "matrix product": 0.5}] * 3
-    values |= {"ours_fp32": [7] * 3, "vgg16": [8] * 3, "reading": [60000] * 3, "memory": [500]}
+    values |= {"ours_fp32": [7] * 3, "vgg16": [8] * 3}
 
     def measured(part, seed):
-        assert seed + len(values[part]) == (1 if part == "memory" else 3)  # each round has another seed
+        assert seed + len(values[part]) == 3  # each round has another seed
         return values[part].pop(0)
 
     monkeypatch.setattr(bench, "measured", measured)
@@ -94,7 +92,7 @@ def test_the_table_has_medians_and_the_ratios_of_each_round(values):
         [f"ours / {other}" for other in ("plain", "plain_bf16", "plain_workers", "limit")], "×"
     )
     ratios["ours_fp32 / plain"] = "×"
-    assert units == ratios | {"matrix product": "TFLOP/s", "reading": "PNGs/s", "memory": "MiB"}
+    assert units == ratios | {"matrix product": "TFLOP/s"}
     assert not any(values.values())  # each was measured, so often as it should be
 
 
@@ -107,7 +105,6 @@ def test_the_table_is_printed_and_written_with_the_machine(values, capsys):
     bench.main()
     printed = capsys.readouterr().out
     assert "3.33 × the plain loop in fp32, 2.50 × the plain loop in bf16, and 20% of the limit" in printed
-    assert "60,000 PNGs are read in 1.0 s" in printed
     rows = read_csv("results/bench.csv")
     assert [(row["measure"], row["median"]) for row in rows][:2] == [("ours", "20"), ("plain", "5")]
     assert {row["threads"] for row in rows} == {"2"}

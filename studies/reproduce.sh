@@ -94,7 +94,6 @@ gpu)
     run train.py vgg16-224 --model vgg16 --init xavier --data mnist
     compare gpu $new/resnet-{one,five}-? $new/vgg16-64-? $new/vgg16-224
     python -m studies.cleaning --table $new/cleaning.csv
-    moved cleaning
     ;;
 *)
     echo "which part? bash studies/reproduce.sh 1.1, or 1.2, 1.3, 1.4, beyond, gpu" >&2

@@ -229,7 +229,8 @@ def batch_to_float(images, image_size=None, maps=None):
         return images
     x = images.float() / 255
     if maps is not None and len(x) > 0:  # a process of several may get no image of a small batch
-        grid = F.affine_grid(maps.to(x.device, non_blocking=True), x.shape, align_corners=False)
+        maps = maps.to(x.device, non_blocking=x.is_cuda)  # without a wait; on mps that is not safe
+        grid = F.affine_grid(maps, x.shape, align_corners=False)
         x = F.grid_sample(x, grid, align_corners=False)
     if image_size and x.shape[2:] != (image_size, image_size):
         x = v2.functional.resize(x, [image_size, image_size], antialias=True)

@@ -5,14 +5,13 @@ Example: python diagnose.py --remove 100
 
 import math
 import os
-import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from support import diagnosis_report
 from support.chance import print_effect, print_summary
-from support.console import UserError, duration, keep_freed_memory, run_command
+from support.console import UserError, duration, keep_freed_memory, run_command, shell_words
 from support.decisions import (
     DECIDED,
     DiagnosisOptions,
@@ -211,7 +210,8 @@ def diagnose(model, data, test, truth, settings, options, folder):
     place = {name: index for index, name in enumerate(data.ids)}
 
     def fit(part, settings, folder):  # part of `data`, with its labels or others
-        network = models.build(settings, len(part.classes), part.images.shape[1:])
+        init = "default" if settings.freeze else settings.init  # the last layer is new in any case
+        network = models.build(replace(settings, init=init), len(part.classes), part.images.shape[1:])
         if settings.freeze:
             network = models.last_layer(network)[1]
             part = replace(part, images=inputs.images[[place[name] for name in part.ids]])
@@ -244,6 +244,8 @@ def diagnose(model, data, test, truth, settings, options, folder):
     if options.write_clean:
         write_clean(settings.data, options.write_clean, (data, test), decided)
     write_csv(folder / "effect.csv", [*clean_rows, *rows, *cleaned_rows])  # the last file: all is done
+    for state in folder.glob("*/state.pt"):
+        state.unlink()  # of no more use, and of vgg16 14 GB
 
 
 def show_labels(halves, rankings, truth, settings, options, folder):
@@ -323,7 +325,7 @@ def carry_out(halves, settings, options):
     words = ["python", "train.py", "--init", "xavier", "--data", options.write_clean]
     if settings.image_size:
         words += ["--image-size", str(settings.image_size)]
-    print(f"next: {shlex.join(words)}")
+    print(f"next: {shell_words(*words)}")
 
 
 if __name__ == "__main__":

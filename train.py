@@ -11,7 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from support import run_folder
-from support.console import UserError, Watch, counted, is_out_of_memory, keep_freed_memory, run_command
+from support.console import (
+    UserError,
+    Watch,
+    counted,
+    is_out_of_memory,
+    keep_freed_memory,
+    run_command,
+    shell_words,
+)
 from support.files import write_csv, write_tensors
 from support.mislabelled import are_uneven, note_contents
 from support.processes import averaging, from_main, is_main, meet_others, n_processes, process_number, total
@@ -246,8 +254,9 @@ def finish(folder, model, test, history, settings):
             f"mean of the classes' accuracies (the classes differ in size): {(n_right / counts).mean():.2%}"
         )
     print(f"look at {folder}/curves.png and {folder}/confusion.png; metrics.csv and model.pt are there too")
-    print("next, to see all runs side by side: python compare.py")
-    print(f"or, to use this one: python predict.py {folder} FILE")
+    named = [] if folder.parent == Path("runs") else [folder]  # else it is found there
+    print(f"next, to see all runs side by side: {shell_words('python', 'compare.py', *named)}")
+    print(f"or, to use this one: {shell_words('python', 'predict.py', folder, 'FILE')}")
 
 
 def main(arguments=None):

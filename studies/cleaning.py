@@ -50,7 +50,7 @@ def measure(clean, test, percent, number, settings):
         part = replace(data, labels=labels).subset(kept.nonzero().flatten())
         network = networks[0] if name == "wrong" else fitted(part, settings, f"{name}, set {number}")
         loss, accuracy = evaluate(network, test, settings)
-        counts = len(suspects) if name in CLEANED else 0, (data.labels != clean.labels).sum().item()
+        counts = ((len(suspects) if name in CLEANED else 0), (data.labels != clean.labels).sum().item())
         n_left = (labels != clean.labels)[kept].sum().item()
         rows.append((name, *counts, n_left, round(loss, 5), round(100 * accuracy, 3)))
     return rows

@@ -5,6 +5,7 @@ import ctypes
 import math
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import sys
 import time
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
+from subprocess import list2cmdline
 
 # ---------------------------------------------------------------- errors
 
@@ -51,10 +53,18 @@ class Escaped:
         return getattr(self.unescaped, name)
 
 
+def shell_words(*words):
+    """Return a command line of `words`, quoted for the machine's shell."""
+    return (list2cmdline if sys.platform == "win32" else shlex.join)([str(word) for word in words])
+
+
 def is_out_of_memory(error):
     """Return whether an exception says that memory ran out, of the processor or of the GPU."""
     return isinstance(error, MemoryError) or bool(
-        re.search("out of memory|allocate memory|size calculation overflowed|start new thread", str(error))
+        re.search(
+            "out of memory|not enough memory|allocate memory|size calculation overflowed|start new thread",
+            str(error),
+        )
     )
 
 
@@ -286,7 +296,10 @@ class Watch:
         """Say how long the run takes if that is over a minute; over half an hour, also what shortens it."""
         self.progress.clear()
         if seconds > 60:
-            print(f"this takes about {duration(seconds)}; Ctrl-C stops it, --resume goes on", flush=True)
+            print(
+                f"this training takes about {duration(seconds)}; Ctrl-C stops it, --resume goes on",
+                flush=True,
+            )
         if seconds > 1800:
             print("shorter: --limit 2000, --epochs 1, for large images --image-size 64", flush=True)
 

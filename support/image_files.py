@@ -30,7 +30,8 @@ PNG = b"\x89PNG\r\n\x1a\n"  # how its files begin
 SMALL = 2**16  # pixels of a PNG, up to which torchvision is the faster decoder
 CHANNELS = {0: 1, 2: 3, 3: 1}  # of a PNG, by its kind: grey, colour, palette
 warnings.filterwarnings("ignore", module=r"PIL\.")  # about images that are all the same read or refused
-MIXED_SIZE = 64  # pixels, to which images of mixed sizes are made
+USUAL_SIZE = 64  # pixels of a side, to which images of mixed sizes are made, and large ones
+LARGEST = 128  # pixels of a side, up to which images of one size stay as they are
 LARGE = 2**14  # bytes of a file, from which on threads pay
 CHUNK = 8  # files that a thread takes at a time
 
@@ -73,11 +74,12 @@ def read_images(files, image_size=None):
     """Return the images of `files`, uint8 (N, channels, height, width): grey if all of them are, else RGB.
 
     With `image_size`, images of mixed sizes are resized to its square, and larger ones at once to save time
-    and memory. Without it, mixed sizes are read as with MIXED_SIZE, and that is printed. Raises UserError
-    where a file is no whole image, or memory is too small for all of them.
+    and memory. Without it, mixed sizes and images larger than LARGEST are read as with USUAL_SIZE, and that
+    is printed. Raises UserError where a file is no whole image, or memory is too small for all of them.
     """
-    if not image_size and len(header_sizes(files[:: math.ceil(len(files) / 100)])) > 1:
-        return read_mixed(files)
+    sizes = () if image_size else header_sizes(files[:: math.ceil(len(files) / 100)])
+    if len(sizes) > 1 or any(max(size) > LARGEST for size in sizes):
+        return read_at_usual_size(files)
     read = in_threads(lambda file: read_image(file, image_size), files)
     for index, image in enumerate(counted(read, "reading images", len(files))):
         if index == 0:
@@ -85,7 +87,7 @@ def read_images(files, image_size=None):
         if image.shape[1:] != images.shape[2:]:
             if not image_size:
                 read.close()
-                return read_mixed(files)  # anew, so that all are read in the same way
+                return read_at_usual_size(files)  # anew, so that all are read in the same way
             image = resize(image, (image_size, image_size))
         shape = (max(len(image), images.shape[1]), *image.shape[1:])
         if shape != images.shape[1:]:  # the first in colour, or of another size
@@ -94,12 +96,12 @@ def read_images(files, image_size=None):
     return images
 
 
-def read_mixed(files):
-    """Return the images of `files`, of mixed sizes, as `read_images` does with MIXED_SIZE; print that."""
-    images = read_images(files, MIXED_SIZE)
-    size = f"{MIXED_SIZE}×{MIXED_SIZE}"
-    print(f"images of mixed sizes: all are made {size} pixels; --image-size N makes them N×N")
-    return images
+def read_at_usual_size(files):
+    """Return the images of `files`, as `read_images` does with USUAL_SIZE; print that before the work."""
+    size = f"{USUAL_SIZE}×{USUAL_SIZE}"
+    print(f"large images or mixed sizes: all are made {size} pixels; --image-size N makes them N×N")
+    images = read_images(files, USUAL_SIZE)
+    return resize(images, (USUAL_SIZE, USUAL_SIZE))  # which they are not yet where all are long and narrow
 
 
 def header_sizes(files):

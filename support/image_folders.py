@@ -48,7 +48,7 @@ def find_splits(root):
         needed, tested = " or ".join(TRAIN_NAMES), " or ".join(TEST_NAMES + VALIDATION_NAMES)
         raise UserError(
             f"{root}: needs one folder named {needed} and one named {tested}, or class folders alone; "
-            f"has {' and '.join(found)}"
+            f"has {' and '.join(found)}; class folders need other names"
         )
     return Splits(train[0], test[0], unused)
 

@@ -311,7 +311,7 @@ def draw_confusion(path, matrix, classes, title, subtitle):
     """
     n = len(classes)
     matrix = matrix.tolist()
-    cell = max(4, min(44, 900 // n))
+    cell = max(4, min(44 if n > 5 else 88, 900 // n))
     names = [name if len(name) <= 14 else name[:13] + "…" for name in classes]
     left, top = 60 + 7 * max(map(len, names)), 104
     right = left + n * cell
@@ -354,7 +354,9 @@ def draw_sheet(path, images, captions, title):
         picture = Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).numpy())
         enlarged = SCALE * 72 / max(picture.size)
         size = [max(1, round(enlarged * side)) for side in picture.size]
-        canvas.image.paste(picture.resize(size, Image.Resampling.NEAREST), (SCALE * left, SCALE * top))
+        # Few pixels stay squares, as networks see them; many are averaged.
+        method = Image.Resampling.NEAREST if enlarged >= 1 else Image.Resampling.LANCZOS
+        canvas.image.paste(picture.resize(size, method), (SCALE * left, SCALE * top))
         x, y = (left + 6, top + 98) if stacked else (left + 36, top + 82)
         if stacked:
             canvas.text(x + 10, y - 16, name, 12, width=66)

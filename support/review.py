@@ -9,11 +9,10 @@ import io
 import json
 import os
 import re
-import shlex
 from itertools import count
 from pathlib import Path
 
-from support.console import counted
+from support.console import counted, shell_words
 from support.decisions import changed
 from support.files import written
 from support.image_files import read_rgb
@@ -55,12 +54,12 @@ def to_carry_out(file, data, settings, new_copy):
         words += ["--image-size", str(settings.image_size)]
     if Path(settings.data, data.ids[0]).is_file():
         source = settings.data if Path(settings.data).name.strip(".") else os.path.abspath(settings.data)
-        clean = re.sub(r"(/\.?)+$", "", source) + "_cleaned"
+        clean = re.sub(rf"([/{re.escape(os.sep)}]\.?)+$", "", source) + "_cleaned"
         names = (f"{clean}-{number}" if number > 1 else clean for number in count(1))
         taken = new_copy and Path(new_copy).resolve()
         free = (name for name in names if not Path(name).exists() and Path(name).resolve() != taken)
         words += ["--write-clean", next(free)]
-    return shlex.join(words)
+    return shell_words(*words)
 
 
 def review_tab(data, source, ranking, kept, labels, n_more=100):

@@ -4,12 +4,11 @@ import hashlib
 import itertools
 import json
 import platform
-import shlex
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from support.console import UserError, is_out_of_memory, one_line
+from support.console import UserError, is_out_of_memory, one_line, shell_words
 from support.files import (
     check_new,
     finite_number,
@@ -224,7 +223,7 @@ def same_run_folder(name, description, out=None):
 def to_type(words, n_processes):
     """Return the command line of `words`, a script and its arguments, for so many processes."""
     launcher = f"torchrun --nproc-per-node {n_processes}" if n_processes > 1 else "python"
-    return f"{launcher} {shlex.join(map(str, words))}"
+    return f"{launcher} {shell_words(*words)}"
 
 
 @contextmanager

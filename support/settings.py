@@ -3,10 +3,9 @@
 import argparse
 import math
 import platform
-import shlex
 from dataclasses import dataclass, field, fields, replace
 
-from support.console import Parser, UserError, positive, seed_number
+from support.console import Parser, UserError, positive, seed_number, shell_words
 
 import torch
 
@@ -54,7 +53,7 @@ class Settings:
     )
     freeze: bool = flag(
         False,
-        "train only the last layer; the features below it are computed once",
+        "train only the last layer, with --init pretrained or transfer; the features below are computed once",
         action="store_true",
     )
     image_size: int = flag(None, "resize images to N×N pixels (default: as they are; vgg16 224)")
@@ -156,6 +155,10 @@ def parse(description, arguments=None, options_kind=Options, **defaults):
         raise UserError(
             "--init transfer needs --weights RUN/model.pt, of the run whose weights to begin with"
         )
+    if settings.freeze and settings.init not in ("pretrained", "transfer"):
+        raise UserError(
+            "--freeze keeps the features as they begin: it goes with --init pretrained or transfer"
+        )
     if settings.freeze and settings.augment:
         raise UserError("--freeze computes the features once: leave out --augment")
     return settings, options
@@ -172,7 +175,7 @@ def command_line(settings):
             words.append(flag_name(name))
         elif name in ("model", "init") or value != setting.default:
             words += [flag_name(name), str(value)]
-    return shlex.join(words)
+    return shell_words(*words)
 
 
 def complete(settings):

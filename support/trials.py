@@ -260,6 +260,6 @@ class Trials:
             if needed < budget:
                 return candidates, rungs
         raise UserError(
-            f"--minutes {budget / 60:.2g} are too short to compare two architectures; "
+            f"--minutes {budget / 60:g} are too short to compare two architectures; "
             f"try --minutes {math.ceil(needed / 60 + 0.5)}, or fewer images with --limit"
         )

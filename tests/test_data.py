@@ -61,10 +61,10 @@ def test_each_faulty_folder_has_its_sentence(folder):
 
     (folder / "test").rename(folder / "elsewhere")
     assert "needs one folder named train or training and one named test or testing or val" in message()
-    assert message().endswith("has train")
+    assert message().endswith("has train; class folders need other names")
     (folder / "elsewhere").rename(folder / "test")
     (folder / "testing").mkdir()
-    assert message().endswith("has train and test and testing")
+    assert message().endswith("has train and test and testing; class folders need other names")
     (folder / "testing").rmdir()
     (folder / "train" / "extra").mkdir()
     assert "in the class folders extra; put images there" in message()

@@ -341,11 +341,15 @@ def test_the_command_in_an_empty_folder_without_a_network(empty_place, capsys):
 def test_networks_see_few_images_more_often_but_not_by_heart(
     empty_place, monkeypatch, n_images, flags, epochs
 ):
-    settings = []
+    settings, init = [], "xavier"
+    if flags:
+        network = models.build(complete(Settings(n_blocks=1, device="cpu")), 3, (1, 8, 8))
+        torch.save(network.state_dict(), "first.pt")
+        flags, init = f"{flags} --init transfer --weights first.pt", "transfer"
     monkeypatch.setattr(data, "load_digits", lambda: [stripes(n_images), stripes(9, seed=1)])
     monkeypatch.setattr(diagnose, "diagnose", lambda *given: settings.append(given[4]))
     diagnose.main(f"--data digits --remove 4 --batch-size 8 {flags} --n-blocks 1".split())
-    assert (settings[0].epochs, settings[0].init, settings[0].augment) == (epochs, "xavier", not flags)
+    assert (settings[0].epochs, settings[0].init, settings[0].augment) == (epochs, init, not flags)
 
 
 def test_the_copy_of_a_folder_of_mixed_sizes_needs_no_size(empty_place):

@@ -42,7 +42,7 @@ def test_a_folder_of_photos_is_trained_on_as_it_is(photos, capsys):
     train.main(f"--data mine --epochs 8 {FLAGS}".split())
     output = capsys.readouterr().out
     assert "mine has no test images: " in output
-    assert "images of mixed sizes: all are made 64×64 pixels; --image-size N makes them N×N" in output
+    assert "large images or mixed sizes: all are made 64×64 pixels; --image-size N makes them N×N" in output
     assert "64 pixels wide and 64 high, in 3 classes" in output
     assert "Note: the classes differ in size: " in output
     assert "mean of the classes' accuracies (the classes differ in size): " in output

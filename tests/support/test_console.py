@@ -217,7 +217,7 @@ def test_a_long_run_is_announced_once_and_a_very_long_one_with_what_shortens_it(
     output = capsys.readouterr().out
     assert all(text in output for text in said)
     assert not any(text in output for text in unsaid)
-    assert output.count("this takes") == bool(said)
+    assert output.count("this training takes") == bool(said)
     assert f"{rate} images/s  loss 0.5000" in output.replace(",", "")
 
 
@@ -276,3 +276,11 @@ def test_on_a_terminal_progress_is_one_line_that_fits(clock, capsys, monkeypatch
     assert capsys.readouterr().out == expected
     console.run_command(main)
     assert capsys.readouterr().out == expected
+
+
+def test_a_command_line_is_quoted_for_the_machines_shell(monkeypatch):
+    words = ("python", "train.py", "--resume", Path("runs", "my run"))
+    assert console.shell_words(*words) == "python train.py --resume 'runs/my run'"
+    monkeypatch.setattr(console.sys, "platform", "win32")  # whose cmd.exe knows no single quotes
+    assert console.shell_words(*words) == 'python train.py --resume "runs/my run"'
+    assert console.shell_words("--resume", "runs\\mine") == "--resume runs\\mine"

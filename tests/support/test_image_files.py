@@ -104,8 +104,18 @@ def test_mixed_sizes_are_made_one_size(tmp_path, random_image, capsys):
     assert image_files.read_images(files, image_size=10).shape == (2, 1, 10, 10)
     assert capsys.readouterr().out == ""
     assert torch.equal(image_files.read_images(files), image_files.read_images(files, image_size=64))
-    line = "images of mixed sizes: all are made 64×64 pixels; --image-size N makes them N×N\n"
+    line = "large images or mixed sizes: all are made 64×64 pixels; --image-size N makes them N×N\n"
     assert capsys.readouterr().out == line
+
+
+@pytest.mark.parametrize(("side", "made"), [(128, 128), (129, 64)])
+def test_large_images_are_made_smaller_though_all_have_one_size(tmp_path, random_image, capsys, side, made):
+    files = [str(tmp_path / "a.png"), str(tmp_path / "b.png")]
+    for file in files:
+        Image.fromarray(random_image(20, side)).save(file)
+    assert image_files.read_images(files).shape == ((2, 1, 20, 128) if made == 128 else (2, 1, 64, 64))
+    assert ("large images or mixed sizes" in capsys.readouterr().out) == (made == 64)
+    assert image_files.read_images(files, image_size=200).shape == (2, 1, 20, side)  # as they are
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", "cut"])

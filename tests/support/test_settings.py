@@ -45,7 +45,11 @@ def test_help_names_every_flag_with_its_default(capsys):
         ("--model resnet --init pretrained", "no pretrained weights for resnet"),
         ("--model vgg16 --weights file", "--weights goes with --init transfer, and with --model vgg16"),
         ("--init transfer", "--init transfer needs --weights RUN/model.pt"),
-        ("--freeze --augment", "computes the features once: leave out --augment"),
+        ("--freeze", "it goes with --init pretrained or transfer"),
+        (
+            "--freeze --augment --init transfer --weights file",
+            "computes the features once: leave out --augment",
+        ),
         ("--resume run --epochs 3", "--resume keeps the run's own settings: leave out --epochs"),
         ("--resume run --out there", "--resume keeps the run's own settings: leave out --out"),
     ],

@@ -128,9 +128,12 @@ def train_epochs(model, train, test, settings, folder, watch, seconds_before):
         watch.print_row(row)
         position = run_folder.start_of_epoch([*position.history, row], settings.device)
         if folder:
-            # The table first: once the state is there, the epoch counts as done.
+            # The table first: once the state is there, the epoch counts as done. Of few images epochs are
+            # short, and vgg16's state is 1.6 GB: then not every epoch is saved.
             write_csv(folder / "metrics.csv", position.history)
-            run_folder.save_position(folder, trained, position)
+            if watch.time_to_save(0) or epoch + 1 == settings.epochs:
+                with watch.saving():
+                    run_folder.save_position(folder, trained, position)
     return position.history
 
 

@@ -240,7 +240,7 @@ class Watch:
         self.task = task
         self.progress = Progress()
         self.estimated = False
-        self.next_save = time.perf_counter() + 30
+        self.saved, self.save_seconds = time.perf_counter(), 0
 
     def print_table(self, rows):
         """Print the head of the table of epochs, and the lines of those that are over."""
@@ -303,14 +303,17 @@ class Watch:
         if seconds > 1800:
             print("shorter: --limit 2000, --epochs 1, for large images --image-size 64", flush=True)
 
-    def time_to_save(self):
-        """Return whether to save: half a minute after the last time, or later where saving takes long."""
-        return time.perf_counter() >= self.next_save
+    def time_to_save(self, seconds=30):
+        """Return whether to save: so long after the last time that saving takes a twentieth at most.
+
+        But not before `seconds` are over.
+        """
+        return time.perf_counter() >= self.saved + max(seconds, 20 * self.save_seconds)
 
     @contextmanager
     def saving(self):
-        """Time the block, which saves; the next time is so far away that saving takes a twentieth at most."""
+        """Time the block, which saves."""
         started = time.perf_counter()
         yield
-        ended = time.perf_counter()
-        self.next_save = ended + max(30, 20 * (ended - started))
+        self.saved = time.perf_counter()
+        self.save_seconds = self.saved - started

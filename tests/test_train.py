@@ -292,9 +292,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(tmp_path, monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(console.Watch, "due", lambda self: True)
         patch.setattr(console.Watch, "show", interrupt)
-        patch.setattr(
-            console.Watch, "time_to_save", lambda self: len(seen) % 2 == 0
-        )  # after every other step
+        # After every other step, and at the end of every other epoch.
+        patch.setattr(console.Watch, "time_to_save", lambda self, *seconds: len(seen) % 2 == 0)
         with pytest.raises(Interrupted):
             trained(run_settings, tmp_path)
     assert (tmp_path / "state.pt").exists() == (n_steps > 2)

@@ -239,12 +239,17 @@ def test_seconds_before_an_interruption_count_and_their_images_do_not_speed_up_t
     assert "75%  100 images/s  loss 1.0000  5 s left" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("cost", "n_saves"), [(0, 20), (1, 19), (10, 3)])  # seconds for one, in ten minutes
-def test_a_state_is_saved_every_half_minute_or_so_rarely_that_it_costs_a_twentieth(clock, cost, n_saves):
+@pytest.mark.parametrize(  # within ten minutes; `cost` is in seconds, for one
+    ("cost", "least", "n_saves"),
+    [(0, [], 20), (1, [], 19), (10, [], 3), (0, [0], 600), (1, [0], 29), (10, [0], 3)],
+)
+def test_a_state_is_saved_every_half_minute_or_so_rarely_that_it_costs_a_twentieth(
+    clock, cost, least, n_saves
+):
     watch, saves, end = console.Watch(1, 10, 10), 0, clock.now + 600
     while clock.now < end:
         clock.now += 1
-        if watch.time_to_save():
+        if watch.time_to_save(*least):
             with watch.saving():
                 clock.now += cost
             saves += 1

@@ -42,7 +42,9 @@ def kept_rows(file):
     elif file.endswith("cleaning.csv"):
         for row in rows:
             measures = {name: row[name] for name in ("wrong after", "test accuracy (%)", "test loss")}
-            runs.setdefault((row["images"], row["wrong (%)"], row["labels"]), []).append(measures)
+            runs.setdefault((row["images"], row["wrong (%)"], row["epochs"], row["labels"]), []).append(
+                measures
+            )
     else:
         return rows
     return [summary(name, same) for name, same in runs.items()]

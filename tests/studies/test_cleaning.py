@@ -72,13 +72,34 @@ def test_suspects_are_removed_or_relabelled_and_each_set_is_done_once(small, cap
     assert read_csv("results/cleaning.csv") == rows
 
 
+def test_with_epochs_all_four_networks_learn_for_so_long_and_without_moved_images(small, monkeypatch):
+    trained = []
+    fitted = cleaning.fitted
+
+    def record(data, settings, task):
+        trained.append((settings.epochs, settings.augment, settings.seed))
+        return fitted(data, settings, task)
+
+    monkeypatch.setattr(cleaning, "fitted", record)
+    command = ["--data", "x", "--sizes", "300", "--percents", "10", "--sets", "5"]
+    cleaning.main(command)
+    short = trained.copy()
+    cleaning.main([*command, "--epochs", "3"])
+    assert len(short) == 3
+    assert all(augment for _, augment, _ in short)
+    assert trained[3:] == [(3, False, 1015)] * 4
+    rows = read_csv("results/cleaning.csv")
+    assert [row["epochs"] for row in rows] == ["as diagnose.py"] * 4 + ["3"] * 4
+    assert [row["changed"] for row in rows[:4]] == [row["changed"] for row in rows[4:]]
+
+
 def test_what_another_process_wrote_meanwhile_stays(small, monkeypatch):
     measure = cleaning.measure
 
-    def beside_another(clean, test, percent, number, settings):
+    def beside_another(*given):
         other = dict.fromkeys(cleaning.COLUMNS, "other")
         replace_rows("results/cleaning.csv", [other], cleaning.KEY)
-        return measure(clean, test, percent, number, settings)
+        return measure(*given)
 
     monkeypatch.setattr(cleaning, "measure", beside_another)
     monkeypatch.setattr(cleaning, "summarise", lambda rows: None)

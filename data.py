@@ -97,14 +97,15 @@ def find(source="auto"):
         return "digits"
 
 
-def load(source, limit=None, image_size=None):
+def load(source, limit=None, image_size=None, with_images=True):
     """Return (train, test), two ImageData of the same classes and image shape.
 
     `source` is "mnist" or "fashion" (downloaded into data/ if need be), "digits" (the built-in ones) or a
     folder. That holds one of DATA_SETS in torchvision's layout, or a folder of images per class, alone or in
     each of `train|training` and `test|testing|val|valid|validation`. `limit` keeps at most that many images
     of each, chosen at random, the same ones for every run. `image_size` (pixels) unifies images of mixed
-    sizes. Raises UserError, naming the file or folder to mend.
+    sizes. Without `with_images` files in a folder are not read: then images are uint8 (N, 0). Raises
+    UserError, naming the file or folder to mend.
     """
     if source == "digits":
         halves = load_digits()
@@ -114,7 +115,7 @@ def load(source, limit=None, image_size=None):
     elif downloaded := find_downloaded(source):
         halves = load_downloaded(*downloaded)
     elif Path(source).is_dir():
-        return load_folder(Path(source), limit, image_size)
+        return load_folder(Path(source), limit, image_size, with_images)
     else:
         names = ", ".join(["auto", *DATA_SETS, "digits"])
         raise UserError(f"--data {source}: no such folder; give a folder, or one of {names}")
@@ -189,7 +190,7 @@ def download(name):
             ) from None
 
 
-def load_folder(root, limit=None, image_size=None):
+def load_folder(root, limit, image_size, with_images):
     """Return (train, test) of a folder of image files; see `load`."""
     listings = list_folder(root)
     classes, test_classes = (listing.classes for listing in listings)
@@ -200,18 +201,17 @@ def load_folder(root, limit=None, image_size=None):
             f"{root}: only the {split} set has the class {lone}; both need the same class folders"
         )
     note_listings(root, *listings)
-    halves = []
+    files, labels = [], []
     for listing in listings:
         kept = random_part(len(listing.files), limit)
-        halves.append(([listing.files[index] for index in kept], torch.tensor(listing.labels)[kept]))
-    (train_files, train_labels), (test_files, test_labels) = halves
-    images = read_images(train_files + test_files, image_size)
-    ids = tuple(Path(file).relative_to(root).as_posix() for file in train_files + test_files)
-    n = len(train_files)
-    source = root.resolve().name
+        files += [listing.files[index] for index in kept]
+        labels.append(torch.tensor(listing.labels)[kept])
+    images = read_images(files, image_size) if with_images else torch.empty(len(files), 0, dtype=torch.uint8)
+    ids = tuple(Path(file).relative_to(root).as_posix() for file in files)
+    n, source = len(labels[0]), root.resolve().name
     return [
-        ImageData(images[:n], train_labels, classes, ids[:n], source),
-        ImageData(images[n:], test_labels, classes, ids[n:], source),
+        ImageData(images[:n], labels[0], classes, ids[:n], source),
+        ImageData(images[n:], labels[1], classes, ids[n:], source),
     ]
 
 

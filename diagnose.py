@@ -296,14 +296,14 @@ def main(arguments=None):
     source, clean = find_imperfect(settings.data, n_wrong, lambda n: check_remove(options, n, settings.limit))
     settings = replace(settings, data=source)
 
+    if only_copies:
+        carry_out(settings, options)
+        return
     data, test = load(source, settings.limit, settings.image_size)
     print(f"{source}: {len(data):,} training and {len(test):,} test images in {len(data.classes)} classes")
     note_contents(data, test)
     settings = with_epochs(settings, len(data), *(N_FROZEN_EPOCHS if settings.freeze else N_EPOCHS))
     check_data(source, data, test, options)
-    if only_copies:
-        carry_out((data, test), settings, options)
-        return
     truth = known_truth(data, clean, settings.image_size)
     model = models.build(settings, len(data.classes), data.images.shape[1:])
     description = describe(settings, model, data, test, asdict(replace(options, resume=None)))
@@ -319,8 +319,10 @@ def main(arguments=None):
     print(to_carry_out(folder / "decisions.csv", data, settings, options.write_clean))
 
 
-def carry_out(halves, settings, options):
+def carry_out(settings, options):
     """Write the copy that the decisions of the command line ask for, and say what to type next."""
+    halves = load(settings.data, settings.limit, with_images=False)
+    check_data(settings.data, *halves, options)
     write_clean(settings.data, options.write_clean, halves, read_decisions(options.decisions, *halves))
     words = ["python", "train.py", "--init", "xavier", "--data", options.write_clean]
     if settings.image_size:

@@ -72,8 +72,11 @@ def test_decisions_about_test_images_are_carried_out_and_the_effect_is_that_on_a
     Path("decisions.csv").write_text(
         f"id,action,predicted\n{gone},remove,\n{moved},relabel,red\nred/copy.PNG,remove,\n"
     )
+    Path("mine/blue/broken.jpg").write_bytes(b"no image")  # to be copied, images need not be decoded
     diagnose.main(f"--data mine --decisions decisions.csv --write-clean clean {FLAGS}".split())
+    Path("mine/blue/broken.jpg").unlink()
     cleaned = contents(Path("clean"))
+    assert cleaned.pop("blue/broken.jpg") == b"no image"
     expected = {
         name: content for name, content in before.items() if name not in (gone, moved, "red/copy.PNG")
     }

@@ -43,19 +43,6 @@ def go_on(run):
     return to_type(["train.py", "--resume", run["folder"]], run["config"]["platform"]["n_processes"])
 
 
-def name_contents(runs):
-    """Give each of `runs` its contents: [training, test] fingerprints, the same for images in any order.
-
-    Old runs lack this fingerprint. They take it from a run with the same ordered fingerprint, or keep the
-    ordered one.
-    """
-    known = {}  # by the one that depends on the order
-    for config in (run["config"] for run in runs):
-        known |= zip(config["data"]["fingerprint"], config.get("content_fingerprint", ()), strict=False)
-    for run in runs:
-        run["contents"] = [known.get(each, each) for each in run["config"]["data"]["fingerprint"]]
-
-
 def same_but_seed(runs):
     """Return lists of `runs` that differ in nothing but their seed, in the order in which they begin.
 
@@ -72,7 +59,7 @@ def same_but_seed(runs):
         machine = config["platform"]["hardware"], config["platform"]["n_processes"]
         # Where the data and the weights lie counts for less than what they are.
         same = replace(settings, seed=0, data="", limit=None, weights=None)
-        key = (same, config.get("weights"), *run["contents"], *machine, n_epochs, run["finished"])
+        key = (same, config["weights"], *config["content_fingerprint"], *machine, n_epochs, run["finished"])
         group = groups.setdefault(key, [])
         twins = [other["folder"] for other in group if other["settings"].seed == settings.seed]
         if twins:
@@ -137,7 +124,7 @@ def rows_of(groups):
                 words.append(name)
             elif value and any(getattr(other, name) != value for other in others):
                 words.append(f"{name} {value}")
-        if len({other[0]["contents"][0] for other in groups}) > 1:
+        if len({other[0]["config"]["content_fingerprint"][0] for other in groups}) > 1:
             words.append(f"trained on {row['n_train']:,} of {row['data']}")
         if len({other["hardware"] for other in rows}) > 1:
             words.append(row["hardware"])
@@ -211,13 +198,12 @@ def main(arguments=None):
     runs = [read_run(folder) for folder in given.runs] or training_runs()
     if not runs:
         raise UserError("no training run is in runs/; python train.py makes one")
-    name_contents(runs)
     groups = same_but_seed(runs)
     if not groups:
         raise UserError("none of these runs has an epoch that is over")
     sections = {}  # by the images that were tested
     for group in groups:
-        sections.setdefault(group[0]["contents"][1], []).append(group)
+        sections.setdefault(group[0]["config"]["content_fingerprint"][1], []).append(group)
     table, diagrams = [], []
     for members in sections.values():
         rows = rows_of(members)

@@ -177,7 +177,7 @@ def main(arguments=None):
     deque(rows, maxlen=0)  # the rest, where there is no table
     if first:
         print_rows(first, seen.counts, given.csv)
-        note_inverted(seen.brightness, config.get("brightness", 0.5), given.invert)
+        note_inverted(seen.brightness, config["brightness"], given.invert)
         draw(given.picture, seen.least_sure, given.run)
     for error in unreadable:
         print(printable(str(error)), file=sys.stderr)

@@ -76,8 +76,7 @@ def describe(settings, model, train, test, options=None):
             "classes": list(train.classes),
             "fingerprint": [train.fingerprint(), test.fingerprint()],
         },
-        # Not in "data", which --resume compares, so that runs from before these two keys go on too.
-        "content_fingerprint": [train.content_fingerprint(), test.content_fingerprint()],
+        "content_fingerprint": [train.content_fingerprint(), test.content_fingerprint()],  # for compare.py
         "brightness": round(train.images.numpy().mean().item() / 255, 4),  # 0 to 1; for predict.py
         "weights": fingerprint(settings.weights) if settings.weights else None,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -97,17 +96,12 @@ def read_config(folder):
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         settings = Settings(**config["settings"])
         data, machine = config["data"], config["platform"]
-        train_print, test_print = data["fingerprint"]
-        texts = (data["source"], machine["hardware"], train_print, test_print, config.get("weights") or "")
-        texts += tuple(config.get("content_fingerprint", ()))
+        texts = (data["source"], machine["hardware"], config["weights"] or "")
+        texts += (*data["fingerprint"], *config["content_fingerprint"])
         numbers = (config["n_parameters"], data["n_train"], data["n_test"], machine["n_processes"])
         channels, height, width = data["image_shape"]
         kinds = [{*map(type, part)} for part in ((*texts, *data["classes"]), (*numbers, height, width))]
-        if (
-            kinds != [{str}, {int}]
-            or channels not in (1, 3)
-            or type(config.get("brightness", 0.5)) is not float
-        ):
+        if kinds != [{str}, {int}] or channels not in (1, 3) or type(config["brightness"]) is not float:
             raise ValueError("not what was written")
         if config["checksum"] != checksum(config["settings"], config["options"]):
             raise ValueError("the settings were edited")
@@ -183,7 +177,7 @@ def check_inputs(blamed, config, description):
     if config["data"] != description["data"]:
         source = config["settings"]["data"]
         raise UserError(f"{blamed}: the data at {source} is not what that run began with")
-    if config.get("weights") != description["weights"]:
+    if config["weights"] != description["weights"]:
         raise UserError(f"{blamed}: {config['settings']['weights']} is not what it began with")
 
 

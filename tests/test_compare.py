@@ -10,7 +10,6 @@ from support.files import read_csv, read_json, write_csv, write_json
 from support.run_folder import checksum
 
 import pytest
-import torch
 from conftest import FLAGS, write_folder
 from PIL import Image
 
@@ -131,26 +130,6 @@ def test_the_same_images_from_another_place_are_the_same_experiment(folder, tmp_
     config["platform"]["hardware"] = "another machine"
     write_json(copy / "config.json", config)
     assert [row["n_seeds"] for row in table()] == ["1", "1"]
-
-
-def test_runs_from_before_the_content_fingerprint_are_grouped_and_go_on(folder, tmp_path, monkeypatch):
-    def make_old(run):
-        config = read_json(run / "config.json")
-        del config["content_fingerprint"]
-        write_json(run / "config.json", config)
-
-    first, second, shuffled = (copied(folder, tmp_path, monkeypatch, run) for run in ("a-0", "a-1", "a-2"))
-    make_old(second)  # which has the first one's images in the first one's order
-    assert [row["seeds"] for row in table()] == ["0 1 2"]
-    make_old(first)
-    assert [row["seeds"] for row in table()] == ["0 1", "2"]
-    make_old(shuffled)
-    assert [row["seeds"] for row in table()] == ["0 1", "2"]
-    write_folder(tmp_path / "images")
-    (second / "model.pt").unlink()
-    train.main(["--resume", "runs/a-1"])
-    weights = [torch.load(root / "runs/a-1/model.pt", weights_only=True) for root in (tmp_path, folder)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
 
 
 @pytest.mark.parametrize(

@@ -186,12 +186,6 @@ def test_only_negatives_are_taken_for_negatives(negatives, tmp_path, capsys):
         predicted("plain", *arguments)
         output = capsys.readouterr().out
         assert said in output if said else "negatives of" not in output
-    shutil.copytree("plain", tmp_path / "run")
-    config = read_json("plain/config.json")
-    del config["brightness"]  # as of a run from before it was kept
-    write_json(tmp_path / "run/config.json", config)
-    predicted(tmp_path / "run", negatives)
-    assert "negatives of" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("dataset", "trained", "share"), [(MNIST, 0.1307, 0), (FashionMNIST, 0.286, 0.0548)])

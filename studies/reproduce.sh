@@ -80,7 +80,7 @@ case "${1-}" in
     moved wrong_label_shares
     ;;
 beyond)
-    python -m studies.suspect_rankings mnist-{random-100,random-6000,4_9-100} fashion-{random-600,random-6000,Pullover_Coat-600,Sandal_Dress-600} \
+    python -m studies.suspect_rankings mnist-{random-100,random-6000,4_9-100,3_to_8-100} fashion-{random-600,random-6000,Pullover_Coat-600,Sandal_Dress-600} \
         --cleanlab --table $new/suspect_rankings.csv
     moved suspect_rankings
     ;;

@@ -254,7 +254,7 @@ def show_labels(halves, rankings, truth, settings, options, folder):
         matrix = confusion_matrix(half.labels, ranking.predicted, len(half.classes))
         title = {"train": "training set, imperfect labels", "test": "test set"}[name]
         diagnosis_report.show_confusion(title, half, matrix, folder / f"confusion_{name}.png")
-    diagnosis_report.show_estimates(halves[1], rankings)
+    diagnosis_report.show_estimates(halves, rankings)
     decided = decide(halves, rankings, options.remove, options.decisions, folder)
     write_review(halves, rankings, decided, settings, options.write_clean, folder)
     data, test = halves

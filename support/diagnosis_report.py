@@ -23,22 +23,24 @@ def show_confusion(title, data, matrix, path):
             print("".join(f"{cell:>{width}}" for cell in (name, *row)))
 
 
-def show_estimates(test, rankings):
+def show_estimates(halves, rankings):
     """Say how many labels of the training and of the test images look wrong."""
     print()
-    for name, ranking in zip(("training", "test"), rankings, strict=True):
+    for name, half, ranking in zip(("training", "test"), halves, rankings, strict=True):
+        n_contradicted = (ranking.predicted != half.labels).sum().item()
         if ranking.n_wrong:
             numbers = " to ".join(f"{n:,}" for n in sorted(set(ranking.n_wrong)))
-            print(f"about {numbers} of the {len(ranking.order):,} {name} labels look wrong")
+            print(f"about {numbers} of the {len(half):,} {name} labels look wrong", end="; ")
+            print(f"the networks contradict {n_contradicted:,}")
         else:
             print(f"how many {name} labels are wrong cannot be said: the networks contradict half or more")
     if not any(ranking.n_wrong for ranking in rankings):
         return
-    n_wrong = (rankings[1].predicted != test.labels).sum().item()
-    if n_wrong > len(test) / 4:
-        print(f"(do not rely on that: the networks contradict {n_wrong / len(test):.0%} of the test labels)")
+    share = n_contradicted / len(half)  # of the test labels
+    if share > 1 / 4:
+        print(f"(do not rely on that: the networks contradict {share:.0%} of the test labels)")
     else:
-        print("(it may be more where there are few images, or where networks believe what they learnt)")
+        print("(there may be more where there are few images; nearly all are among the contradicted ones)")
 
 
 def draw_suspects(path, data, indices, ranking, title):

@@ -65,17 +65,17 @@ def test_an_estimate_by_networks_that_often_err_is_said_to_be_no_good(capsys):
     test = stripes(40)
     numbers = torch.arange(40.0)
     for n_errors, text in (
-        (10, "(it may be more"),
+        (10, "(there may be more"),
         (11, "(do not rely on that: the networks contradict 28%"),
     ):
         predicted = test.labels.clone()
         predicted[:n_errors] = (predicted[:n_errors] + 1) % 3
         probabilities = torch.eye(3)[predicted]
         ranking = diagnose.Ranking(torch.arange(40), numbers, numbers, probabilities, (3, 3))
-        diagnosis_report.show_estimates(test, [ranking._replace(n_wrong=None), ranking])
+        diagnosis_report.show_estimates(2 * [test], [ranking._replace(n_wrong=None), ranking])
         said = capsys.readouterr().out
         assert "how many training labels are wrong cannot be said" in said
-        assert "about 3 of the 40 test labels look wrong" in said
+        assert f"about 3 of the 40 test labels look wrong; the networks contradict {n_errors}\n" in said
         assert text in said
-    diagnosis_report.show_estimates(test, 2 * [ranking._replace(n_wrong=None)])
+    diagnosis_report.show_estimates(2 * [test], 2 * [ranking._replace(n_wrong=None)])
     assert "rely on that" not in capsys.readouterr().out  # where nothing is said

@@ -104,7 +104,7 @@ def load(source, limit=None, image_size=None, with_images=True):
     folder. That holds one of DATA_SETS in torchvision's layout, or a folder of images per class, alone or in
     each of `train|training` and `test|testing|val|valid|validation`. `limit` keeps at most that many images
     of each, chosen at random, the same ones for every run. `image_size` (pixels) unifies images of mixed
-    sizes. Without `with_images` files in a folder are not read: then images are uint8 (N, 0). Raises
+    sizes. Without `with_images` files in a folder are not decoded: then images are uint8 (N, 0). Raises
     UserError, naming the file or folder to mend.
     """
     if source == "digits":

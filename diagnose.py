@@ -27,7 +27,7 @@ from support.files import check_new, write_csv, written
 from support.mislabelled import contradicted_copies, note_contents
 from support.review import to_carry_out, write_review
 from support.run_folder import describe, is_finished, read_resumable, resumable_by, start_or_resume
-from support.settings import complete, parse, with_epochs
+from support.settings import Settings, complete, network_flags, parse, with_epochs
 
 import torch
 
@@ -324,10 +324,8 @@ def carry_out(settings, options):
     halves = load(settings.data, settings.limit, with_images=False)
     check_data(settings.data, *halves, options)
     write_clean(settings.data, options.write_clean, halves, read_decisions(options.decisions, *halves))
-    words = ["python", "train.py", "--init", "xavier", "--data", options.write_clean]
-    if settings.image_size:
-        words += ["--image-size", str(settings.image_size)]
-    print(f"next: {shell_words(*words)}")
+    flags = network_flags(settings, Settings())
+    print(f"next: {shell_words('python', 'train.py', *flags, '--data', options.write_clean)}")
 
 
 if __name__ == "__main__":

@@ -142,10 +142,10 @@ def fit(model, train, test, settings, folder=None, task=None):
 
     `train` and `test` are ImageData, `settings` complete. A row is a dict with the columns of metrics.csv.
     Prints the rows, or with `task` only a line of progress that names it. With `folder`, goes on from its
-    state.pt where there is one, and keeps state.pt and metrics.csv there up to date. All randomness is a
-    function of (seed, epoch, step), so a run that is resumed ends with the same weights, bit by bit, as one
-    that was never interrupted. Under torchrun each process trains on its share of every batch. Raises
-    UserError when the loss is no longer finite.
+    state.pt where there is one, and keeps metrics.csv up to date there, and state.pt, but not after every
+    epoch where saving takes long. All randomness is a function of (seed, epoch, step), so a run that is
+    resumed ends with the same weights, bit by bit, as one that was never interrupted. Under torchrun each
+    process trains on its share of every batch. Raises UserError when the loss is no longer finite.
     """
     keep_freed_memory()
     started = time.perf_counter()
@@ -257,8 +257,10 @@ def finish(folder, model, test, history, settings):
             f"mean of the classes' accuracies (the classes differ in size): {(n_right / counts).mean():.2%}"
         )
     print(f"look at {folder}/curves.png and {folder}/confusion.png; metrics.csv and model.pt are there too")
-    named = [] if folder.parent == Path("runs") else [folder]  # else it is found there
-    print(f"next, to see all runs side by side: {shell_words('python', 'compare.py', *named)}")
+    if folder.parent == Path("runs"):
+        print("next, to see all runs side by side: python compare.py")
+    else:
+        print(f"next, to see it in a table: {shell_words('python', 'compare.py', folder)}")
     print(f"or, to use this one: {shell_words('python', 'predict.py', folder, 'FILE')}")
 
 

@@ -4,8 +4,8 @@
 
 Of each set as many labels as look wrong are removed, or get the class that is predicted, as diagnose.py finds
 them. Then a network learns what is left, from the same first weights as the one before it: as diagnose.py
-trains, or with --epochs N as train.py does, for so long and without moved images. A set's numbers are in
---table once it is done, so an interrupted study goes on.
+trains, or with --epochs N for so long and without moved images. A set's numbers are in --table once it is
+done, so an interrupted study goes on.
 """
 
 from dataclasses import replace
@@ -108,7 +108,9 @@ def main(arguments=None):
         "--sizes", nargs="+", type=positive(int), default=[2000, 10000], help="training images"
     )
     parser.add_argument("--percents", nargs="+", type=positive(int), default=[5, 10, 20], help="wrong labels")
-    parser.add_argument("--epochs", type=positive(int), help="of a network that learns what is left")
+    parser.add_argument(
+        "--epochs", type=positive(int), help="of networks that learn what is left (default: as diagnose.py)"
+    )
     parser.add_argument("--sets", nargs="+", type=seed_number, default=[5, 6, 7, 8, 9], help="which sets")
     parser.add_argument(
         "--table", type=Path, default=Path("results", "cleaning.csv"), help="where lines are kept"

@@ -13,7 +13,6 @@ import sys
 import time
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from subprocess import list2cmdline
 
 # ---------------------------------------------------------------- errors
 
@@ -55,7 +54,10 @@ class Escaped:
 
 def shell_words(*words):
     """Return a command line of `words`, quoted for the machine's shell."""
-    return (list2cmdline if sys.platform == "win32" else shlex.join)([str(word) for word in words])
+    words = [str(word) for word in words]
+    if sys.platform != "win32":
+        return shlex.join(words)
+    return " ".join(word if re.fullmatch(r"[\w.,:=+/\\-]+", word) else f'"{word}"' for word in words)
 
 
 def is_out_of_memory(error):

@@ -31,7 +31,7 @@ def show_estimates(halves, rankings):
         if ranking.n_wrong:
             numbers = " to ".join(f"{n:,}" for n in sorted(set(ranking.n_wrong)))
             print(f"about {numbers} of the {len(half):,} {name} labels look wrong", end="; ")
-            print(f"the networks contradict {n_contradicted:,}")
+            print(f"the networks predict another class for {n_contradicted:,}")
         else:
             print(f"how many {name} labels are wrong cannot be said: the networks contradict half or more")
     if not any(ranking.n_wrong for ranking in rankings):
@@ -40,7 +40,9 @@ def show_estimates(halves, rankings):
     if share > 1 / 4:
         print(f"(do not rely on that: the networks contradict {share:.0%} of the test labels)")
     else:
-        print("(there may be more where there are few images; nearly all are among the contradicted ones)")
+        print(
+            "(there may be more where there are few images; --remove N takes more of the contradicted ones)"
+        )
 
 
 def draw_suspects(path, data, indices, ranking, title):

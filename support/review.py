@@ -17,6 +17,7 @@ from support.decisions import changed
 from support.files import written
 from support.image_files import read_rgb
 from support.run_folder import read_config
+from support.settings import Settings, network_flags
 
 from PIL import Image
 
@@ -49,9 +50,8 @@ def to_carry_out(file, data, settings, new_copy):
     It writes to a folder that is not there yet, and is not `new_copy`, the diagnosis' own --write-clean or
     None.
     """
-    words = ["python", "diagnose.py", "--data", settings.data, "--decisions", str(file)]
-    if settings.image_size and settings.model != "vgg16":  # which has a size of its own
-        words += ["--image-size", str(settings.image_size)]
+    flags = network_flags(settings, Settings(init="xavier"))  # for the training that is suggested next
+    words = ["python", "diagnose.py", *flags, "--data", settings.data, "--decisions", str(file)]
     if Path(settings.data, data.ids[0]).is_file():
         source = settings.data if Path(settings.data).name.strip(".") else os.path.abspath(settings.data)
         clean = re.sub(rf"([/{re.escape(os.sep)}]\.?)+$", "", source) + "_cleaned"

@@ -56,7 +56,9 @@ class Settings:
         "train only the last layer, with --init pretrained or transfer; the features below are computed once",
         action="store_true",
     )
-    image_size: int = flag(None, "resize images to N×N pixels (default: as they are; vgg16 224)")
+    image_size: int = flag(
+        None, "resize images to N×N pixels (default: as they are, large or mixed ones 64; vgg16 224)"
+    )
     limit: int = flag(None, "use at most N training and N test images (default: all)")
     seed: int = flag(0, "seed of all that is random", type=seed_number, metavar="N")
     device: str = flag(None, "cpu, cuda or mps (default: cuda or mps where there is one)", metavar="NAME")
@@ -162,6 +164,17 @@ def parse(description, arguments=None, options_kind=Options, **defaults):
     if settings.freeze and settings.augment:
         raise UserError("--freeze computes the features once: leave out --augment")
     return settings, options
+
+
+def network_flags(settings, defaults):
+    """Return the words that ask for the network of `settings` and its first weights, beside `defaults`."""
+    words = []
+    for name in ("model", "init", "weights", "freeze", *ARCHITECTURE, "image_size"):
+        value = getattr(settings, name)
+        own_size = name == "image_size" and settings.model == "vgg16" and value == VGG16_SIZE
+        if value != getattr(defaults, name) and not own_size:
+            words += [flag_name(name)] if value is True else [flag_name(name), str(value)]
+    return words
 
 
 def command_line(settings):

@@ -230,7 +230,10 @@ def test_the_page_has_the_last_lines_command_with_a_free_name(root, tmp_path, mo
     shutil.copytree(root / "images", "mine")
     diagnose.main(f"--data mine/. --seeds 1 --write-clean mine_cleaned --out run {FLAGS} --epochs 1".split())
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.endswith(" --data mine/. --decisions run/decisions.csv --write-clean mine_cleaned-2")
+    network = "--n-blocks 2 --n-features-1 4 --n-features-2 4 --n-fully-1 8 --n-fully-2 8"
+    mine = "--data mine/. --decisions run/decisions.csv"
+    assert last == f"python diagnose.py {network} {mine} --write-clean mine_cleaned-2"
+    assert not list(Path("run").glob("*/state.pt"))  # they are of no more use
     page = re.search(r'json" id="data">(.*?)</script>', Path("run/review.html").read_text(), re.DOTALL)[1]
     assert json.loads(page)["command"] == last
 

@@ -22,7 +22,7 @@ while [ $# -gt 0 ]; do
 done
 """
 # Of the runs and of the tables that are compared with kept ones, how many a part has.
-PARTS = {"1.1": (21, 1), "1.2": (65, 3), "1.3": (1, 1), "1.4": (5, 1), "beyond": (0, 1)}
+PARTS = {"1.1": (21, 1), "1.2": (65, 3), "1.3": (1, 1), "1.4": (5, 1), "beyond": (0, 1), "gpu": (16, 1)}
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_the_commands_have_these_flags(reproduce, monkeypatch, capsys):
     for command in (command for part in PARTS for command in reproduce(part)[1]):
         name = command.removeprefix("-m ").split()[0].removesuffix(".py")
         flags.setdefault(name, set()).update(re.findall(r"(?<!\S)--[a-z0-9-]+", command))
-    assert len(flags) == 9
+    assert len(flags) == 10
     for name, named in flags.items():
         monkeypatch.setattr(sys, "argv", [name, "--help"])
         with pytest.raises(SystemExit):

@@ -49,6 +49,7 @@ def test_a_duration_is_right_to_its_last_unit(seconds):
             RuntimeError("DefaultCPUAllocator: can't allocate memory"),
             "out of memory; try a smaller --batch-size",
         ),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried"), "out of memory; try a smaller"),
         (torch.OutOfMemoryError("CUDA out of memory."), "out of memory; try a smaller --batch-size"),
         (MemoryError(), "out of memory; try a smaller --batch-size"),
     ],
@@ -288,4 +289,4 @@ def test_a_command_line_is_quoted_for_the_machines_shell(monkeypatch):
     assert console.shell_words(*words) == "python train.py --resume 'runs/my run'"
     monkeypatch.setattr(console.sys, "platform", "win32")  # whose cmd.exe knows no single quotes
     assert console.shell_words(*words) == 'python train.py --resume "runs/my run"'
-    assert console.shell_words("--resume", "runs\\mine") == "--resume runs\\mine"
+    assert console.shell_words("--resume", "runs\\mine", "R&D") == '--resume runs\\mine "R&D"'

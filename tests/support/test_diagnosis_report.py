@@ -75,7 +75,10 @@ def test_an_estimate_by_networks_that_often_err_is_said_to_be_no_good(capsys):
         diagnosis_report.show_estimates(2 * [test], [ranking._replace(n_wrong=None), ranking])
         said = capsys.readouterr().out
         assert "how many training labels are wrong cannot be said" in said
-        assert f"about 3 of the 40 test labels look wrong; the networks contradict {n_errors}\n" in said
+        assert (
+            f"about 3 of the 40 test labels look wrong; the networks predict another class for {n_errors}\n"
+            in said
+        )
         assert text in said
     diagnosis_report.show_estimates(2 * [test], 2 * [ranking._replace(n_wrong=None)])
     assert "rely on that" not in capsys.readouterr().out  # where nothing is said

@@ -4,7 +4,16 @@ import re
 from dataclasses import fields, replace
 
 from support.console import UserError
-from support.settings import Settings, command_line, complete, flag_name, has_fast_bf16, parse, with_epochs
+from support.settings import (
+    Settings,
+    command_line,
+    complete,
+    flag_name,
+    has_fast_bf16,
+    network_flags,
+    parse,
+    with_epochs,
+)
 
 import pytest
 import torch
@@ -114,3 +123,23 @@ def test_few_images_are_seen_more_often(n_train, batch_size, bounds):
     assert epochs == most or epochs * steps >= 150
     assert epochs == usual or (epochs - 1) * steps < 150  # and no more than that
     assert with_epochs(replace(settings, epochs=3), n_train).epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "flags"),
+    [
+        ({}, ""),
+        ({"init": "xavier", "n_blocks": 2, "epochs": 9, "seed": 4}, "--init xavier --n-blocks 2"),
+        ({"image_size": 32}, "--image-size 32"),
+        (
+            {"model": "vgg16", "init": "pretrained", "freeze": True},
+            "--model vgg16 --init pretrained --freeze",
+        ),
+        ({"model": "vgg16", "image_size": 32}, "--model vgg16 --image-size 32"),
+        ({"init": "transfer", "weights": "a.pt"}, "--init transfer --weights a.pt"),
+    ],
+)
+def test_the_flags_of_a_network_are_those_that_differ_and_no_others(changes, flags):
+    completed = complete(Settings(device="cpu", **changes))
+    assert " ".join(network_flags(completed, Settings())) == flags
+    assert network_flags(completed, completed) == []

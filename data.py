@@ -317,13 +317,13 @@ def known_truth(data, clean, image_size):
 # ---------------------------------------------------------------- the command line
 
 
-def export(out, source="auto"):
+def export(out, source="auto", image_size=None):
     """Write the data set `source`, as `load` takes it, to the new folder `out` as PNG files."""
     check_new(out)
     source = find(source)
     if Path(source).is_dir() and not find_downloaded(source):
         check_outside(out, Path(source))
-    write_images(*load(source), out)
+    write_images(*load(source, image_size=image_size), out)
 
 
 def main():
@@ -335,6 +335,7 @@ def main():
     command.add_argument(
         "--source", default="auto", help="auto, mnist, fashion, digits or a folder (default: auto)"
     )
+    command.add_argument("--image-size", type=positive(int), help="make larger or mixed images N×N pixels")
     command = commands.add_parser("mislabel", help="copy an image folder, some training labels wrong")
     command.add_argument("source", help="image folder to copy")
     command.add_argument("out", help="folder to make")

@@ -309,6 +309,8 @@ def main(arguments=None):
     description = describe(settings, model, data, test, asdict(replace(options, resume=None)))
     folder = start_or_resume("diagnosis", description, options, config)
     with resumable_by(["diagnose.py", "--resume", folder], folder):
+        if resume and is_finished(folder, "effect.csv"):
+            return  # another process has finished it meanwhile
         if options.decisions and not (folder / DECIDED).exists():
             with written(folder / DECIDED) as file:
                 file.write(Path(options.decisions).read_bytes())
@@ -321,11 +323,11 @@ def main(arguments=None):
 
 def carry_out(settings, options):
     """Write the copy that the decisions of the command line ask for, and say what to type next."""
-    halves = load(settings.data, settings.limit, with_images=False)
+    halves = load(settings.data, with_images=False)  # all, as all are copied
     check_data(settings.data, *halves, options)
     write_clean(settings.data, options.write_clean, halves, read_decisions(options.decisions, *halves))
     flags = network_flags(settings, Settings())
-    print(f"next: {shell_words('python', 'train.py', *flags, '--data', options.write_clean)}")
+    print(f"next: {shell_words('python', 'train.py', *flags, '--data', Path(options.write_clean))}")
 
 
 if __name__ == "__main__":

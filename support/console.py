@@ -28,7 +28,7 @@ class UserError(Exception):
 
 def one_line(error):
     """Return an exception's text on one line, or its type where it has no text."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(map(str.strip, str(error).splitlines())).strip() or type(error).__name__
 
 
 def printable(text):
@@ -53,8 +53,9 @@ class Escaped:
 
 
 def shell_words(*words):
-    """Return a command line of `words`, quoted for the machine's shell."""
-    words = [str(word) for word in words]
+    """Return a command line of `words`, quoted for the machine's shell. A Path never looks like a flag."""
+    named = [isinstance(word, Path) and str(word).startswith("-") for word in words]
+    words = [f"./{word}" if name else str(word) for word, name in zip(words, named, strict=True)]
     if sys.platform != "win32":
         return shlex.join(words)
     return " ".join(word if re.fullmatch(r"[\w.,:=+/\\-]+", word) else f'"{word}"' for word in words)

@@ -7,7 +7,6 @@ import base64
 import hashlib
 import io
 import json
-import os
 import re
 from itertools import count
 from pathlib import Path
@@ -16,7 +15,7 @@ from support.console import counted, shell_words
 from support.decisions import changed
 from support.files import written
 from support.image_files import read_rgb
-from support.run_folder import read_config
+from support.run_folder import checksum, read_config
 from support.settings import Settings, network_flags
 
 from PIL import Image
@@ -38,8 +37,7 @@ def write_review(halves, rankings, decided, settings, new_copy, folder):
         for half, ranking, decisions in zip(halves, rankings, decided, strict=True)
     ]
     tabs = dict(zip(("training images", "test images"), tabs, strict=True))
-    data, config = halves[0], read_config(folder)[1]
-    key = " ".join([config["checksum"], *config["data"]["fingerprint"]])
+    data, key = halves[0], checksum(read_config(folder)[1])
     command = to_carry_out(folder / "decisions.csv", data, settings, new_copy)
     write_page(folder / "review.html", data.source, tabs, data.classes, key, command)
 
@@ -51,13 +49,14 @@ def to_carry_out(file, data, settings, new_copy):
     None.
     """
     flags = network_flags(settings, Settings(init="xavier"))  # for the training that is suggested next
-    words = ["python", "diagnose.py", *flags, "--data", settings.data, "--decisions", str(file)]
+    words = ["python", "diagnose.py", *flags, "--data", Path(settings.data), "--decisions", file]
     if Path(settings.data, data.ids[0]).is_file():
-        source = settings.data if Path(settings.data).name.strip(".") else os.path.abspath(settings.data)
-        clean = re.sub(rf"([/{re.escape(os.sep)}]\.?)+$", "", source) + "_cleaned"
-        names = (f"{clean}-{number}" if number > 1 else clean for number in count(1))
+        source = (
+            Path(settings.data) if Path(settings.data).name.strip(".") else Path(settings.data).absolute()
+        )
+        names = (Path(f"{source}_cleaned" + f"-{number}" * (number > 1)) for number in count(1))
         taken = new_copy and Path(new_copy).resolve()
-        free = (name for name in names if not Path(name).exists() and Path(name).resolve() != taken)
+        free = (name for name in names if not name.exists() and name.resolve() != taken)
         words += ["--write-clean", next(free)]
     return shell_words(*words)
 

@@ -46,9 +46,9 @@ def new_run_folder(name, out=None):
             return folder
 
 
-def checksum(*contents):
-    """Return 16 hexadecimal digits that differ where `contents`, dicts, do."""
-    return hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:16]
+def checksum(description):
+    """Return 16 hexadecimal digits that differ where a `description`, a dict, does."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def fingerprint(file):
@@ -67,7 +67,6 @@ def describe(settings, model, train, test, options=None):
     return {
         "settings": asdict(settings),
         "options": options,
-        "checksum": checksum(asdict(settings), options),  # a run goes on with what it began with
         "data": {
             "source": train.source,
             "n_train": len(train),
@@ -90,30 +89,27 @@ def describe(settings, model, train, test, options=None):
     }
 
 
+def write_config(folder, description):
+    """Write config.json: the `description` of a run, by `describe`, and a checksum of it."""
+    write_json(folder / "config.json", description | {"checksum": checksum(description)})
+
+
 def read_config(folder):
-    """Return (settings, config) of the run in `folder`; raise UserError where there is none to be read."""
+    """Return (settings, description) of the run in `folder`; raise UserError where none can be read."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        settings = Settings(**config["settings"])
-        data, machine = config["data"], config["platform"]
-        texts = (data["source"], machine["hardware"], config["weights"] or "")
-        texts += (*data["fingerprint"], *config["content_fingerprint"])
-        numbers = (config["n_parameters"], data["n_train"], data["n_test"], machine["n_processes"])
-        channels, height, width = data["image_shape"]
-        kinds = [{*map(type, part)} for part in ((*texts, *data["classes"]), (*numbers, height, width))]
-        if kinds != [{str}, {int}] or channels not in (1, 3) or type(config["brightness"]) is not float:
-            raise ValueError("not what was written")
-        if config["checksum"] != checksum(config["settings"], config["options"]):
-            raise ValueError("the settings were edited")
+        description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        settings = Settings(**description["settings"])
+        if description.pop("checksum") != checksum(description):  # so it is all that `describe` returned
+            raise ValueError("edited")
     except (FileNotFoundError, NotADirectoryError):
         raise UserError(f"{folder}: no run is there (no config.json)") from None
     except OSError as error:
         raise UserError(f"{folder}/config.json: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
             f"{folder}/config.json is damaged, edited, or of another version of this program"
         ) from None
-    return settings, config
+    return settings, description
 
 
 def read_resumable(folder, option_names=None):
@@ -196,7 +192,7 @@ def begin(name, description, out):
     with locked(folder):  # so that of two runs at once with the same --out one is refused
         if (folder / "config.json").exists():
             raise UserError(f"--out {out}: another process was faster; choose another folder")
-        write_json(folder / "config.json", description)
+        write_config(folder, description)
     return folder
 
 
@@ -205,10 +201,13 @@ def same_run_folder(name, description, out=None):
 
     Where there is none it is a new one.
     """
+    parts = ("settings", "options", "data")
     for folder in [Path(out)] if out else sorted(Path("runs").glob(f"{name}*"), reverse=True):
-        with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-            if (config["checksum"], config["data"]) == (description["checksum"], description["data"]):
+        with suppress(UserError):
+            config = read_config(folder)[1]
+            if checksum({part: config[part] for part in parts}) == checksum(
+                {part: description[part] for part in parts}
+            ):
                 note_other_platform(config, description)
                 return folder
     return begin(name, description, out)

@@ -6,8 +6,8 @@ import statistics
 from pathlib import Path
 
 from support.console import UserError
-from support.files import read_csv, read_json, write_csv, write_json
-from support.run_folder import checksum
+from support.files import read_csv, write_csv
+from support.run_folder import read_config, write_config
 
 import pytest
 from conftest import FLAGS, write_folder
@@ -121,14 +121,13 @@ def test_an_interrupted_run_is_shown_as_far_as_it_got(folder, tmp_path, monkeypa
 
 def test_the_same_images_from_another_place_are_the_same_experiment(folder, tmp_path, monkeypatch):
     copy = copied(folder, tmp_path, monkeypatch, "a-1")
-    config = read_json(copy / "config.json")
+    config = read_config(copy)[1]
     config["settings"] |= {"data": "moved", "limit": 500}
-    config["checksum"] = checksum(config["settings"], None)
-    write_json(copy / "config.json", config)
+    write_config(copy, config)
     copied(folder, tmp_path, monkeypatch)
     assert [row["n_seeds"] for row in table()] == ["2"]
     config["platform"]["hardware"] = "another machine"
-    write_json(copy / "config.json", config)
+    write_config(copy, config)
     assert [row["n_seeds"] for row in table()] == ["1", "1"]
 
 
@@ -154,10 +153,8 @@ def test_what_is_no_run_is_named(folder, tmp_path, monkeypatch, file, content, m
 
 def test_runs_of_other_commands_are_refused_or_left_out(folder, tmp_path, monkeypatch):
     copy = copied(folder, tmp_path, monkeypatch)
-    config = read_json(copy / "config.json")
-    options = {"remove": 100}
-    both = {"options": options, "checksum": checksum(config["settings"], options)}
-    write_json(copy / "config.json", config | both)
+    config = read_config(copy)[1]
+    write_config(copy, config | {"options": {"remove": 100}})
     with pytest.raises(UserError, match="a run of another command"):
         compare.main(["runs/a-0"])
     with pytest.raises(UserError, match="no training run is in runs/"):
@@ -180,11 +177,11 @@ def test_a_repeated_run_is_no_other_seed(folder, tmp_path, monkeypatch, capsys):
 def test_other_training_data_or_hardware_are_named(folder, tmp_path, monkeypatch, capsys):
     copied(folder, tmp_path, monkeypatch)
     copy = copied(folder, tmp_path, monkeypatch, "a-1")
-    config = read_json(copy / "config.json")
+    config = read_config(copy)[1]
     config["data"]["source"] = "mislabelled"
     config["data"]["fingerprint"][0] = config["content_fingerprint"][0] = "0" * 16
     config["platform"]["hardware"] = "a GPU"
-    write_json(copy / "config.json", config)
+    write_config(copy, config)
     names = [row["named"] for row in table()]
     assert names[0].startswith("trained on 24 of images, ")
     assert names[1].startswith("trained on 24 of mislabelled, a GPU, ")

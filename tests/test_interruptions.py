@@ -13,6 +13,7 @@ from pathlib import Path
 from support import run_folder
 from support.console import run_command
 from support.files import locked, read_csv
+from support.run_folder import read_config, write_config
 from support.trials import Architecture
 
 import pytest
@@ -238,9 +239,9 @@ def test_of_two_runs_with_the_same_folder_one_is_refused(refused, interrupted, m
 
 
 def test_a_run_on_another_machine_goes_on_with_a_note(interrupted, capsys):
-    config = json.loads(Path("run/config.json").read_text())
+    config = read_config(Path("run"))[1]
     config["platform"]["torch"] = "1.0"
-    Path("run/config.json").write_text(json.dumps(config))
+    write_config(Path("run"), config)
     train.main(["--resume", "run"])
     assert "Note: that run began with other software" in capsys.readouterr().out
 
@@ -286,6 +287,22 @@ def test_a_resumed_diagnosis_does_what_the_edited_ranking_says(tmp_path):
     assert ranking.read_text() == edited
     assert read_csv("run/effect.csv")[-1]["n_images"] == "89"
     assert len(list(Path("new").glob("train/*/*"))) == 89
+
+
+def test_a_diagnosis_that_another_process_finishes_meanwhile_is_left_alone(tmp_path, monkeypatch, capsys):
+    write_folder(tmp_path / "images")
+    diagnose.main(f"--data images --seeds 1 --epochs 1 {FLAGS} --out run".split())
+    finished = contents(Path("run"))
+    os.rename("run/effect.csv", "effect.csv")
+
+    def slow(*given, load=diagnose.load, **named):
+        os.rename("effect.csv", "run/effect.csv")
+        return load(*given, **named)
+
+    monkeypatch.setattr(diagnose, "load", slow)
+    diagnose.main(["--resume", "run"])
+    assert contents(Path("run")) == finished
+    assert "run is finished already" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------- a search

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from support import pictures
 from support.console import printable, run_command
-from support.files import read_csv, read_json, write_json
-from support.run_folder import checksum
+from support.files import read_csv, read_json
+from support.run_folder import read_config, write_config
 
 import numpy as np
 import pytest
@@ -131,10 +131,9 @@ def test_from_python_config_and_weights_alone_are_the_network_and_its_classes(ru
 
 def test_a_run_of_a_gpu_in_bf16_predicts_without_one(tmp_path):
     shutil.copytree("plain", tmp_path / "run")
-    config = read_json("plain/config.json")
+    config = read_config(Path("plain"))[1]
     config["settings"] |= {"device": "cuda:7", "precision": "bf16"}
-    config["checksum"] = checksum(config["settings"], None)
-    write_json(tmp_path / "run/config.json", config)
+    write_config(tmp_path / "run", config)
     expected = [float(row["probability"]) for row in predicted("plain", "images/test")]
     rows = predicted(tmp_path / "run", "images/test")
     assert [float(row["probability"]) for row in rows] == pytest.approx(expected, abs=0.05)
@@ -399,10 +398,7 @@ def test_what_cannot_be_predicted_is_one_line_and_nothing_is_written(
     shutil.copy(root / "shrunk/model.pt", "other/model.pt")
     Path("cut/model.pt").write_bytes(Path("plain/model.pt").read_bytes()[:-99])
     torch.save([1, 2], "list/model.pt")
-    config = read_json("plain/config.json")
-    options = {"remove": 3}
-    changed = {"options": options, "checksum": checksum(config["settings"], options)}
-    write_json("diagnosis/config.json", config | changed)
+    write_config(Path("diagnosis"), read_config(Path("plain"))[1] | {"options": {"remove": 3}})
     Path("empty").mkdir()
     Path("mine.csv").write_text("name,score\nme,1\n")
     before = {path: path.read_bytes() for path in Path().rglob("*") if path.is_file()}

@@ -42,7 +42,8 @@ def test_a_duration_is_right_to_its_last_unit(seconds):
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (console.UserError("two\nlines"), "two lines"),
+        (console.UserError("two\n  lines"), "two lines"),
+        (console.UserError("to go on: --resume 'my  run'"), "--resume 'my  run'"),  # a name is as it is
         (KeyboardInterrupt(), "interrupted"),
         (OSError(28, "No space left on device", "runs/a"), "runs/a: No space left on device"),
         (
@@ -287,6 +288,7 @@ def test_on_a_terminal_progress_is_one_line_that_fits(clock, capsys, monkeypatch
 def test_a_command_line_is_quoted_for_the_machines_shell(monkeypatch):
     words = ("python", "train.py", "--resume", Path("runs", "my run"))
     assert console.shell_words(*words) == "python train.py --resume 'runs/my run'"
+    assert console.shell_words("--out", Path("-run"), "-") == "--out ./-run -"
     monkeypatch.setattr(console.sys, "platform", "win32")  # whose cmd.exe knows no single quotes
     assert console.shell_words(*words) == 'python train.py --resume "runs/my run"'
     assert console.shell_words("--resume", "runs\\mine", "R&D") == '--resume runs\\mine "R&D"'

@@ -69,7 +69,7 @@ def config(tmp_path):
     images = stripes(6)
     run_settings = small_settings()
     config = run_folder.describe(run_settings, small_model(run_settings, images), images, images)
-    files.write_json(tmp_path / "config.json", config)
+    run_folder.write_config(tmp_path, config)
     return config
 
 
@@ -83,25 +83,13 @@ def test_a_config_is_read_back_and_an_edited_one_is_refused(tmp_path, config):
         run_folder.read_config(tmp_path / "other")
     with pytest.raises(UserError, match="of another command"):
         run_folder.read_resumable(tmp_path, {"remove", "seeds"})
-    edited = config | {"settings": config["settings"] | {"epochs": 9}}
-    older = config | {"settings": {name: value for name, value in config["settings"].items() if name != "lr"}}
-    listed = config | {"weights": ["a"]}
-    flat, numbered = (
-        config | {"data": config["data"] | change}
-        for change in ({"image_shape": [1, 8]}, {"classes": [0, 1, 2]})
-    )
-    for content in (
-        json.dumps(edited),
-        json.dumps(older),
-        json.dumps(listed),
-        json.dumps(flat),
-        json.dumps(numbered),
-        json.dumps(config | {"brightness": "dark"}),
-        "[]",
-        "{}",
-        json.dumps(config)[:-9],
-        "\0",
-    ):
+    written = files.read_json(tmp_path / "config.json")
+    edited = [{"settings": config["settings"] | {"epochs": 9}}, {"data": config["data"] | {"n_test": 5}}]
+    edited += [{"content_fingerprint": []}, {"options": {}}, {"checksum": None}]
+    without = [{name: value for name, value in written.items() if name != lacking} for lacking in written]
+    whole = json.dumps(written)
+    contents = [json.dumps(each) for each in (*(written | each for each in edited), *without, [], {}, "a", 3)]
+    for content in (*contents, whole[:-9], "\0", "[" * 99999):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(UserError, match=r"config\.json is damaged, edited, or of another version"):
             run_folder.read_config(tmp_path)

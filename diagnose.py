@@ -61,7 +61,7 @@ def losses_of(labels, log_probabilities):
 
     `labels` is int64 (N,), `log_probabilities` float (N, classes), of a network or of several as one.
     """
-    return -log_probabilities.gather(1, labels[:, None]).squeeze(1)
+    return 0 - log_probabilities.gather(1, labels[:, None]).squeeze(1)  # -0.0 would be printed as -0.00
 
 
 def label_counts(labels, log_probabilities):

@@ -142,6 +142,7 @@ def test_certain_networks_give_finite_scores():
     ranking = top_losses(pictured(labels, 3), certain)
     assert ranking.scores.isfinite().all()
     assert ranking.order[0] == 3
+    assert [f"{loss:.2f}" for loss in ranking.losses] == ["0.00", "0.00", "0.00", "300.00"]  # never -0.00
 
 
 @given(st.integers(2, 5), st.integers(0, 2**31), st.sampled_from([0, 0.02, 0.1, 0.3]))

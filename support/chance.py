@@ -60,13 +60,14 @@ def print_effect(before, after):
 def print_summary(before, after, n_suspects, n_images):
     """Say what the cleaning changed, given the rows before it and after it."""
     print(f"\nCleaning {n_suspects:,} of {n_images:,} images ({n_suspects / n_images:.2%}) changed")
-    for measure, unit, remark in (
-        ("test_accuracy", " points", ""),
-        ("test_loss", "", ""),
-        ("train_loss", "", " (it mostly falls once images of great loss are gone)"),
+    for measure, unit, sign, remark in (
+        ("test_accuracy", " points", "", ""),
+        ("test_loss", "", "+", " (test images with wrong labels cost a surer network more)"),
+        ("train_loss", "", "-", " (it mostly falls once images of great loss are gone)"),
     ):
         *_, change, verdict = effect_texts(measure, before, after)
-        print(f"  the {measure.replace('_', ' ')} by {change}{unit}: {verdict}{remark}")
+        explained = change.startswith(sign) and verdict.startswith("larger")
+        print(f"  the {measure.replace('_', ' ')} by {change}{unit}: {verdict}{remark if explained else ''}")
 
 
 # ---------------------------------------------------------------- over classes

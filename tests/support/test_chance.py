@@ -93,6 +93,22 @@ def test_the_table_names_both_and_the_summary_says_what_the_cleaning_changed(eff
     assert accuracy == "  the test accuracy by +0.00 ± 0.00 points: within chance"
 
 
+@pytest.mark.parametrize(
+    ("change", "test", "train"), [(0.1, True, False), (-0.1, False, True), (0.001, False, False)]
+)
+def test_a_loss_that_changed_as_it_often_does_is_explained(effects, capsys, change, test, train):
+    before, _ = effects
+    noise = (0.02, -0.02)  # within which the third change is
+    after = [
+        row | {name: row[name] + change + more for name in ("test_loss", "train_loss")}
+        for row, more in zip(before * 2, noise * 2, strict=True)
+    ]
+    chance.print_summary(before * 2, after, 3, 60)
+    *_, of_test, of_train = capsys.readouterr().out.splitlines()
+    assert of_test.endswith(" cost a surer network more)") == test
+    assert of_train.endswith(" once images of great loss are gone)") == train
+
+
 # ---------------------------------------------------------------- over classes
 
 

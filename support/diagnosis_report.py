@@ -34,15 +34,12 @@ def show_estimates(halves, rankings):
             print(f"the networks predict another class for {n_contradicted:,}")
         else:
             print(f"how many {name} labels are wrong cannot be said: the networks contradict half or more")
-    if not any(ranking.n_wrong for ranking in rankings):
-        return
     share = n_contradicted / len(half)  # of the test labels
-    if share > 1 / 4:
+    if share > 1 / 4 and any(ranking.n_wrong for ranking in rankings):
         print(f"(do not rely on that: the networks contradict {share:.0%} of the test labels)")
-    else:
-        print(
-            "(there may be more where there are few images; --remove N takes more of the contradicted ones)"
-        )
+    elif ranking.n_wrong:  # of the test labels
+        print("(networks come to believe what they learn: with few images more may be wrong, rather the")
+        print(f"test labels' share, {ranking.n_wrong[1] / len(half):.1%}; --remove N takes N suspects)")
 
 
 def draw_suspects(path, data, indices, ranking, title):

@@ -65,7 +65,7 @@ def test_an_estimate_by_networks_that_often_err_is_said_to_be_no_good(capsys):
     test = stripes(40)
     numbers = torch.arange(40.0)
     for n_errors, text in (
-        (10, "(there may be more"),
+        (10, "rather the\ntest labels' share, 7.5%; --remove N"),
         (11, "(do not rely on that: the networks contradict 28%"),
     ):
         predicted = test.labels.clone()

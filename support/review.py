@@ -51,9 +51,8 @@ def to_carry_out(file, data, settings, new_copy):
     flags = network_flags(settings, Settings(init="xavier"))  # for the training that is suggested next
     words = ["python", "diagnose.py", *flags, "--data", Path(settings.data), "--decisions", file]
     if Path(settings.data, data.ids[0]).is_file():
-        source = (
-            Path(settings.data) if Path(settings.data).name.strip(".") else Path(settings.data).absolute()
-        )
+        source = Path(settings.data)
+        source = source if source.name.strip(".") else source.resolve()  # . and ..
         names = (Path(f"{source}_cleaned" + f"-{number}" * (number > 1)) for number in count(1))
         taken = new_copy and Path(new_copy).resolve()
         free = (name for name in names if not name.exists() and name.resolve() != taken)

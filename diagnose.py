@@ -20,7 +20,6 @@ from support.decisions import (
     check_flags,
     check_remove,
     decide,
-    read_decisions,
     write_clean,
 )
 from support.files import check_new, write_csv, written
@@ -324,8 +323,7 @@ def main(arguments=None):
 def carry_out(settings, options):
     """Write the copy that the decisions of the command line ask for, and say what to type next."""
     halves = load(settings.data, with_images=False)  # all, as all are copied
-    check_data(settings.data, *halves, options)
-    write_clean(settings.data, options.write_clean, halves, read_decisions(options.decisions, *halves))
+    write_clean(settings.data, options.write_clean, halves, check_data(settings.data, *halves, options))
     flags = network_flags(settings, Settings())
     print(f"next: {shell_words('python', 'train.py', *flags, '--data', Path(options.write_clean))}")
 

@@ -75,7 +75,10 @@ def check_remove(options, n_images, limit=None):
 
 
 def check_data(source, data, test, options):
-    """Raise UserError where `options` cannot be met with `data`, before anything is trained."""
+    """Raise UserError where `options` cannot be met with `data`, before anything is trained.
+
+    Return the decisions of the command line, as `read_decisions` does, or None where there are none.
+    """
     check_remove(options, len(data))
     if options.write_clean and not Path(source, data.ids[0]).is_file():
         raise UserError(f"--write-clean copies image files, and {source} has none; python data.py export")
@@ -84,6 +87,8 @@ def check_data(source, data, test, options):
     if options.decisions and not options.resume:
         decided = read_decisions(options.decisions, data, test)  # its faults before the training
         check_left((data, test), decided, options.decisions)
+        return decided
+    return None
 
 
 # ---------------------------------------------------------------- decisions

@@ -201,13 +201,14 @@ def same_run_folder(name, description, out=None):
 
     Where there is none it is a new one.
     """
-    parts = ("settings", "options", "data")
+
+    def what(config):  # whatever the machine
+        return checksum({part: config[part] for part in ("settings", "options", "data")})
+
     for folder in [Path(out)] if out else sorted(Path("runs").glob(f"{name}*"), reverse=True):
         with suppress(UserError):
             config = read_config(folder)[1]
-            if checksum({part: config[part] for part in parts}) == checksum(
-                {part: description[part] for part in parts}
-            ):
+            if what(config) == what(description):
                 note_other_platform(config, description)
                 return folder
     return begin(name, description, out)

@@ -166,6 +166,11 @@ def parse(description, arguments=None, options_kind=Options, **defaults):
     return settings, options
 
 
+def flag_words(name, value):
+    """Return what is typed to set the field `name` to `value`, as a list of words."""
+    return [flag_name(name)] if value is True else [flag_name(name), str(value)]
+
+
 def network_flags(settings, defaults):
     """Return the words that ask for the network of `settings` and its first weights, beside `defaults`."""
     words = []
@@ -173,7 +178,7 @@ def network_flags(settings, defaults):
         value = getattr(settings, name)
         own_size = name == "image_size" and settings.model == "vgg16" and value == VGG16_SIZE
         if value != getattr(defaults, name) and not own_size:
-            words += [flag_name(name)] if value is True else [flag_name(name), str(value)]
+            words += flag_words(name, value)
     return words
 
 
@@ -184,10 +189,8 @@ def command_line(settings):
         name, value = setting.name, getattr(settings, setting.name)
         if name in ("device", "precision", "threads") or value is None:
             continue
-        if value is True:
-            words.append(flag_name(name))
-        elif name in ("model", "init") or value != setting.default:
-            words += [flag_name(name), str(value)]
+        if name in ("model", "init") or value != setting.default:
+            words += flag_words(name, value)
     return shell_words(*words)
 
 

@@ -1,223 +1,190 @@
-"""Compare training runs: one table and one picture, seeds of the same settings as one line with a band.
+"""Compare training runs in a table and a chart; runs that differ only in their seed are one line.
 
     python compare.py                                    all of runs/
     python compare.py runs/resnet-xavier runs/encoder-xavier --csv table.csv
 
-Runs that were tested on different images stand apart, in tables and diagrams of their own.
+Accuracies are those after the last epoch. Runs tested on different images are in tables of their own.
 """
 
-from dataclasses import fields, replace
+import textwrap
 from itertools import accumulate
 from pathlib import Path
+from statistics import mean, stdev
 
-from support import pictures
-from support.chance import mean_sd
-from support.console import Parser, UserError, run_command
-from support.files import is_free
-from support.run_folder import read_config, read_run, to_type
-from support.settings import Settings, command_line
+from support import charts, run_folder
+from support.console import Parser, UserError, add_output_flags, command, path, run_command
 
-GOAL = 0.99  # of the test accuracy, to which epochs and seconds are counted
-# Left out of the column `settings`, as they are shown elsewhere.
-NOT_NAMED = ("model", "init", "seed", "data", "limit", "device", "precision", "threads")
-
-# ---------------------------------------------------------------- reading runs
-
-
-def training_runs(root=Path("runs")):
-    """Return train.py's runs in `root`; say which cannot be read."""
-    runs = []
-    for file in sorted(root.glob("*/config.json")):
-        try:
-            if read_config(file.parent)[1]["options"] is None:
-                runs.append(read_run(file.parent))
-        except UserError as error:
-            print(f"Note: {error}; left out")
-    return runs
-
-
-def go_on(run):
-    """Return what to type to go on with an unfinished run, or that it is going on."""
-    if not is_free(run["folder"]):
-        return f"{run['folder']} is going on"
-    return to_type(["train.py", "--resume", run["folder"]], run["config"]["platform"]["n_processes"])
-
-
-def same_but_seed(runs):
-    """Return lists of `runs` that differ in nothing but their seed, in the order in which they begin.
-
-    Runs of which no epoch is over are left out, and so are repeated seeds.
-    """
-    groups = {}
-    for run in runs:
-        settings = run["settings"]
-        config = run["config"]
-        n_epochs = len(run["history"])
-        if not n_epochs:
-            print(f"Note: {run['folder']} is left out: none of its epochs is over; {go_on(run)}")
-            continue
-        machine = config["platform"]["hardware"], config["platform"]["n_processes"]
-        # Where the data and the weights lie counts for less than what they are.
-        same = replace(settings, seed=0, data="", limit=None, weights=None)
-        key = (same, config["weights"], *config["content_fingerprint"], *machine, n_epochs, run["finished"])
-        group = groups.setdefault(key, [])
-        twins = [other["folder"] for other in group if other["settings"].seed == settings.seed]
-        if twins:
-            print(f"Note: {run['folder']} is left out: it repeats seed {settings.seed} of {twins[0]}")
-        else:
-            group.append(run)
-    return list(groups.values())
-
-
-# ---------------------------------------------------------------- what is told of a group
-
-
-def row_of(group):
-    """Return a row of the table, a dict, for runs that differ in their seed only; `named` is still empty."""
-    settings, config = group[0]["settings"], group[0]["config"]
-    data, machine = config["data"], config["platform"]
-    histories = [run["history"] for run in group]
-    row = {"model": settings.model, "init": settings.init, "named": "", "n_seeds": len(group)}
-    row |= {"seeds": " ".join(str(run["settings"].seed) for run in group), "data": data["source"]}
-    row |= {"n_train": data["n_train"], "n_test": data["n_test"], "n_parameters": config["n_parameters"]}
-    row |= {"epochs": len(histories[0]), "finished": group[0]["finished"]}
-    mean, sd = mean_sd([100 * history[-1]["test_accuracy"] for history in histories])
-    row |= {"final_accuracy": round(mean, 4), "final_accuracy_sd": round(sd, 4) if len(group) > 1 else None}
-    reached = [reach for reach in map(first_over, histories) if reach]
-    row |= {"n_reached": len(reached), "epochs_to_99": None, "seconds_to_99": None}
-    if reached:
-        row["epochs_to_99"] = round(mean_sd([epoch for epoch, _ in reached])[0], 1)
-        row["seconds_to_99"] = round(mean_sd([seconds for _, seconds in reached])[0], 1)
-    seconds = mean_sd([sum(epoch["seconds"] for epoch in history) for history in histories])[0]
-    row["seconds"] = round(seconds, 1)
-    row["images_per_second"] = round(row["epochs"] * row["n_train"] / max(seconds, 1e-9))
-    row["hardware"] = f"{machine['hardware']}, {settings.precision}, {settings.threads} threads"
-    if machine["n_processes"] > 1:
-        row["hardware"] += f" in each of {machine['n_processes']} processes"
-    return row | {"command": command_line(settings)}
-
-
-def first_over(history):
-    """Return (epochs, seconds) of training until the test accuracy is GOAL, or None."""
-    seconds = accumulate(row["seconds"] for row in history)
-    for epoch, (row, elapsed) in enumerate(zip(history, seconds, strict=True), 1):
-        if row["test_accuracy"] >= GOAL:
-            return epoch, elapsed
-    return None
-
-
-def rows_of(groups):
-    """Return the rows of groups that were tested on the same images; `named` is what tells a group apart.
-
-    It lists the settings that differ between groups of one model, such as "n_blocks 4", and the switches that
-    are on; also data and hardware, if they differ.
-    """
-    rows = [row_of(group) for group in groups]
-    names = [field.name for field in fields(Settings) if field.name not in NOT_NAMED]
-    for group, row in zip(groups, rows, strict=True):
-        settings = group[0]["settings"]
-        others = [other[0]["settings"] for other in groups if other[0]["settings"].model == settings.model]
-        words = []
-        for name in names:
-            value = getattr(settings, name)
-            if value is True:
-                words.append(name)
-            elif value and any(getattr(other, name) != value for other in others):
-                words.append(f"{name} {value}")
-        if len({other[0]["config"]["content_fingerprint"][0] for other in groups}) > 1:
-            words.append(f"trained on {row['n_train']:,} of {row['data']}")
-        if len({other["hardware"] for other in rows}) > 1:
-            words.append(row["hardware"])
-        row["named"] = ", ".join(words)
-    return rows
-
-
-# ---------------------------------------------------------------- the table and the picture
-
-HEADER = (
-    "      model    init        seeds  trained on  parameters  epochs  final accuracy    99 % after  images/s"
+# Settings that do not tell runs apart, or that `name_of` shows in another way.
+IGNORED = (
+    "model",
+    "init",
+    "seed",
+    "data",
+    "limit",
+    "weights",
+    "device",
+    "threads",
+    "precision",
+    "image_size",
 )
 
 
-def print_section(groups, rows):
-    """Print the table of groups that were tested on the same images, given their rows."""
-    print(HEADER + "  settings" * any(row["named"] for row in rows))
-    for number, row in enumerate(rows, 1):
-        final = f"{row['final_accuracy']:.2f}"
-        if row["n_seeds"] > 1:
-            final += f" ± {row['final_accuracy_sd']:.2f}"
-        reached = "never"
-        if row["n_reached"]:
-            reached = f"{row['epochs_to_99']:g} ep., {row['seconds_to_99']:.0f} s"
-        if 0 < row["n_reached"] < row["n_seeds"]:
-            reached += f" ({row['n_reached']})"
-        print(
-            f"{number:4}  {row['model']:8} {row['init']:11} {row['n_seeds']:5}  {row['n_train']:10,}  "
-            f"{row['n_parameters']:10,}  {row['epochs']:6}  {final:>14}  {reached:>12}  "
-            f"{row['images_per_second']:8,}  {row['named']}".rstrip()
+def read_runs(folders):
+    """Return the runs in `folders`, by default all of runs/, without those that have no finished epoch."""
+    runs = []
+    for folder in folders or [file.parent for file in sorted(Path("runs").glob("*/config.json"))]:
+        try:
+            if folders or run_folder.read_config(folder, None)["script"] == "train.py":
+                runs.append(run_folder.read_run(folder))
+        except UserError as error:
+            if folders:
+                raise
+            print(f"Note: {error}; left out")
+    for run in [run for run in runs if not run.history]:
+        print(f"Note: {run.folder} has no finished epoch; {to_continue(run)}")
+        runs.remove(run)
+    if not runs:
+        where = "these folders" if folders else "runs/"
+        raise UserError(f"no run in {where} has a finished epoch; {command('train.py')} makes one")
+    return runs
+
+
+def to_continue(run):
+    """Return what to type to continue an unfinished run."""
+    n_processes = run.config["platform"]["n_processes"]
+    return f"to continue: {command('train.py', '--resume', run.folder, n_processes=n_processes)}"
+
+
+def same_but_seed(runs):
+    """Return lists of `runs` that differ only in their seed, in the order in which they are given."""
+    groups = {}
+    for run in runs:
+        same = {
+            name: v
+            for name, v in vars(run.settings).items()
+            if name not in ("seed", "data", "limit", "weights")
+        }
+        fingerprints = run.config["data"]["fingerprints"], run.config["weights"]
+        group = groups.setdefault(
+            repr((same, fingerprints, hardware(run), len(run.history), run.finished)), {}
         )
-    for hardware in dict.fromkeys(row["hardware"] for row in rows):
-        numbers = [str(number) for number, row in enumerate(rows, 1) if row["hardware"] == hardware]
-        print(f"{', '.join(numbers)}: trained on {hardware}")
-    for number, (group, row) in enumerate(zip(groups, rows, strict=True), 1):
-        if not row["finished"]:
-            print(f"{number}: not finished, {row['epochs']} of {group[0]['settings'].epochs} epochs are over")
-            for run in group:
-                print(f"   {go_on(run)}")
+        other = group.setdefault(run.settings.seed, run)
+        if other is not run:
+            print(f"Note: {run.folder} is left out: it repeats seed {run.settings.seed} of {other.folder}")
+    return [list(group.values()) for group in groups.values()]
 
 
-def panels_and_lines(groups, rows):
-    """Return (panels, lines) as `pictures.draw_lines` takes them, for groups and their rows."""
-    lines = []
-    for group, row in zip(groups, rows, strict=True):
-        by_epoch, by_seconds = [], []
-        elapsed = [list(accumulate(epoch["seconds"] for epoch in run["history"])) for run in group]
-        for index in range(row["epochs"]):
-            errors = [max(100 - 100 * run["history"][index]["test_accuracy"], 0.01) for run in group]
-            point = (mean_sd(errors)[0], min(errors), max(errors))
-            by_epoch.append((index + 1, *point))
-            by_seconds.append((max(mean_sd([seconds[index] for seconds in elapsed])[0], 0.01), *point))
-        name = ", ".join(filter(None, (row["model"], row["init"], row["named"])))
-        seeds = f"{row['n_seeds']} seeds" if row["n_seeds"] > 1 else f"seed {row['seeds']}"
-        unfinished = "" if row["finished"] else ", not finished"
-        lines.append((f"{name} ({seeds}{unfinished})", [by_epoch, by_seconds]))
-    error = {"title": "test error (%, log scale)", "log_y": True}
-    epochs = {"x_title": "epoch", "x_ticks": pictures.whole_ticks(1, max(row["epochs"] for row in rows))}
-    seconds = {"x_title": "seconds of training (log scale)", "log_x": True}
-    return [error | epochs, error | seconds], lines
+def hardware(run):
+    """Return what a run was trained on, a text."""
+    platform, settings = run.config["platform"], run.settings
+    processes = f" in {platform['n_processes']} processes" if platform["n_processes"] > 1 else ""
+    return f"{platform['hardware']}, {settings.precision}, {settings.threads} threads{processes}"
 
 
-def main(arguments=None):
+def name_of(run, others):
+    """Return what tells `run` apart from the `others` in words, such as "resnet xavier, n_blocks 4"."""
+    names = [f"{run.settings.model} {run.settings.init}"]
+    same_model = [other for other in others if other.settings.model == run.settings.model]
+    for name, value in vars(run.settings).items():
+        if value and name not in IGNORED and any(vars(other.settings)[name] != value for other in same_model):
+            names.append(name if value is True else f"{name} {value}")
+    if any(other.settings.image_size != run.settings.image_size for other in others):
+        names.append("at " + "×".join(map(str, run.settings.image_size)))
+    data = run.config["data"]
+    if any(other.config["data"]["fingerprints"] != data["fingerprints"] for other in others):
+        names.append(f"{data['n_train']:,} images of {data['source']}")
+    if any(hardware(other) != hardware(run) for other in others):
+        names.append(hardware(run))
+    return ", ".join(names)
+
+
+def row_of(group, name):
+    """Return a row of the table, a dict, for runs that differ only in their seed."""
+    run, data = group[0], group[0].config["data"]
+    accuracies = [round(100 * run.history[-1]["test_accuracy"], 4) for run in group]
+    seconds = mean(sum(row["seconds"] for row in run.history) for run in group)
+    return {
+        "name": name,
+        "data": data["source"],
+        "n_train": data["n_train"],
+        "n_test": data["n_test"],
+        "n_parameters": run.config["n_parameters"],
+        "epochs": len(run.history),
+        "finished": run.finished,
+        "accuracy": round(mean(accuracies), 4),
+        "accuracy_sd": round(stdev(accuracies), 4) if len(group) > 1 else "",
+        "seeds": " ".join(str(run.settings.seed) for run in group),
+        "accuracies": " ".join(map(str, accuracies)),
+        "seconds": round(seconds, 1),
+        "images_per_second": round(len(run.history) * data["n_train"] / max(seconds, 1e-9)),
+        "hardware": hardware(run),
+    }
+
+
+def print_table(rows):
+    """Print the rows of groups that were tested on the same images, at most 100 columns wide."""
+    print(" parameters  epochs  accuracy (%)    seeds  images/s  network")
+    for row in rows:
+        n_seeds = len(row["seeds"].split())
+        accuracy = f"{row['accuracy']:.2f}" + (f" ± {row['accuracy_sd']:.2f}" if n_seeds > 1 else "")
+        numbers = f"{row['n_parameters']:11,}  {row['epochs']:6}  {accuracy:14}  {n_seeds:5}"
+        line = f"{numbers}  {row['images_per_second']:8,}  "
+        names = textwrap.wrap(row["name"], 100 - len(line))
+        print(line + f"\n{' ' * len(line)}".join(names))
+
+
+def curves_of(group):
+    """Return the test error (%) by epoch and by seconds: points (x, mean, lowest, highest) over seeds."""
+    by_epoch, by_seconds = [], []
+    elapsed = [list(accumulate(row["seconds"] for row in run.history)) for run in group]
+    for epoch in range(len(group[0].history)):
+        errors = [100 - 100 * run.history[epoch]["test_accuracy"] for run in group]
+        band = (mean(errors), min(errors), max(errors))
+        by_epoch.append((epoch + 1, *band))
+        by_seconds.append((mean(seconds[epoch] for seconds in elapsed), *band))
+    return [by_epoch, by_seconds]
+
+
+def heading_of(runs):
+    """Return what is common to `runs` that were tested on the same images, a text."""
+    data, size = runs[0].config["data"], runs[0].settings.image_size
+    height, width = data["image_shape"][1:]
+    heading = f"tested on {data['source']}, {data['n_test']:,} images of {height}×{width} pixels"
+    if size != [height, width] and all(run.settings.image_size == size for run in runs):
+        heading += f", resized to {size[0]}×{size[1]}"
+    return heading
+
+
+def main():
     """Compare as the command line says."""
     parser = Parser(description=__doc__)
     parser.add_argument(
-        "runs", nargs="*", type=Path, metavar="RUN", help="run folders (default: all of runs/)"
+        "runs", nargs="*", type=path, metavar="RUN", help="run folders (default: all of runs/)"
     )
-    pictures.add_output_flags(parser, "runs/compare.png")
-    given = parser.parse_args(arguments)
-    runs = [read_run(folder) for folder in given.runs] or training_runs()
-    if not runs:
-        raise UserError("no training run is in runs/; python train.py makes one")
-    groups = same_but_seed(runs)
-    if not groups:
-        raise UserError("none of these runs has an epoch that is over")
-    sections = {}  # by the images that were tested
-    for group in groups:
-        sections.setdefault(group[0]["config"]["content_fingerprint"][1], []).append(group)
+    add_output_flags(parser, "runs/compare.png")
+    given = parser.parse_args()
+    sections = {}  # by the test images
+    for group in same_but_seed(read_runs(given.runs)):
+        sections.setdefault(group[0].config["data"]["fingerprints"][1], []).append(group)
     table, diagrams = [], []
-    for members in sections.values():
-        rows = rows_of(members)
-        height, width = members[0][0]["config"]["data"]["image_shape"][-2:]
-        heading = f"tested on {rows[0]['data']}, {rows[0]['n_test']:,} images of {width}×{height} pixels"
-        print(f"\n{heading}")
-        print_section(members, rows)
-        diagrams.append((heading, *panels_and_lines(members, rows)))
+    error = {"title": "test error (%, log scale)", "log_y": True}
+    seconds = {"x_title": "seconds of training (log scale)", "log_x": True}
+    for groups in sections.values():
+        runs = [group[0] for group in groups]
+        rows = [row_of(group, name_of(group[0], runs)) for group in groups]
+        print(f"\n{heading_of(runs)}")
+        print_table(rows)
+        for run in [run for group in groups for run in group if not run.finished]:
+            print(f"{run.folder}: {len(run.history)} of {run.settings.epochs} epochs; {to_continue(run)}")
+        lines = [(row["name"], curves_of(group)) for row, group in zip(rows, groups, strict=True)]
+        diagrams.append((heading_of(runs), [error | {"x_title": "epoch"}, error | seconds], lines))
         table += rows
-    print("\nAccuracies in percent, after the last epoch, mean ± sd over seeds.")
-    print("A (1) after the time to 99 %: so many seeds got there.")
-    if len(sections) > 1:
-        print(f"Compare within each of the {len(sections)} tables only: each has test images of its own.")
-    pictures.write_outputs(given, table, "Runs side by side; bands: lowest to highest seed", diagrams)
+    run_folder.check_replaceable(given.picture)
+    if given.csv:
+        run_folder.check_replaceable(given.csv, table[0])
+        run_folder.write_csv(given.csv, table)
+    charts.draw_lines(given.picture, "Training runs; bands: lowest to highest seed", diagrams)
+    print(f"\nsee {given.picture}" + (f"; the table is in {given.csv}" if given.csv else ""))
 
 
 if __name__ == "__main__":

@@ -1,332 +1,402 @@
-"""Find wrong labels: train on imperfect data, rank its labels, remove the most suspicious, train again.
+"""Find wrong labels: train on the noisy labels, rank the images by loss, remove the suspects, train again.
 
-Example: python diagnose.py --remove 100
+python diagnose.py --remove 100
 """
 
-import math
 import os
-from dataclasses import asdict, replace
+import re
+import textwrap
+from argparse import Namespace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from statistics import mean
 
-from support import diagnosis_report
-from support.chance import print_effect, print_summary
-from support.console import UserError, duration, keep_freed_memory, run_command, shell_words
-from support.decisions import (
-    DECIDED,
-    DiagnosisOptions,
-    changed,
-    check_data,
-    check_flags,
-    check_remove,
-    decide,
-    write_clean,
-)
-from support.files import check_new, write_csv, written
-from support.mislabelled import contradicted_copies, note_contents
-from support.review import to_carry_out, write_review
-from support.run_folder import describe, is_finished, read_resumable, resumable_by, start_or_resume
-from support.settings import Settings, complete, network_flags, parse, with_epochs
+# OpenMP's threads must not spin while they wait, or two trainings at once take ten times as long as one.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # OpenMP reads this when torch is imported
 
 import torch
+import torch.nn.functional as F
 
+import data
 import models
 import train
-from data import find_imperfect, known_truth, load
+from support import charts, console, image_folders, label_errors, machine, review, run_folder, statistics
+from support.console import UserError, command
+from support.image_files import read_image
+from support.named_sets import DATA, find
 
-# By default, chosen on MNIST: what found most wrong labels in the time that nine networks may take.
-RECIPE = {"init": "xavier", "augment": True}
-# The usual and the most. A network that sees few images too often learns wrong labels by heart: of 15 wrong
-# ones among 300 of MNIST's, three networks found 12 after 10 epochs, 11 after 17, 6 after 34 and 2 after 67.
-N_EPOCHS, N_FROZEN_EPOCHS = (2, 10), (10, 10)
-N_STEPS = 20  # of expectation maximisation
-UNSEEN = 0.5  # added to each label's counts, so that a mistake that was never seen is not impossible
-
-# ---------------------------------------------------------------- counting and ranking
+# ---------------------------------------------------------------- the exercise sheet's tools (1.4)
 
 
 def confusion_matrix(labels, predicted, n_classes):
-    """Count the (true, predicted) pairs: int64 (n_classes, n_classes), rows true, columns predicted classes.
+    """Count the pairs (label, predicted class): int64 (n_classes, n_classes), a row for each label.
 
-    `labels` and `predicted` are int64 (N,) class indices. A row's sum is how many samples its class has; the
-    diagonal holds the right answers.
+    `labels` and `predicted` are int64 (N,). The diagonal counts the images that are predicted as labelled.
     """
-    pairs = labels * n_classes + predicted  # the cells' numbers, row by row
+    pairs = labels * n_classes + predicted  # the number of the pair's cell, row by row
     return torch.bincount(pairs, minlength=n_classes**2).view(n_classes, n_classes)
 
 
 def losses_of(labels, log_probabilities):
-    """Return each sample's cross-entropy, float (N,).
+    """Return the cross-entropy -log p of each image, float (N,), for the probability p of its label.
 
-    `labels` is int64 (N,), `log_probabilities` float (N, classes), of a network or of several as one.
+    `labels` is int64 (N,), `log_probabilities` float (N, classes).
     """
-    return 0 - log_probabilities.gather(1, labels[:, None]).squeeze(1)  # -0.0 would be printed as -0.00
+    return F.nll_loss(log_probabilities, labels, reduction="none") + 0.0  # -0.0 becomes 0.0
 
 
-def label_counts(labels, log_probabilities):
-    """Estimate how many samples with label i are of class k: float (classes, classes), i the row.
+def top_losses(losses):
+    """Return the indices that sort `losses`, float (N,), from the greatest to the smallest: int64 (N,)."""
+    return losses.argsort(descending=True, stable=True)
 
-    By expectation maximisation, as Saerens et al. (2002) find the shares of classes, here for the samples of
-    each label: one of them is of class k with a probability in proportion to counts[i, k] p_k / π_k, where
-    p are the networks' probabilities and π the means of p; the sums over the samples are the next counts.
-    Arguments as for `losses_of`.
+
+def rank(split, log_probabilities):
+    """Return what an ensemble says about the labels of the ImageData `split`, a Namespace.
+
+    `log_probabilities` is float (networks, N, classes). `order`, indices, sorts not by the loss but by the
+    score of label_errors.py, which also knows how often classes are mixed up. Of copies with different labels
+    those that the networks contradict come first. `n_wrong` estimates how many labels are wrong: (low, high)
+    or None.
     """
-    log_ratios = ratios_of(log_probabilities)
-    n_classes = log_probabilities.shape[1]
-    counts = torch.bincount(labels, minlength=n_classes).diag().float()
-    for _ in range(N_STEPS):
-        probabilities = (log_ratios + (counts + UNSEEN / n_classes).log()[labels]).softmax(dim=1)
-        counts = torch.zeros(n_classes, n_classes).index_add_(0, labels, probabilities)
-    return counts
-
-
-def ratios_of(log_probabilities):
-    """Return log p_k / π_k: how much likelier each class k is than on average, float (N, classes)."""
-    return log_probabilities - (log_probabilities.logsumexp(dim=0) - math.log(len(log_probabilities)))
-
-
-def scores_of(labels, log_probabilities, counts):
-    """Return how wrong each label looks, float (N,): the log of the odds that it is wrong, by Bayes' rule.
-
-        log Σ_{k ≠ i} c_ik p_k / π_k  -  log c_ii p_i / π_i      for the label i
-
-    where c_ik is how often a sample of class k gets that label: where 4s and 9s were mixed up, a doubtful 4
-    comes before an equally doubtful 7. That is n_ik of the `label_counts`, but networks are too sure where
-    classes are alike; so, with u the usual count (the median of all kinds of mistakes),
-    c_ik = u + max(0, n_ik - 3u - 3√n_ik) for k ≠ i. Other arguments as for `losses_of`.
-    """
-    counts = counts + UNSEEN / len(counts)
-    others = ~torch.eye(len(counts), dtype=torch.bool)
-    usual = counts[others].median()
-    excess = (counts - 3 * usual - 3 * counts.sqrt()).clamp(min=0)
-    log_odds = ratios_of(log_probabilities) + torch.where(others, usual + excess, counts).log()[labels]
-    of_label = log_odds.gather(1, labels[:, None]).squeeze(1)
-    return log_odds.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1) - of_label
-
-
-def count_wrong(labels, log_probabilities, counts):
-    """Estimate how many labels are wrong: (a low number, a high one), ints; None where there is no telling.
-
-    One is the sum of the `label_counts` off the diagonal. But from many wrong labels networks learn to expect
-    them (Patrini et al. 2017): then each class has some probability, whatever the sample. Among the samples
-    with one prediction, that part of a class's probability is taken to be its 0.3-quantile: those that really
-    are like the class have more. The other number is the same sum after that part is taken off the classes
-    that are not predicted, at most nine tenths of each probability. It is mostly the higher one. Networks
-    that contradict half of the labels cannot tell. Arguments as for `scores_of`.
-    """
-    probabilities = log_probabilities.exp()
-    predicted = probabilities.argmax(dim=1)
-    if (predicted != labels).sum() >= len(labels) / 2:
-        return None
-    expected = torch.zeros_like(counts)
-    for k in predicted.unique():
-        expected[k] = probabilities[predicted == k].quantile(0.3, dim=0)
-    expected.fill_diagonal_(0)
-    share = (expected[predicted].log() - log_probabilities).exp()  # of a probability, that is expected
-    remaining = log_probabilities + (1 - share).clamp(min=0.1).log()
-    both = (counts, label_counts(labels, remaining))
-    return tuple(sorted(round((each.sum() - each.trace()).item()) for each in both))
-
-
-def greatest_first(values):
-    """Return the indices of `values`, float (N,), from the greatest down; equal ones in their own order."""
-    return values.argsort(descending=True, stable=True)
-
-
-class Ranking(NamedTuple):
-    """Samples, ranked by how wrong their labels look."""
-
-    order: torch.Tensor  # int64 (N,), indices, the most suspicious label first
-    scores: torch.Tensor  # float (N,), by which they are ranked
-    losses: torch.Tensor  # float (N,)
-    probabilities: torch.Tensor  # float (N, classes), of all networks together
-    n_wrong: tuple | None  # how many labels are wrong, by `count_wrong`
-
-    @property
-    def predicted(self):
-        """The likeliest classes, int64 (N,)."""
-        return self.probabilities.argmax(dim=1)
-
-
-def top_losses(data, log_probabilities):
-    """Return the Ranking of the ImageData `data` by how wrong their labels look (exercise sheet 1.4 c).
-
-    `log_probabilities` is float (networks, N, classes). The networks count as one, whose probabilities are
-    their geometric mean, made to sum to 1. Of copies with different labels one is wrong for sure: the one
-    that the networks contradict comes first.
-    """
-    together = log_probabilities.mean(dim=0).log_softmax(dim=1)
-    losses = losses_of(data.labels, together)
-    counts = label_counts(data.labels, together)
-    scores = scores_of(data.labels, together, counts)
-    order = greatest_first(scores)
-    contradicted = contradicted_copies(data.images, data.labels, losses)
-    order = order[greatest_first(contradicted[order].float())]
-    return Ranking(order, scores, losses, together.exp(), count_wrong(data.labels, together, counts))
+    together = label_errors.ensemble(log_probabilities)
+    losses, scores = losses_of(split.labels, together), label_errors.error_scores(split.labels, together)
+    copies = label_errors.contradicted_copies(data.digests(split.images), split.labels, losses)
+    order = top_losses(scores)
+    order = order[top_losses(copies[order].float())]
+    n_wrong, predicted = label_errors.count_errors(split.labels, together), together.argmax(dim=1)
+    view = {"split": split, "predicted": predicted, "probabilities": together.exp(), "n_wrong": n_wrong}
+    return Namespace(order=order, ranks=order.argsort() + 1, scores=scores, losses=losses, **view)
 
 
 # ---------------------------------------------------------------- the experiment
 
 
-def train_seeds(labelling, data, truth, fit, settings, folder, n_seeds, n_networks=0):
-    """Train a network from each seed on `data`; return (networks, rows), a row the last epoch's metrics.
+def diagnose(model, splits, truth, parts, settings, options, folder):
+    """Train on the noisy labels, write the page, train on the cleaned labels, then on the true ones.
 
-    `labelling` names the labels: clean, imperfect or cleaned. `truth` holds the true ones, int64 (N,), or is
-    None; from it a row says how many labels are wrong. `fit(data, settings, folder)` returns (network,
-    history). Every network is saved in a folder of its own in `folder`, so that an interrupted diagnosis goes
-    on. With `n_networks`, prints how long so many take.
+    Of a frozen `model` only the last layer is trained, on features that are computed once; otherwise each
+    seed has its own network. `splits` are the training and the test ImageData, `parts` a person's
+    review.Decisions about them. `truth` has the true training labels, int64 (N,), or is None.
     """
-    networks, rows = [], []
-    n_wrong = None if truth is None else (data.labels != truth).sum().item()
-    for seed in range(settings.seed, settings.seed + n_seeds):
-        print(f"\n{labelling} labels, seed {seed}")
-        network_folder = folder / f"{labelling}-{data.fingerprint()}-{seed}"  # other labels, other networks
-        network_folder.mkdir(parents=True, exist_ok=True)
-        network, history = fit(data, replace(settings, seed=seed), network_folder)
-        seconds = n_networks * sum(row["seconds"] for row in history) * 1.15  # with the tests
-        if seconds > 60 and not rows:
-            print(f"the {n_networks} networks take about {duration(seconds)}; Ctrl-C stops, --resume goes on")
-        row = {"labelling": labelling, "seed": seed, "n_images": len(data), "n_wrong": n_wrong}
-        rows.append(row | history[-1])
-        networks.append(network)
-    return networks, rows
-
-
-def predict_all(networks, data, settings):
-    """Return the log-probabilities that `networks` give to `data`, float (networks, N, classes)."""
-    return torch.stack([train.predict(network, data, settings) for network in networks]).log_softmax(2).cpu()
-
-
-def diagnose(model, data, test, truth, settings, options, folder):
-    """Run the experiment in `folder`; `truth` holds the true labels, int64 (N,), or is None.
-
-    Of a frozen `model` the features are computed once, for all networks: these are then last layers.
-    """
-    keep_freed_memory()
-    inputs, test_inputs = data, test
+    noisy, inputs, layer = splits[0], splits, None
     if settings.freeze:
-        _, inputs, test_inputs = train.frozen(model, data, test, settings)
-    place = {name: index for index, name in enumerate(data.ids)}
+        layer, *inputs = train.extract_features(model, *splits, settings)
+    fit = partial(train_networks, inputs, truth, settings, options.seeds, folder, layer)
+    before, logits = fit("noisy", noisy.labels)
+    views = [rank(each, torch.stack(of).log_softmax(2)) for each, of in zip(splits, logits, strict=True)]
+    parts = [with_suspects(views[0], parts[0], options.remove), parts[1]]
+    if not (folder / "review.html").exists():  # else this is resumed; a person may have edited the tables
+        report(views, parts, truth, settings, folder)
+    print(f"\nto decide which labels are wrong, open {(folder / 'review.html').resolve().as_uri()}")
+    print("the networks that follow only measure the effect: Ctrl-C loses nothing", flush=True)
+    if options.write_clean and not os.path.exists(options.write_clean):
+        write_copy(settings.data, options.write_clean, splits, parts)
+    after = true = []
+    if is_changed(noisy.labels, parts[0]).any():
+        after, _ = fit("cleaned", parts[0].new_labels, parts[0].kept)
+        print_effect("effect of the cleaning", before, after)
+    if truth is not None and (truth != noisy.labels).any():
+        true, _ = fit("true", truth)
+        print_effect("effect of the wrong labels", true, before)
+    run_folder.write_csv(folder / "effect.csv", [*before, *after, *true])  # the last file: it marks the end
 
-    def fit(part, settings, folder):  # part of `data`, with its labels or others
-        init = "default" if settings.freeze else settings.init  # the last layer is new in any case
-        network = models.build(replace(settings, init=init), len(part.classes), part.images.shape[1:])
-        if settings.freeze:
-            network = models.last_layer(network)[1]
-            part = replace(part, images=inputs.images[[place[name] for name in part.ids]])
-        return network, train.fit(network, part, test_inputs, settings, folder)
 
-    clean_rows = []
-    common = (fit, settings, folder, options.seeds)
-    n_networks = (2 if truth is None else 3) * options.seeds
+def train_networks(splits, truth, settings, n_seeds, folder, layer, labelling, labels, kept=slice(None)):
+    """Train a network from each seed on `labels`, int64 (N,); return (rows of effect.csv, logits).
+
+    The logits are two lists, for all training and all test images, of the networks trained on "noisy" labels.
+    `kept`, bool (N,), are the training images to use. A `layer` is trained anew from each seed, if there is
+    one. What FOLDER/LABELLING-SEED has already is not trained again.
+    """
+    rows, logits = [], ([], [])
+    part = replace(splits[0], labels=labels)
+    part = part if isinstance(kept, slice) else part.subset(kept.nonzero().flatten())
+    n_wrong = "" if truth is None else (labels != truth)[kept].sum().item()
+    for seed in range(settings.seed, settings.seed + n_seeds):
+        name, place = f"{labelling} labels, seed {seed}", folder / f"{labelling}-{seed}"
+        if not (place / "result.pt").exists():
+            place.mkdir(exist_ok=True)
+            own = Namespace(**vars(settings) | {"seed": seed})
+            if layer:
+                torch.manual_seed(seed)
+                layer.reset_parameters()
+            network = layer or models.build(own, len(part.classes), part.images.shape[1])
+            history, *outputs = train.train(network, part, splits[1], own, place, name)
+            row = {"labelling": labelling, "seed": seed, "n_images": len(part), "n_wrong": n_wrong}
+            row |= history[-1] | {"seconds": sum(epoch["seconds"] for epoch in history)}
+            if labelling == "noisy":
+                outputs = [train.predict(network, part.images, own, name).cpu(), *outputs]
+            run_folder.write_tensors(place / "result.pt", {"row": row, "logits": outputs})
+            (place / "state.pt").unlink(missing_ok=True)
+        row, outputs = run_folder.read_tensors(place / "result.pt").values()
+        accuracy, seconds = f"test accuracy {row['test_accuracy']:.2%}", console.duration(row["seconds"])
+        print(f"{name}: {accuracy}, test loss {row['test_loss']:.4f}, {seconds}", flush=True)
+        rows.append(row)
+        for of_split, each in zip(logits, outputs, strict=False):
+            of_split.append(each)
+    return rows, logits
+
+
+def is_changed(labels, decisions):
+    """Return which images are removed or get another label than `labels`, int64 (N,): bool (N,)."""
+    return ~decisions.kept | (decisions.new_labels != labels)
+
+
+def with_suspects(view, decisions, n):
+    """Return the `decisions` of a person, in which also the `n` most likely errors in `view` are removed.
+
+    By default they are as many as the higher estimate says, but none if the person changed something.
+    """
+    changed = is_changed(view.split.labels, decisions)
+    n = n or (0 if changed.any() or not view.n_wrong else view.n_wrong[1])
+    order = view.order[~(changed | decisions.confirmed)[view.order]]
+    kept = decisions.kept.clone()
+    kept[label_errors.most_likely_errors(view.split.labels, view.predicted, order, n)] = False
+    return decisions._replace(kept=kept)
+
+
+def write_copy(source, out, splits, parts):
+    """Copy the image folder `source` to `out`, without decoding, as the review.Decisions `parts` say.
+
+    `splits`, one for each of `parts`, have ids, labels and classes. Prints the numbers of files.
+    """
+    new = {}
+    for split, part in zip(splits, parts, strict=True):
+        new |= review.new_classes(split.ids, split.classes, split.labels, part)
+    n_in, n_out = image_folders.copy_folder(Path(source), out, new)
+    n_removed = list(new.values()).count(None)
+    print(f"{out}: a copy of {source}, {n_in:,} files in, {n_out:,} out", end="; ")
+    print(f"images removed: {n_removed:,}, relabelled: {len(new) - n_removed:,}")
+    print(f"to train on it: {command('train.py', '--data', Path(out))}")
+
+
+# ---------------------------------------------------------------- what is printed and drawn
+
+
+def report(views, parts, truth, settings, folder):
+    """Print what the noisy networks say about the labels; write the pictures, the tables and the page."""
+    tabs, classes, suspects = [], views[0].split.classes, is_changed(views[0].split.labels, parts[0])
+    for name, view, part in zip(("train", "test"), views, parts, strict=True):
+        split, of_test = view.split, name == "test"
+        matrix = confusion_matrix(split.labels, view.predicted, len(classes))
+        n = (matrix.sum() - matrix.trace()).item()
+        title = f"{split.source}, {name}: the networks contradict {n:,} of {len(split):,} labels"
+        estimate = " to ".join(f"{n:,}" for n in sorted(set(view.n_wrong or ()))) or "unknown"
+        print(f"\n{title} (estimated to be wrong: {estimate})")
+        print_confusion(matrix, classes)
+        file = folder / f"confusion_{name}.png"
+        charts.draw_confusion(file, matrix, classes, title, "networks trained on noisy labels")
+        file = folder / f"top_losses{'_test' * of_test}.csv"
+        beliefs = view.losses, view.probabilities, part
+        review.write_table(file, split.ids, classes, split.labels, view.order, view.scores, *beliefs)
+        images = settings.data, split.ids, split.images, split.labels, view.order
+        tabs.append(review.page_tab("test images" if of_test else "training images", *images, *beliefs))
+        chosen = torch.ones_like(part.kept) if of_test else suspects
+        draw_images(file.with_suffix(".png"), view, chosen, view.predicted, settings)
+    view, split = views[0], views[0].split
+    if len(split) < 10_000:
+        print("\nwith few images the estimates are too low, because networks memorise labels")
+    print_suspects(view, suspects)
     if truth is not None:
-        _, clean_rows = train_seeds("clean", replace(data, labels=truth), truth, *common, n_networks)
-        n_networks = 0  # the estimate is printed already
-    networks, rows = train_seeds("imperfect", data, truth, *common, n_networks)
-    if clean_rows:
-        print_effect(clean_rows, rows)
-    rankings = [
-        top_losses(half, predict_all(networks, images, settings))
-        for half, images in ((data, inputs), (test, test_inputs))
-    ]
-    decided = show_labels((data, test), rankings, truth, settings, options, folder)
-
-    kept, labels = decided[0]
-    n_changed = changed(data, kept, labels).sum().item()
-    cleaned_rows = []
-    if n_changed:
-        cleaned = replace(data, labels=labels).subset(kept.nonzero().flatten())
-        cleaned_truth = None if truth is None else truth[kept]
-        _, cleaned_rows = train_seeds("cleaned", cleaned, cleaned_truth, *common)
-        print_effect(rows, cleaned_rows)
-        print_summary(rows, cleaned_rows, n_changed, len(data))
-    if options.write_clean:
-        write_clean(settings.data, options.write_clean, (data, test), decided)
-    write_csv(folder / "effect.csv", [*clean_rows, *rows, *cleaned_rows])  # the last file: all is done
-    for state in folder.glob("*/state.pt"):
-        state.unlink()  # of no more use, and of vgg16 14 GB
+        wrong = truth != split.labels
+        n_found = (wrong & suspects).sum()
+        print(f"{n_found:,} of them are really wrong, of {wrong.sum():,} wrong labels in all")
+        draw_images(folder / "missed.png", view, wrong & ~suspects, truth, settings)
+    words = ["--data", Path(settings.data), "--decisions", folder / "decisions.csv"]
+    if Path(settings.data, split.ids[0]).is_file():
+        words += ["--write-clean", os.path.relpath(f"{Path(settings.data).resolve()}_cleaned")]
+    key, carry_out = run_folder.fingerprint(folder / "config.json"), command("diagnose.py", *words)
+    review.write_page(folder / "review.html", split.source, tabs, classes, key, carry_out)
 
 
-def show_labels(halves, rankings, truth, settings, options, folder):
-    """Print, draw and write what the Rankings say of the labels; return the decisions, as `decide` does."""
-    for name, half, ranking in zip(("train", "test"), halves, rankings, strict=True):
-        matrix = confusion_matrix(half.labels, ranking.predicted, len(half.classes))
-        title = {"train": "training set, imperfect labels", "test": "test set"}[name]
-        diagnosis_report.show_confusion(title, half, matrix, folder / f"confusion_{name}.png")
-    diagnosis_report.show_estimates(halves, rankings)
-    decided = decide(halves, rankings, options.remove, options.decisions, folder)
-    write_review(halves, rankings, decided, settings, options.write_clean, folder)
-    data, test = halves
-    suspects, of_test = (changed(half, *each) for half, each in zip(halves, decided, strict=True))
-    diagnosis_report.show_suspects(data, suspects, rankings[0], folder)
-    if truth is not None:
-        diagnosis_report.show_found(data, truth, rankings[0].order, suspects, folder)
-    diagnosis_report.show_test(test, of_test.sum().item(), rankings[1], folder)
-    return decided
+def print_confusion(matrix, classes):
+    """Print a confusion matrix, or its ten most frequent errors if it takes more than 80 columns."""
+    names = [console.printable(name)[:20] for name in classes]
+    left, digits = max(5, *map(len, names)), len(str(matrix.max().item()))
+    width = min(max(left, digits) + 1, (80 - left) // len(names))
+    if len(names) > 20 or width <= max(digits, 2):
+        return print_errors(matrix, classes, 10)
+    for name, counts in zip(["label", *names], [names, *matrix.tolist()], strict=True):
+        print(f"{name:{left}}" + "".join(f"{str(cell)[: width - 1]:>{width}}" for cell in counts))
 
 
-# ---------------------------------------------------------------- the command line
+def print_errors(matrix, classes, n):
+    """Print the `n` greatest counts off the diagonal of a confusion matrix, such as 4 → 9: 31."""
+    errors = (matrix - matrix.diagonal().diag()).flatten()
+    cells = [(divmod(cell, len(classes)), errors[cell]) for cell in top_losses(errors)[:n].tolist()]
+    pairs = [f"{classes[i]} → {classes[j]}: {count:,}" for (i, j), count in cells if count]
+    print(textwrap.fill("label → prediction: " + ", ".join(pairs), 80))
+
+
+def print_suspects(view, suspects):
+    """Print how many `suspects`, bool (N,), there are, and if they are spread evenly over the classes."""
+    n, classes = suspects.sum().item(), view.split.classes
+    print(f"\nsuspects, the most likely errors, which the cleaned labels lack: {n:,}")
+    if not n:
+        return
+    matrix = confusion_matrix(view.split.labels[suspects], view.predicted[suspects], len(classes))
+    print_errors(matrix, classes, 6)
+    both = ("labels", matrix.sum(1)), ("predictions", matrix.sum(0))
+    even = label_errors.even_spread(view.predicted, n, len(classes))
+    p_values = [statistics.chi_square_test(both[i][1], *even[i]) for i in (0, 1)]
+    for (name, counts), (expected, _), p in zip(both, even, statistics.holm(p_values), strict=True):
+        most, verdict = (counts - expected).argmax(), statistics.verdict(p)
+        if verdict:
+            print(f"their {name} compared with an even spread over the classes: {verdict}", end="; ")
+            excess = f"{classes[most]} has {counts[most]} instead of {expected[most]:.1f}"
+            print(f"{excess} (χ² test, p = {p:.2g})")
+
+
+def draw_images(path, view, chosen, classes, settings):
+    """Draw the first hundred `chosen` images, bool (N,), with their labels and `classes`, int64 (N,)."""
+    split, pictures, captions = view.split, [], []
+    for index in view.order[chosen[view.order]][:100].tolist():
+        file = Path(settings.data, split.ids[index])
+        is_file, pair = file.is_file(), (split.labels[index], classes[index])
+        pictures.append(read_image(file, white=split.white) if is_file else split.images[index])
+        names = " → ".join(split.classes[label] for label in pair)
+        captions.append((f"{view.ranks[index]}. {names}", f"loss {view.losses[index]:.2f}", file.name))
+    if pictures:
+        charts.draw_sheet(path, pictures, captions, f"{split.source}: {path.stem.replace('_', ' ')}")
+
+
+def print_effect(title, before, after):
+    """Print the mean metrics in two lists of rows of effect.csv, and paired t tests of the differences."""
+    names = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+    pairs = [[[row[name] for row in rows] for rows in (before, after)] for name in names]
+    tests = [statistics.paired_t_test(*pair) for pair in pairs]
+    first, second, end = before[0]["labelling"], after[0]["labelling"], "  95 % interval" * (len(before) > 1)
+    print(f"\n{title:27}{first:>10}{second:>10}{'change':>10}{end}")
+    p_values = statistics.holm([test.p for test in tests])
+    for name, pair, (change, low, high, _), p in zip(names, pairs, tests, p_values, strict=True):
+        form, verdict = ".2%" if "accuracy" in name else ".4f", statistics.verdict(p)
+        numbers = "".join(f"{number:10{form}}" for number in map(mean, pair)) + f"{change:+10{form}}"
+        interval = f"  {low:+{form}} to {high:+{form}}  {verdict}" if verdict else ""
+        print(f"{name.replace('_', ' '):27}{numbers}{interval}")
+
+
+# ---------------------------------------------------------------- the data and the command line
+
+
+def find_noisy(source, n_wrong):
+    """Return (noisy, clean): the data with wrong labels, and the folder of the true ones or None.
+
+    "auto" is data/mnist_png_mislabelled. If it is missing, it is made from data/mnist_png, and that from
+    MNIST or the built-in digits. The true labels of X_mislabelled… are in X.
+    """
+    if source == "auto":
+        source = f"{DATA}/mnist_png_mislabelled" + f"_{n_wrong}" * (n_wrong != 100)
+        original = source if Path(source).is_dir() else find()
+        source = source.replace("mnist", "digits") if original == "digits" else source
+        clean = source.split("_mislabelled")[0]
+        if not Path(source).is_dir():
+            if not Path(clean).is_dir():
+                data.export(clean, original)
+            data.mislabel(clean, source, n_wrong)
+    clean = re.sub(r"_mislabelled[^/\\]*[/\\]*$", "", source)
+    if clean == source or not Path(clean).is_dir():
+        return find(source), None
+    return source, os.path.join(".", clean)  # ./digits is a folder, digits the built-in ones
+
+
+def find_truth(noisy, clean):
+    """Return the labels of the ImageData `noisy` in the folder `clean`, int64 (N,), or None; print which."""
+    if clean is None:
+        return print("the true labels are unknown")
+    true, _ = data.load(clean, image_size=noisy.images.shape[2:], white=noisy.white)
+    numbers = {name: number for number, name in enumerate(noisy.classes)}
+    known = [numbers.get(true.classes[label], -1) for label in true.labels]
+    ours, theirs = data.digests(noisy.images), data.digests(true.images)
+    truth = label_errors.true_labels(ours, noisy.labels, theirs, known)
+    if (truth < 0).any():
+        return print(f"the true labels are unknown: {clean} lacks {(truth < 0).sum():,} of the images")
+    print(f"{(truth != noisy.labels).sum():,} of the {len(noisy):,} training labels are not those in {clean}")
+    return truth
+
+
+def carry_out(source, file, out):
+    """Copy the image folder `source` to `out` as the decisions in `file` say."""
+    listings = image_folders.list_folder(source)
+    ids = [Path(each).relative_to(source).as_posix() for listing in listings for each in listing.files]
+    classes, labels = listings[0].classes, torch.tensor(listings[0].labels + listings[1].labels)
+    decisions = review.read_decisions(file, ids, classes, labels)
+    write_copy(source, out, [Namespace(ids=ids, classes=classes, labels=labels)], [decisions])
+    again = command("diagnose.py", "--data", Path(out), "--decisions", Path(file))
+    print(f"to check its labels again, without those that you kept: {again}")
+
+
+def number_or_auto(text):
+    """Parse the value of --remove."""
+    return None if text == "auto" else console.positive(int)(text)
+
+
+def read_flags(arguments):
+    """Return (parser, settings, options): Namespaces of train.py's flags and of the others."""
+    parser, number = console.Parser(description=__doc__), {"type": console.positive(int), "metavar": "N"}
+    console.add_training_flags(parser, models.ARCHITECTURE, "xavier", None, "2, for few images at most 10")
+    shared, add = vars(parser.parse_args([])), parser.add_argument
+    text = "likely errors to remove (default: auto, which is the estimate)"
+    add("--remove", type=number_or_auto, metavar="N", help=text)
+    add("--mislabelled", help="wrong labels in --data auto if it is made (default: 100)", **number)
+    add("--seeds", default=3, help="networks for each set of labels (default: 3)", **number)
+    add("--decisions", type=console.path, metavar="FILE", help="carry out the decisions in this table")
+    text = "write the cleaned images to this new folder; with --decisions without training"
+    add("--write-clean", type=console.path, metavar="DIR", help=text)
+    add("--out", type=console.path, metavar="DIR", help="new run folder (default: in runs/)")
+    add("--resume", type=console.path, metavar="RUN", help="continue the run in this folder")
+    options = vars(parser.parse_args(arguments))
+    return parser, Namespace(**{name: options.pop(name) for name in shared}), Namespace(**options)
 
 
 def main(arguments=None):
     """Diagnose as the command line says."""
-    settings, options = parse(__doc__, arguments, DiagnosisOptions, **RECIPE)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("this is one process; train.py and search.py make use of torchrun")
-    config = None
-    resume = options.resume
+    machine.join_torchrun()
+    if machine.n_processes() > 1:
+        raise UserError("is one process; start it without torchrun")
+    parser, settings, options = read_flags(arguments)
+    resume, config = options.resume, None
     if resume:
-        settings, config = read_resumable(Path(resume), asdict(options))
-        if is_finished(resume, "effect.csv"):
-            return
-        options = replace(DiagnosisOptions(**config["options"]), resume=resume)
-    else:
-        check_flags(settings, options)
-    options = replace(options, remove=options.remove or "auto")
-    settings = complete(settings)
-    only_copies = options.decisions and options.write_clean
-    if not only_copies:
-        models.check_image_size(settings)  # before the data are looked for
-    torch.set_num_threads(settings.threads)
-    torch.backends.cudnn.deterministic = True
+        settings, config = run_folder.resumed(resume, parser, "diagnose.py")
+        options = Namespace(**config["options"])
+        if Path(resume, "effect.csv").exists():
+            return print(f"{resume} is finished: its results are there")
+    elif options.mislabelled and settings.data != "auto":
+        raise UserError("--mislabelled is for --data auto; data.py mislabel copies a folder of yours")
+    settings.augment = not settings.freeze if settings.augment is None else settings.augment
+    console.check_flags(settings, models.ARCHITECTURE)
+    settings.data, clean = find_noisy(settings.data, options.mislabelled or 100)
     if options.write_clean and not resume:
-        check_new(options.write_clean)  # before the data are read
-    n_wrong = options.mislabelled or 100
-    source, clean = find_imperfect(settings.data, n_wrong, lambda n: check_remove(options, n, settings.limit))
-    settings = replace(settings, data=source)
-
-    if only_copies:
-        carry_out(settings, options)
-        return
-    data, test = load(source, settings.limit, settings.image_size)
-    print(f"{source}: {len(data):,} training and {len(test):,} test images in {len(data.classes)} classes")
-    note_contents(data, test)
-    settings = with_epochs(settings, len(data), *(N_FROZEN_EPOCHS if settings.freeze else N_EPOCHS))
-    check_data(source, data, test, options)
-    truth = known_truth(data, clean, settings.image_size)
-    model = models.build(settings, len(data.classes), data.images.shape[1:])
-    description = describe(settings, model, data, test, asdict(replace(options, resume=None)))
-    folder = start_or_resume("diagnosis", description, options, config)
-    with resumable_by(["diagnose.py", "--resume", folder], folder):
-        if resume and is_finished(folder, "effect.csv"):
-            return  # another process has finished it meanwhile
-        if options.decisions and not (folder / DECIDED).exists():
-            with written(folder / DECIDED) as file:
-                file.write(Path(options.decisions).read_bytes())
-        diagnose(model, data, test, truth, settings, options, folder)
-    print(f"\nlook at the pictures in {folder}; next, open {folder}/review.html in a browser and decide.")
-    print(f"Move what it saves to {folder}/decisions.csv. (Or edit the column action of top_losses.csv,")
-    print("and name that file below.) This carries the decisions out:")
-    print(to_carry_out(folder / "decisions.csv", data, settings, options.write_clean))
-
-
-def carry_out(settings, options):
-    """Write the copy that the decisions of the command line ask for, and say what to type next."""
-    halves = load(settings.data, with_images=False)  # all, as all are copied
-    write_clean(settings.data, options.write_clean, halves, check_data(settings.data, *halves, options))
-    flags = network_flags(settings, Settings())
-    print(f"next: {shell_words('python', 'train.py', *flags, '--data', Path(options.write_clean))}")
+        if not Path(settings.data).is_dir():
+            raise UserError(f"--write-clean copies files: {settings.data} has none; see data.py export")
+        image_folders.check_new(options.write_clean)
+        image_folders.check_outside(options.write_clean, settings.data)
+        if options.decisions:
+            return carry_out(settings.data, options.decisions, options.write_clean)
+    settings.image_size = settings.image_size or (224 if settings.model == "vgg16" else None)
+    noisy, test = data.load(settings.data, settings.limit, settings.image_size)
+    data.introduce(noisy, test)
+    truth = find_truth(noisy, clean)
+    train.complete(settings, noisy, *((10, 10) if settings.freeze else (2, 10)))
+    model = models.build(settings, len(noisy.classes), noisy.images.shape[1])
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    described = run_folder.describe_run("diagnose.py", settings, data.describe_data(noisy, test), n_parameters)
+    labels = torch.cat([noisy.labels, test.labels])
+    all_kept = torch.ones(len(labels), dtype=torch.bool)
+    decisions = review.Decisions(all_kept, labels, ~all_kept)
+    if options.decisions and not resume:  # the file may change until the run is resumed
+        decisions = review.read_decisions(options.decisions, noisy.ids + test.ids, noisy.classes, labels)
+    folder = Path(resume) if resume else run_folder.new_folder("diagnosis", options.out)
+    if resume:
+        run_folder.check_same(folder, config, described)
+        decisions = review.Decisions(**run_folder.read_tensors(folder / "decisions.pt"))
+    run_folder.write_tensors(folder / "decisions.pt", decisions._asdict())
+    run_folder.write_config(folder, described | {"options": vars(options)})
+    parts = list(map(review.Decisions, *(each.split([len(noisy), len(test)]) for each in decisions)))
+    with run_folder.resumable("diagnose.py", folder):
+        diagnose(model, (noisy, test), truth, parts, settings, options, folder)
+    print(f"\nthe tables and pictures are in {folder}")
 
 
 if __name__ == "__main__":
-    run_command(main)
+    console.run_command(main)

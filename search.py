@@ -1,37 +1,36 @@
 """Search for the architecture that works best, within a budget of minutes (exercise sheet 1.3).
 
-Example: python search.py --minutes 10
+    python search.py --minutes 10
 
-All architectures of the nested loops are trained briefly, the best fifth in full, the best three again. They
-are compared on training images held out for that; the test set judges only the winner, beside the sheet's own
-architecture. The same command again goes on where it was interrupted.
+Stage 1 trains all architectures of the nested loops briefly. Stage 2 trains the best fifth in full, stage 3
+the best three from a second seed. They are compared on training images that are held out. Stage 4 trains the
+winner and the sheet's network from five seeds each and compares them on the test set. results.csv records all
+trainings, and none is repeated: the same command continues a search that was interrupted.
 """
 
-import json
+import csv
 import math
-import sys
-from dataclasses import asdict, dataclass, replace
+import os
+import time
+from argparse import Namespace
+from collections import namedtuple
+from contextlib import suppress
+from pathlib import Path
+from statistics import mean, stdev
 
-from support import search_report
-from support.console import Parser, UserError, positive, run_command
-from support.files import read_json, write_json
-from support.mislabelled import note_contents
-from support.processes import alone, from_main, is_main, meet_others
-from support.randomness import CANDIDATES, random_order, random_part
-from support.run_folder import describe, resumable_by, same_run_folder
-from support.settings import Settings, add_flags, complete, flag, flag_name, taken, typed
-from support.trials import THE_SHEETS, Architecture, Trials, split_off
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # OpenMP reads this when torch is imported; see train.py
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import models
 import train
-from data import find, load
+from data import describe_data, find, introduce, load, random_order, random_part
+from support import charts, console, machine, run_folder
+from support.console import UserError, positive
+from support.statistics import paired_t_test, verdict
 
-# The values that the loops go over, the sheet's among them. 72 units in place of 144 had cost 0.15 ± 0.05
-# points after a third of an epoch (results/search_fully.csv), so the hidden layers stay as they are.
-SPACE = {
+SPACE = {  # the values that the loops try; those of the dense layers matter little (results/search_fully.csv)
     "model": ("encoder", "resnet"),
     "n_blocks": (2, 3, 4),
     "n_features_1": (16, 32),
@@ -39,271 +38,262 @@ SPACE = {
     "n_fully_1": (144,),
     "n_fully_2": (72,),
 }
-# One in KEEP_ONE_IN goes on from the brief trainings to the full ones, and the N_BEST of these get a second
-# seed. With a rung of middling length between, the search ended as at random (results/search_grid.csv).
-BRIEF, KEEP_ONE_IN, N_BEST = 1 / 3, 5, 3
-LENGTHS = (5, 4, 3, 2, 1.5, 1, 0.75, 0.5)  # passes of the longest trainings, that the budget chooses from
-GRID_PASSES, N_GRID_SEEDS = 3, 3  # of the longest trainings of a grid
-N_FINAL_SEEDS = 5  # of the winner and of the sheet's architecture, on the test set
+WORDS = "{}, {} blocks, {}/{} channels, {}/{} dense units"  # an Architecture as a text
+LEAST = 2000  # images for a training, or all if there are fewer
 
-
-@dataclass(frozen=True)
-class SearchOptions:
-    """What the search is told besides its space and the settings that all its networks share."""
-
-    minutes: float = flag(None, "time for everything (default: 10)", type=positive(float))
-    grid: bool = flag(
-        False,
-        "no budget: train every architecture briefly, longer and in full, from three seeds",
-        action="store_true",
-    )
-    epochs: int = flag(
-        None, "passes over the training images in full (default: up to 5, as the minutes allow; --grid 3)"
-    )
-    out: str = flag(None, "folder to make or to go on in (default: runs/search)", metavar="DIR")
-
-    @property
-    def budget(self):
-        """The time for everything, in seconds."""
-        return math.inf if self.grid else 60 * (self.minutes or 10)
-
-
-# ---------------------------------------------------------------- the space and the strategy
+Architecture = namedtuple("Architecture", SPACE)
+SHEETS = Architecture("resnet", **models.ARCHITECTURE)
+Trial = namedtuple("Trial", ["judged_on", *SPACE, "n_images", "epochs", "seed"])  # [1:7] is its Architecture
+COLUMNS = (*Trial._fields, "accuracy", "loss", "mflop", "n_parameters", "seconds", "error")  # of results.csv
 
 
 def architectures(space, image_size):
-    """Return the architectures of the nested loops, but for those that leave nothing of the image."""
-    legal = []
+    """Yield the Architectures of the nested loops, without those whose blocks leave nothing of the image."""
+    depths = [n for n in space["n_blocks"] if min(image_size) >> n]  # each block halves the image
     for model in space["model"]:
-        for n_blocks in space["n_blocks"]:
-            try:
-                models.halve(image_size, n_blocks)
-            except UserError:
-                continue
+        for n_blocks in depths:
             for n_features_1 in space["n_features_1"]:
                 for n_features_2 in space["n_features_2"]:
                     for n_fully_1 in space["n_fully_1"]:
                         for n_fully_2 in space["n_fully_2"]:
-                            numbers = (n_blocks, n_features_1, n_features_2, n_fully_1, n_fully_2)
-                            legal.append(Architecture(model, *numbers))
-    return legal
+                            sizes = n_blocks, n_features_1, n_features_2, n_fully_1, n_fully_2
+                            yield Architecture(model, *sizes)
 
 
-def halving_rungs(n, passes):
-    """Return the rungs of successive halving, (passes, how many architectures, how many seeds) each.
+def rungs(n, n_images, epochs, grid=False):
+    """Return for each stage how many of `n` architectures get how many images, epochs and seeds.
 
-    `n` architectures start with a ninth of the `passes` over the training images, but at least BRIEF; the
-    last ones get all of them.
+    A full training has `epochs` epochs of `n_images` images, a brief one a third of both. With `grid` all are
+    trained from three seeds: briefly, for a third of the epochs, and in full.
     """
-    n_best = min(n, N_BEST)
-    brief, full = min(max(passes / 9, BRIEF), passes), float(passes)
-    return [(brief, n, 1), (full, max(n_best, math.ceil(n / KEEP_ONE_IN)), 1), (full, n_best, 2)]
+    brief = max(round(n_images / 3), min(n_images, LEAST)), max(1, epochs // 3)
+    if grid:
+        return [(n, *brief, 3), (n, n_images, brief[1], 3), (n, n_images, epochs, 3)]
+    return [(n, *brief, 1), (max(3, math.ceil(n / 5)), n_images, epochs, 1), (3, n_images, epochs, 2)]
 
 
-def successive_halving(candidates, rungs, run):
+def successive_halving(candidates, rungs, run, sizes):
     """Return `candidates`, the best first, by successive halving (Jamieson & Talwalkar 2016).
 
-    `rungs` are those of `halving_rungs`; `run` maps a rung's number (from 0) and a list of (architecture,
-    passes, seed) to their accuracies. A failed training's accuracy is None. Where the time is up, the whole
-    result is None. A rung for which there was no time, or in which all failed, does not count. Of equally
-    good ones the first goes on.
+    In each rung the best so far are trained for longer, or from more seeds. `run(number, chosen, n_images,
+    epochs, n_seeds)` trains them and returns {architecture: accuracy}: nan if a training failed, nothing if
+    there was no time. The former are left out, the latter stay behind the others. Equal accuracy goes to the
+    smaller one by `sizes`, {architecture: (MFLOP, parameters)}.
     """
     ranked = list(candidates)
-    for number, (passes, n, n_seeds) in enumerate(rungs):
-        asked = [(candidate, passes, seed) for candidate in ranked[:n] for seed in range(n_seeds)]
-        accuracies = run(number, asked)
-        if accuracies is None:
-            break
-        scores = {}
-        for index, candidate in enumerate(ranked[:n]):
-            of_seeds = accuracies[index * n_seeds : (index + 1) * n_seeds]
-            scores[candidate] = -1 if None in of_seeds else sum(of_seeds) / n_seeds
-        if max(scores.values()) == -1:
-            break
-        ranked[:n] = sorted(ranked[:n], key=lambda candidate: -scores[candidate])
+    for number, (n, *length_and_seeds) in enumerate(rungs, 1):
+        accuracies = run(number, ranked[:n], *length_and_seeds)
+        trained = [each for each in accuracies if not math.isnan(accuracies[each])]
+        trained.sort(key=lambda each: (-accuracies[each], sizes[each], each))
+        ranked = trained + [each for each in ranked if each not in accuracies]
     return ranked
 
 
-# ---------------------------------------------------------------- the plan
+def train_trial(trial, bench, task):
+    """Train the network of a Trial; return its row of results.csv.
 
-
-def possible_plans(candidates, options, seed):
-    """Yield (entrants, rungs) for less and less time: shorter trainings, then fewer entrants.
-
-    Fewer entrants are chosen at random. With --grid there is one plan: all candidates go through all rungs.
+    `bench` has what all trainings share, such as data, {judged_on: (images to train on, images to judge by)}.
     """
-    n = len(candidates)
-    if options.grid:
-        longest = options.epochs or GRID_PASSES
-        yield candidates, [(longest / part, n, N_GRID_SEEDS) for part in (9, 3, 1)]
-        return
-    lengths = [options.epochs] if options.epochs else LENGTHS
-    for longest in lengths:
-        yield candidates, halving_rungs(n, longest)
-    order = random_order(n, seed, CANDIDATES).tolist()
-    for n_entrants in range(n - 1, 1, -1):
-        entrants = [candidates[index] for index in sorted(order[:n_entrants])]
-        yield entrants, halving_rungs(n_entrants, lengths[-1])
+    learned, judged = bench.data[trial.judged_on]
+    if trial.n_images < len(learned):  # at random, because a folder is sorted by class
+        learned = learned.subset(random_part(len(learned), trial.n_images))
+    if trial.n_images < len(judged) and trial.judged_on != "test":  # or testing takes longer
+        judged = judged.subset(random_part(len(judged), trial.n_images))
+    size = dict(zip(("mflop", "n_parameters"), bench.sizes[trial[1:7]], strict=True))
+    row = dict.fromkeys(COLUMNS, "") | trial._asdict() | size
+    settings, started = Namespace(**vars(bench.settings) | trial._asdict()), time.perf_counter()
+    try:
+        with machine.alone():  # other processes train other networks
+            train.complete(settings, learned)  # now, because the learning rate depends on the epochs
+            model = models.build(settings, len(learned.classes), learned.images.shape[1])
+            last = train.train(model, learned, judged, settings, task=task)[0][-1]
+        row |= {"accuracy": last["test_accuracy"], "loss": last["test_loss"]}
+    except (UserError, RuntimeError, MemoryError) as error:  # it diverges, or needs too much memory
+        row["error"] = console.one_line(error)
+    return row | {"seconds": round(time.perf_counter() - started, 2)}
 
 
-def kept_plan(trials, candidates, options, folder):
-    """Return the (entrants, rungs) that plan.json keeps; a resumed search has its first plan.
+def read_results(file):
+    """Return {Trial: row} of results.csv. Begin it if there is none; cut off a last line that a kill tore."""
+    content = file.read_bytes() if file.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1] or f"{','.join(COLUMNS)}\n".encode()
+    if whole != content:
+        with run_folder.written(file) as opened:
+            opened.write(whole)
+    try:
+        rows = run_folder.read_csv(file)
+        for row in rows:
+            row |= {name: int(row[name]) for name in Trial._fields[2:]}
+            row |= {name: float(row[name] or "nan") for name in ("accuracy", "mflop", "seconds")}
+        return {Trial(*(row[name] for name in Trial._fields)): row for row in rows}
+    except (KeyError, ValueError):
+        raise UserError(f"{file}: has a line that is no training; repair it, or move it away") from None
 
-    They depend on the speed that was measured then.
+
+def train_all(chosen, judged_on, n_images, epochs, n_seeds, bench, stage, deadline=math.inf):
+    """Train the architectures `chosen`, unless results.csv has them; return {architecture: its rows there}.
+
+    Each process trains its share. After the `deadline`, of time.monotonic(), only the very first one begins.
     """
-    file = folder / "plan.json"
-    if not file.exists():
-        try:
-            plans = possible_plans(candidates, options, trials.settings.seed)
-            write_json(file, trials.affordable(plans, options.budget))
-        except UserError:  # then there is no search, and no folder of it
-            (folder / "config.json").unlink()
-            folder.rmdir()
-            raise
-    kept = read_json(file)
-    for plan in possible_plans(candidates, options, trials.settings.seed):
-        if json.loads(json.dumps(plan)) == kept:  # which has lists in place of tuples
-            return plan
-    raise UserError(f"{file}: is no plan of this search; move it away")
+    length, seeds = (n_images, epochs), range(bench.settings.seed, bench.settings.seed + n_seeds)
+    trials = [Trial(judged_on, *each, *length, seed) for seed in seeds for each in chosen]
+    rows = machine.from_first(lambda: read_results(bench.file))
+    todo = [trial for trial in trials if trial not in rows][machine.rank() :: machine.n_processes()]
+    for number, trial in enumerate(console.progress(todo, stage), 1):
+        if time.monotonic() > deadline and len(rows) + number > 2:  # the measured speed is always a row
+            break
+        row = train_trial(trial, bench, f"{stage}, training {number} of {len(todo)}")
+        with open(bench.file, "a", encoding="utf-8", newline="") as file:
+            csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(run_folder.quoted(row))
+    machine.gathered(None)  # waits for the other processes
+    rows = machine.from_first(lambda: read_results(bench.file))
+    trained = {each: [rows[t] for t in trials if t[1:7] == each and t in rows] for each in chosen}
+    return {each: trained[each] for each in chosen if trained[each]}
 
 
-# ---------------------------------------------------------------- what is trained
-
-
-@alone()
-def train_trial(trial, learned, judged, settings, task):
-    """Train one network on the images `learned`; return its (accuracy, loss) on the images `judged`."""
-    n_images = max(1, round(len(learned) * min(1, trial.passes / trial.epochs)))
-    part = learned.subset(random_part(len(learned), n_images))  # at random, as a folder is sorted by class
-    changes = {**trial.architecture._asdict(), "epochs": trial.epochs, "seed": trial.seed}
-    settings = complete(replace(settings, **changes))  # now, as the learning rate depends on the epochs
-    model = models.build(settings, len(part.classes), part.images.shape[1:])
-    last = train.fit(model, part, judged, settings, task=task)[-1]  # whose "test" is on `judged`
-    return last["test_accuracy"], last["test_loss"]
-
-
-@alone()
-def seconds_an_image(architecture, data, settings):
-    """Return the measured seconds of training `architecture` on an image of `data`."""
-    n_images = max(128, min(2048, 2**21 // data.images[0].numel()))  # a second or two, not minutes
-    few = data.subset(torch.arange(min(n_images, len(data))))
-    settings = complete(replace(settings, **architecture._asdict(), epochs=2))
-    model = models.build(settings, len(few.classes), few.images.shape[1:])
-    history = train.fit(model, few, few.subset(torch.arange(1)), settings, task="measuring the speed")
-    return history[1]["seconds"] / len(few)  # the first epoch warms up
-
-
-def size_of(architecture, n_classes, image_shape):
+def network_size(architecture, settings, data):
     """Return (MFLOP of one image's forward pass, number of parameters)."""
-    model = models.build(Settings(**architecture._asdict(), device="cpu"), n_classes, image_shape)
+    settings = Namespace(**vars(settings) | architecture._asdict() | {"device": "cpu"})
+    model = models.build(settings, len(data.classes), data.images.shape[1])
     with FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, *image_shape))
+        model(torch.zeros(1, data.images.shape[1], *settings.image_size))
     return counter.get_total_flops() / 1e6, sum(parameter.numel() for parameter in model.parameters())
 
 
-# ---------------------------------------------------------------- the search
+def plan(candidates, bench):
+    """Return (n_images, epochs, seconds needed, those of stage 4) of the longest full training that fits.
 
-
-def search(trials, candidates, options, folder):
-    """Search among `candidates` as the SearchOptions say; return the winner.
-
-    `folder` is None for all processes but the first.
+    With less time it has fewer epochs, then only half of the images, a third, and so on. All speeds follow
+    from the sheet's network's and the FLOPs. The costliest architectures are taken for the best.
     """
-    trials.measure_speed(seconds_an_image)
-    search_report.introduce(trials, candidates, THE_SHEETS)
-    entrants, rungs = from_main(lambda: kept_plan(trials, candidates, options, folder))
-    passes = rungs[-1][0]
-    needed = sum(trials.seconds_needed(entrants, rungs, passes))
-    search_report.print_plan(rungs, len(candidates), needed, N_FINAL_SEEDS)
-
-    def run_rung(number, asked):
-        later, final = trials.seconds_needed(entrants, rungs[number + 1 :], passes)
-        name = f"rung {number + 1} of {len(rungs)}"
-        rows = trials.run(trials.validation_trials(asked), name, options.budget - final, later + final)
-        search_report.print_rung(name, rungs[number], rows)
-        if number == 0 and (rows is None or all(row["error"] for row in rows)):
-            why = rows[0]["error"] if rows else "the time is up; try more --minutes"
-            raise UserError(f"no architecture could be compared: {why}")
-        return rows and [row["accuracy"] for row in rows]
-
-    ranked = successive_halving(entrants, rungs, run_rung)
-    winner = ranked[0]
-    search_report.report(trials.rows, ranked, folder, trials.data["test"][1].source)
-    trials.run(trials.final_trials(winner, passes), "final", 1.05 * options.budget, 0)
-    search_report.print_final(trials.rows, winner, THE_SHEETS, passes)
-    search_report.print_next(trials.settings, winner, passes)
-    return winner
+    images, n_held_out = bench.data["validation"][0].images, len(bench.data["validation"][1])
+    n = min(len(images), max(128, 2**20 // images[0].numel()))  # takes a few seconds
+    row = train_all([SHEETS], "validation", n, 2, 1, bench, "measuring the speed")[SHEETS][0]
+    speed = row["seconds"] / row["mflop"] / (2 * n * 4 / 3) / machine.n_processes()  # testing takes a third
+    costs = sorted((speed * bench.sizes[each][0] for each in candidates), reverse=True)
+    lengths = [(len(images), epochs) for epochs in range(bench.settings.epochs, 0, -1)]
+    lengths += [(round(len(images) / part), 1) for part in range(2, len(images) // LEAST + 1)]
+    for n_images, epochs in lengths:
+        final = 1, 1.2 * n_images + n_held_out / 3, epochs, 10  # there are about as many test images
+        stages = [*rungs(len(candidates), n_images, epochs, bench.grid), final]
+        seconds = [sum(costs[:n]) * seeds * e * (i + min(i, n_held_out) / 3) for n, i, e, seeds in stages]
+        if sum(seconds) < bench.seconds:
+            break
+    return n_images, epochs, sum(seconds), seconds[-1]
 
 
-# ---------------------------------------------------------------- the command line
+def search(candidates, bench, started):
+    """Search among the Architectures `candidates` and print what comes of it; return the winner."""
+    n_images, epochs, needed, final = plan(candidates, bench)
+    n_all, deadline = len(bench.data["validation"][0]), started + bench.seconds
+    stages, board = rungs(len(candidates), n_images, epochs, bench.grid), {}
+    part = f"{n_images:,} of {n_all:,} images{', chosen at random' * (n_images < n_all)}, epochs: {epochs}"
+    about = console.duration(min(needed, bench.seconds))
+    print(f"{len(candidates)} architectures; a full training has {part}; all takes about {about}", flush=True)
+
+    def run(number, chosen, *length_and_seeds):
+        title, end = f"stage {number} of 4", deadline - min(final, bench.seconds / 2)
+        board.update(found := train_all(chosen, "validation", *length_and_seeds, bench, title, end))
+        n_trained, n_wanted = sum(map(len, found.values())), len(chosen) * length_and_seeds[-1]
+        print(f"{title}: there was time for {n_trained} of {n_wanted} trainings", flush=True)
+        return {each: mean(row["accuracy"] for row in rows) for each, rows in found.items()}
+
+    ranked = [each for each in successive_halving(candidates, stages, run, bench.sizes) if each in board]
+    if not ranked:
+        raise UserError(f"no network could be trained; {bench.file} has the errors")
+    show_board({each: board[each] for each in ranked}, (n_images, epochs), bench)
+    pair, n_images = dict.fromkeys([ranked[0], SHEETS]), round(n_images * len(bench.data["test"][0]) / n_all)
+    show_final(ranked[0], train_all(pair, "test", n_images, epochs, 5, bench, "stage 4 of 4", deadline))
+    return ranked[0]
 
 
-def parse(arguments=None):
-    """Return (settings, space, options) from the command line."""
-    parser = Parser(description=__doc__)
-    add_flags(parser, SearchOptions)
+def show_board(board, full, bench):
+    """Print the best ten of `board`, {architecture: rows of its longest training}, and draw all."""
+    print("\nrank  accuracy (%)  parameters   MFLOP  architecture")
+    entries = []
+    for rank, (each, rows) in enumerate(board.items(), 1):
+        name, (mflop, n_parameters) = WORDS.format(*each), bench.sizes[each]
+        errors = [100 - 100 * row["accuracy"] for row in rows]
+        entry = {"model": each.model, "architecture": name, "mflop": mflop, "error": mean(errors)}
+        entry |= {"error_sd": stdev(errors) if len(errors) > 1 else None, "is_sheets": each == SHEETS}
+        entries.append(entry | {"longest": (rows[0]["n_images"], rows[0]["epochs"]) == full})
+        if rank <= 10:
+            print(f"{rank:4}  {100 - mean(errors):12.2f}  {n_parameters:10,}  {mflop:6.1f}  {name}")
+    picture, title = bench.file.with_name("costs.png"), f"Architectures on {bench.data['test'][0].source}"
+    machine.from_first(lambda: charts.draw_costs(picture, entries, title))
+    print(f"see {picture}; all trainings are in {bench.file}")
+
+
+def show_final(winner, found):
+    """Print how the winner compares with the sheet's network; `found` is {architecture: rows}."""
+    percents = {(a, r["seed"]): 100 * r["accuracy"] for a in found for r in found[a] if not r["error"]}
+    seeds = [seed for each, seed in percents if each == winner and (SHEETS, seed) in percents]
+    if len(seeds) < 2:
+        return print("\nnot compared on the test set: fewer than two seeds are done; repeat the command")
+    best, sheets = ([percents[each, seed] for seed in seeds] for each in (winner, SHEETS))
+    print(f"\ntest accuracy (%), mean ± standard deviation of {len(seeds)} seeds")
+    print(f"the winner   {mean(best):6.2f} ± {stdev(best):.2f}  {WORDS.format(*winner)}")
+    print(f"the sheet's  {mean(sheets):6.2f} ± {stdev(sheets):.2f}  {WORDS.format(*SHEETS)}")
+    if winner != SHEETS:
+        points, low, high, p = paired_t_test(sheets, best)
+        print(f"difference   {points:+6.2f} points, 95 % interval {low:+.2f} to {high:+.2f}: {verdict(p)}")
+
+
+def folder_of(settings, data, n_parameters, out):
+    """Return the folder of an earlier search with the same data and settings, or a new one."""
+    config = run_folder.describe_run("search.py", settings, describe_data(*data["test"]), n_parameters)
+    names = ("init", "batch_size", "lr", "augment", "image_size", "device", "precision")
+    config["shared"] = config["data"]["fingerprints"] + [getattr(settings, name) for name in names]
+    for folder in [Path(out)] if out else sorted(Path("runs").glob("search*")):
+        with suppress(UserError):
+            if run_folder.read_config(folder, "search.py").get("shared") == config["shared"]:
+                return folder
+    folder = run_folder.new_folder("search", out)
+    run_folder.write_config(folder, config)
+    return folder
+
+
+def main():
+    """Search as the command line says."""
+    started = time.monotonic()
+    machine.join_torchrun()
+    parser = console.Parser(description=__doc__, conflict_handler="resolve")
+    console.add_training_flags(parser, {}, epochs="5, with --grid 3; fewer if time is short")
+    parser.add_argument("--init", choices=("default", "xavier"), default="xavier", help="default: xavier")
     for name, values in SPACE.items():
         kind = {"choices": values} if name == "model" else {"type": positive(int), "metavar": "N"}
         text = f"values to try (default: {' '.join(map(str, values))})"
-        parser.add_argument(flag_name(name), nargs="+", default=values, help=text, **kind)
-    names = "data batch_size lr augment image_size limit seed device precision threads"
-    add_flags(parser, Settings, names.split())
-    given = typed(parser, arguments)
-    space = {name: list(dict.fromkeys(given.pop(name))) for name in SPACE}
-    options = taken(SearchOptions, given)
-    if options.grid and options.minutes:
-        raise UserError("--grid has no budget: leave out --minutes")
-    return Settings(init="xavier", **given), space, options
-
-
-def candidates_for(space, image_size, n_images):
-    """Return the architectures to compare; raise UserError where the images are too small or too few."""
-    candidates = architectures(space, image_size)
-    n_illegal = math.prod(map(len, space.values())) - len(candidates)
-    if n_illegal:
-        print(f"{n_illegal} combinations are left out: they would leave nothing of images of this size")
-    if n_images < 2:
-        raise UserError("one training image is too few: some are held out")
-    if not candidates:
-        raise UserError(f"none of the {n_illegal} combinations leaves anything of images of this size")
-    try:
-        models.halve(image_size, THE_SHEETS.n_blocks)
-    except UserError as error:
-        raise UserError(f"the sheet's architecture, to compare with, does not fit: {error}") from None
-    return candidates
-
-
-def main(arguments=None):
-    """Search as the command line says; return the winner."""
-    given, space, options = parse(arguments)
-    meet_others(given.device)
-    settings = complete(given)
-    torch.set_num_threads(settings.threads)
-    torch.backends.cudnn.deterministic = True
-    given = replace(given, data=from_main(lambda: find(given.data)))
+        parser.add_argument(f"--{name.replace('_', '-')}", nargs="+", default=values, help=text, **kind)
+    add = parser.add_mutually_exclusive_group().add_argument
+    add("--minutes", type=positive(float), default=10, metavar="N", help="time for everything (default: 10)")
+    add("--grid", action="store_true", help="train all architectures in full, however long it takes")
+    parser.add_argument("--out", type=console.path, metavar="DIR", help="folder (default: runs/search)")
+    given, typed = parser.parse_args(), parser.typed()
+    console.check_flags(given, {})
+    given.data = machine.from_first(lambda: find(given.data))
     train_data, test_data = load(given.data, given.limit, given.image_size)
-    note_contents(train_data, test_data)
-    n_classes = len(train_data.classes)
-    n_channels, *image_size = train_data.images.shape[1:]
-    image_shape = (n_channels, *(2 * [given.image_size] if given.image_size else image_size))
-    candidates = candidates_for(space, image_shape[1:], len(train_data))
-    sizes = {each: size_of(each, n_classes, image_shape) for each in [*candidates, THE_SHEETS]}
-    candidates.sort(key=lambda candidate: sizes[candidate][0])  # of equally good ones the cheaper goes on
-
-    model = models.build(replace(settings, **THE_SHEETS._asdict()), n_classes, image_shape)
-    options_kept = {"space": space} | asdict(options)
-    del options_kept["out"]
-    description = describe(replace(settings, threads=None), model, train_data, test_data, options_kept)
-    folder = from_main(lambda: same_run_folder("search", description, options.out))
-    words = ["search.py", *(sys.argv[1:] if arguments is None else arguments)]
-    with resumable_by(words, folder):
-        file = folder / "results.csv" if is_main() else None
-        data = split_off(train_data, test_data)
-        trials = Trials(file, data, given, sizes, train_trial, THE_SHEETS, N_FINAL_SEEDS)
-        done = f"goes on, {len(trials.rows)} trials are done" if trials.rows else "begins"
-        print(f"in {folder} the search {done}")
-        return search(trials, candidates, options, folder if is_main() else None)
+    introduce(train_data, test_data)
+    if len(train_data) < 2:
+        raise UserError("one training image is too few, because a sixth is held out")
+    order, n = random_order(len(train_data), 0), max(1, len(train_data) // 6)
+    validation = train_data.subset(order[n:]), train_data.subset(order[:n])
+    data = {"validation": validation, "test": (train_data, test_data)}
+    settings = Namespace(**vars(given) | {"model": "resnet"})
+    train.complete(settings, validation[0], usual_epochs=3 if given.grid else 5)
+    settings.lr = given.lr  # by default it depends on the epochs of a training
+    candidates = list(dict.fromkeys(architectures(vars(given), settings.image_size)))
+    if not candidates:
+        raise UserError("the images are too small for so many blocks; try --n-blocks 1")
+    sizes = {each: network_size(each, settings, train_data) for each in [*candidates, SHEETS]}
+    folder = machine.from_first(lambda: folder_of(settings, data, sizes[SHEETS][1], given.out))
+    bench = Namespace(file=folder / "results.csv", data=data, settings=settings, sizes=sizes, grid=given.grid)
+    bench.seconds = math.inf if given.grid else 60 * given.minutes
+    shuffled = [candidates[index] for index in random_order(len(candidates), given.seed)]
+    flags = {"init": given.init} | typed | search(shuffled, bench, started)._asdict()
+    flags = {name: flags[name] for name in flags if name not in ("minutes", "grid", "out")}
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    print(f"\nnext, to train the winner: {console.command('train.py', *words)}")
 
 
 if __name__ == "__main__":
-    run_command(main)
+    console.run_command(main)

@@ -1,49 +1,112 @@
-"""Train one of the exercise sheet's networks: settings → data → model → training loop → a run folder.
+"""Train one of the exercise sheet's networks; write its weights, metrics and pictures into a run folder.
 
-Example: python train.py --model resnet --init xavier
+python train.py --model resnet --init xavier
 """
 
-# The lines that train are in `train_epoch`; `train_epochs` goes over the epochs, tests, saves and resumes.
-
 import math
+import os
 import time
 from dataclasses import replace
 from pathlib import Path
 
-from support import run_folder
-from support.console import (
-    UserError,
-    Watch,
-    counted,
-    is_out_of_memory,
-    keep_freed_memory,
-    run_command,
-    shell_words,
-)
-from support.files import write_csv, write_tensors
-from support.mislabelled import are_uneven, note_contents
-from support.processes import averaging, from_main, is_main, meet_others, n_processes, process_number, total
-from support.randomness import mix, random_order
-from support.settings import complete, parse, with_epochs
+# OpenMP's threads must not spin while they wait, or two trainings at once take ten times as long as one.
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # OpenMP reads this when torch is imported
 
 import torch
 import torch.nn.functional as F
+from torch.nn.parallel import DistributedDataParallel
 
 import models
-from data import affine_maps, batch_to_float, find, load
+from data import batch_to_float, batches, describe_data, find, introduce, load
+from support import charts, machine, run_folder
+from support.console import (
+    Parser,
+    UserError,
+    add_training_flags,
+    check_flags,
+    command,
+    path,
+    progress,
+    run_command,
+)
 
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")  # of metrics.csv
+HEADER = "epoch  train loss  train accuracy  test loss  test accuracy  seconds"
+ROW = "{:5} {:11.4f} {:15.2%} {:10.4f} {:14.2%} {:8.1f}"
 
 # ---------------------------------------------------------------- the loop
 
 
-def optimisation(model, lr, n_steps):
-    """Return (optimizer, scheduler): AdamW (Loshchilov & Hutter 2019) and one cycle (Smith 2018).
+def train_epoch(model, data, settings, epoch, optimizer, scheduler, task):
+    """Train `model` for one epoch; return its mean loss and accuracy (0 to 1) over the training images."""
+    model.train()
+    loss_sum, n_correct, n_seen = 0.0, 0, 0
+    n_steps = math.ceil(len(data) / settings.batch_size)
+    steps = batches(data, settings, epoch, machine.rank(), machine.n_processes())
+    for images, labels in progress(steps, task, n_steps, n_after=n_steps * (settings.epochs - epoch - 1)):
+        with machine.autocast(settings):
+            logits = model(images)  # (batch, classes)
+            loss = F.cross_entropy(logits, labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        scheduler.step()
+        loss_sum += loss.detach() * len(labels)  # stays on the device: .item() would make a GPU wait
+        n_correct += (logits.argmax(dim=1) == labels).sum()
+        n_seen += len(labels)
+    loss_sum, n_correct, n_seen = machine.total(torch.tensor([loss_sum, n_correct, n_seen])).tolist()
+    return loss_sum / n_seen, n_correct / n_seen
 
-    The rate rises from `lr` / 25 to `lr` in the first 30 % of the `n_steps`, then falls to almost zero;
-    AdamW's first beta falls from 0.95 to 0.85 and rises again. Fewer than four steps leave no room for a
-    cycle. Their rate is `lr` / 2, because `lr` is too high without a warm-up. LEARNING_RATES in
-    support/settings.py has the rates by default.
+
+def train(model, train_data, test_data, settings, folder=None, task=None):
+    """Train `model` in place; return (history, logits).
+
+    `history` has a dict for each epoch, the rows of metrics.csv; `logits`, float32 (N, classes), are those of
+    the test images after the last epoch. If `folder` is given, metrics.csv and state.pt are written there
+    after each epoch, and training continues from an existing state.pt. If `task` is given, it names the
+    progress line and no table is printed. Random numbers depend on (seed, epoch, step) alone, so a resumed
+    run ends with the same weights, bit by bit. Raises UserError if the loss is no longer finite.
+    """
+    machine.keep_freed_memory()
+    # A GPU then repeats itself, except for vgg16 below 224 pixels: AdaptiveAvgPool2d's backward is random.
+    torch.backends.cudnn.deterministic = True
+    train_data, test_data = (machine.to_device(data, settings.device) for data in (train_data, test_data))
+    n_steps = settings.epochs * math.ceil(len(train_data) / settings.batch_size)
+    optimizer, scheduler = optimisation(model, settings.lr, n_steps)
+    parts = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
+    history = run_folder.load_state(folder, settings.device, **parts)
+    network = model
+    if machine.n_processes() > 1:
+        # With this option DDP never regroups the gradients, so a resumed run adds them in the same order.
+        network = DistributedDataParallel(model, find_unused_parameters=True)
+    if not task:
+        print(HEADER, flush=True)
+        for row in history:
+            print(ROW.format(*row.values()))
+    for epoch in range(len(history), settings.epochs):
+        started = time.perf_counter()
+        label = task or f"epoch {epoch + 1} of {settings.epochs}"
+        train_metrics = train_epoch(network, train_data, settings, epoch, optimizer, scheduler, label)
+        seconds = time.perf_counter() - started
+        *test_metrics, logits = evaluate(model, test_data, settings)
+        if not math.isfinite(train_metrics[0] + test_metrics[0]):
+            raise UserError("training diverged: the loss is not finite; try again with a smaller --lr")
+        row = (epoch + 1, *train_metrics, *test_metrics, seconds)
+        history.append(dict(zip(COLUMNS, row, strict=True)))
+        if not task:
+            print(ROW.format(*row), flush=True)
+        if folder and machine.rank() == 0:
+            run_folder.write_csv(folder / "metrics.csv", history)
+            if epoch + 1 < settings.epochs:  # after the last epoch the caller writes model.pt
+                run_folder.save_state(folder, history, **parts)
+    return history, logits
+
+
+def optimisation(model, lr, n_steps):
+    """Return (optimizer, scheduler): AdamW (Loshchilov & Hutter 2019) with one cycle (Smith 2018).
+
+    The rate rises from `lr` / 25 to `lr` in the first 30 % of the `n_steps`, then falls to almost zero. With
+    fewer than four steps it is constant, and `lr` / 2, because there is no warm-up.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
     if n_steps < 4:
@@ -51,265 +114,123 @@ def optimisation(model, lr, n_steps):
     return optimizer, torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=lr, total_steps=n_steps)
 
 
-def training_batches(train, settings, epoch, n_seen):
-    """Yield (images, labels, n_images) for each step of `epoch`, skipping its first `n_seen` images.
-
-    `images`, float, and `labels` are this process's share of the step's `n_images`, on the device.
-    """
-    order = random_order(len(train), settings.seed, epoch).to(train.images.device)
-    share = slice(process_number(), None, n_processes())  # of a batch
-    for start in range(n_seen, len(train), settings.batch_size):
-        batch = order[start : start + settings.batch_size]  # indices
-        step = 1 + start // settings.batch_size
-        # Just before the step, so that augmentation and dropout depend on (seed, epoch, step) alone.
-        torch.manual_seed(mix(settings.seed, epoch, step))
-        maps = affine_maps(len(batch), train.images.shape[2:])[share] if settings.augment else None
-        if not is_main():
-            torch.manual_seed(mix(settings.seed, epoch, step, process_number()))  # so that dropout differs
-        images = train.images[batch[share]].to(settings.device)
-        labels = train.labels[batch[share]].to(settings.device)
-        yield batch_to_float(images, settings.image_size, maps), labels, len(batch)
-
-
-def train_epoch(network, batches, optimizer, scheduler, precision):
-    """Train `network` on `batches`, those of `training_batches`. A generator: it yields after each step.
-
-    It yields (n_images, loss_sum, n_right): the images in the step, the sum of their losses and the number of
-    right answers. The last two are tensors on the device, and count this process's images only.
-    """
-    for images, labels, n_images in batches:
-        with autocast(images.device, precision):
-            logits = network(images)  # (batch, classes)
-            loss_sum = F.cross_entropy(logits, labels, reduction="sum")
-        optimizer.zero_grad()
-        # The mean over the step's images. Times the processes, as their gradients are averaged, not added.
-        mean_loss = loss_sum * (n_processes() / n_images)
-        mean_loss.backward()
-        optimizer.step()
-        scheduler.step()
-        yield n_images, loss_sum.detach(), (logits.argmax(dim=1) == labels).sum()
-
-
-def train_epochs(model, train, test, settings, folder, watch, seconds_before):
-    """Train `model` for the epochs of `settings` that are still to come; return the history. See `fit`.
-
-    `seconds_before` have gone by for this training already.
-    """
-    n_steps = settings.epochs * math.ceil(len(train) / settings.batch_size)
-    optimizer, scheduler = optimisation(model, settings.lr, n_steps)
-    trained = {"model": model, "optimizer": optimizer, "scheduler": scheduler}
-    start = run_folder.start_of_epoch([], settings.device, seconds_before)
-    position = run_folder.load_position(folder, trained, settings.device) or start
-    folder = folder if is_main() else None  # which only the main process writes
-    network = averaging(model)
-    watch.print_table(position.history)
-    if folder and position.history:
-        write_csv(folder / "metrics.csv", position.history)  # whatever has become of it meanwhile
-
-    for epoch in range(len(position.history), settings.epochs):
-        model.train()
-        watch.start_epoch(epoch, position.n_seen, position.seconds)
-        batches = training_batches(train, settings, epoch, position.n_seen)
-        steps = train_epoch(network, batches, optimizer, scheduler, settings.precision)
-        for n_images, loss_sum, n_right in steps:
-            position.n_seen += n_images
-            # The sums stay on the device: to read them, a GPU would have to wait.
-            position.sums += total(torch.stack([loss_sum, n_right]))
-            if is_main() and watch.due():
-                watch.show(position.n_seen, finite(position.sums[0]))
-                if folder and watch.time_to_save():
-                    with watch.saving():
-                        run_folder.save_position(folder, trained, replace(position, seconds=watch.seconds()))
-
-        of_training = loss_and_accuracy(position.sums, len(train))  # waits for a GPU
-        seconds = watch.seconds()  # without the test
-        of_test = evaluate(model, test, settings)
-        row = dict(zip(COLUMNS, (epoch + 1, *of_training, *of_test, seconds), strict=True))
-        watch.print_row(row)
-        position = run_folder.start_of_epoch([*position.history, row], settings.device)
-        if folder:
-            # The table first: once the state is there, the epoch counts as done. Of few images epochs are
-            # short, and vgg16's state is 1.6 GB: then not every epoch is saved.
-            write_csv(folder / "metrics.csv", position.history)
-            if watch.time_to_save(0) or epoch + 1 == settings.epochs:
-                with watch.saving():
-                    run_folder.save_position(folder, trained, position)
-    return position.history
-
-
-def fit(model, train, test, settings, folder=None, task=None):
-    """Train `model` in place, or with `settings.freeze` its last layer; return the history, a row per epoch.
-
-    `train` and `test` are ImageData, `settings` complete. A row is a dict with the columns of metrics.csv.
-    Prints the rows, or with `task` only a line of progress that names it. With `folder`, goes on from its
-    state.pt where there is one, and keeps metrics.csv up to date there, and state.pt, but not after every
-    epoch where saving takes long. All randomness is a function of (seed, epoch, step), so a run that is
-    resumed ends with the same weights, bit by bit, as one that was never interrupted. Under torchrun each
-    process trains on its share of every batch. Raises UserError when the loss is no longer finite.
-    """
-    keep_freed_memory()
-    started = time.perf_counter()
-    if settings.freeze and not train.images.is_floating_point():  # those of diagnose.py are features already
-        model, train, test = frozen(model, train, test, settings)
-    seconds_before = time.perf_counter() - started  # of computing the features
-    train, test = on_device(train, settings.device), on_device(test, settings.device)
-    watch = Watch(settings.epochs, len(train), len(test), task)
-    return train_epochs(model, train, test, settings, folder, watch, seconds_before)
-
-
-def frozen(model, train, test, settings):
-    """Return (layer, train, test): the last layer of `model`, and ImageData for it to be trained on.
-
-    Their `images` are the features below that layer, without dropout, float32 (N, features).
-    """
-    name, layer = models.last_layer(model)
-    model.set_submodule(name, torch.nn.Identity())
-    train, test = (
-        replace(half, images=predict(model, half, settings, "computing features")) for half in (train, test)
-    )
-    model.set_submodule(name, layer)
-    return layer, train, test
-
-
-def on_device(data, device):
-    """Return the ImageData `data` with its tensors on `device`, or where they do not fit there, as it is."""
-    try:
-        return data.to(device)
-    except RuntimeError as error:
-        if not is_out_of_memory(error):
-            raise
-        return data
-
-
-def autocast(device, precision):
-    """Return the context in which a network computes in `precision`, "bf16" or "fp32", on `device`."""
-    return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def finite(loss):
-    """Return a loss as a float; raise UserError where it is infinite or not a number."""
-    if not math.isfinite(loss.item()):
-        raise UserError(
-            "training diverged: the loss is no longer a finite number; try again with a smaller --lr"
-        )
-    return loss.item()
-
-
-def predict(model, data, settings, task="testing"):
-    """Return the logits of all of `data`, float32 (N, classes), on the device of `settings`."""
-    model.eval()
-    batches = counted(data.images.split(settings.batch_size), task, len(data), each=settings.batch_size)
-    return torch.cat([logits_of(model, images, settings) for images in batches])
+def evaluate(model, data, settings):
+    """Return the mean cross-entropy, the accuracy (0 to 1) and the logits, float32 (N, classes)."""
+    logits, labels = predict(model, data.images, settings), data.labels.to(settings.device)
+    accuracy = (logits.argmax(dim=1) == labels).float().mean()
+    return F.cross_entropy(logits, labels).item(), accuracy.item(), logits.cpu()
 
 
 @torch.no_grad()
-def logits_of(model, images, settings):
-    """Return the logits of one batch, uint8 (N, channels, height, width): float32 (N, classes)."""
-    images = batch_to_float(images.to(settings.device), settings.image_size)
-    with autocast(settings.device, settings.precision):
-        return model(images).float()
+def predict(model, images, settings, task="testing"):
+    """Return the logits, float32 (N, classes), of uint8 `images` (N, channels, height, width)."""
+    model.eval()
+    logits = []
+    for batch in progress(images.split(settings.batch_size), task):
+        with machine.autocast(settings):
+            logits.append(model(batch_to_float(batch.to(settings.device), settings.image_size)).float())
+    return torch.cat(logits)
 
 
-def evaluate(model, data, settings):
-    """Return the mean cross-entropy loss and the accuracy (0 to 1) of `model` on `data`."""
-    share = data
-    if n_processes() > 1:
-        share = data.subset(torch.arange(process_number(), len(data), n_processes()))
-    logits = predict(model, share, settings)
-    labels = share.labels.to(settings.device)
-    loss = F.cross_entropy(logits, labels, reduction="sum")
-    sums = total(torch.stack([loss, (logits.argmax(dim=1) == labels).sum()]))
-    return loss_and_accuracy(sums, len(data))
+def extract_features(model, train_data, test_data, settings):
+    """Return (layer, train, test): the last layer of `model`, and both ImageData with its inputs as images.
 
-
-def loss_and_accuracy(sums, n_images):
-    """Return the mean loss and the accuracy (0 to 1), given the sums of losses and of right answers."""
-    return finite(sums[0]) / n_images, sums[1].item() / n_images
+    These features are float32 (N, features), computed once, in evaluation mode.
+    """
+    name, layer = models.last_layer(model)
+    model.set_submodule(name, torch.nn.Identity())
+    features = [
+        predict(model, data.images, settings, "computing features") for data in (train_data, test_data)
+    ]
+    model.set_submodule(name, layer)
+    return layer, replace(train_data, images=features[0]), replace(test_data, images=features[1])
 
 
 # ---------------------------------------------------------------- the run
 
 
-def finish(folder, model, test, history, settings):
-    """Draw the run's pictures, write its weights, say how it went; model.pt, the last file, marks its end."""
-    from support import pictures  # not above: only here it is needed
-
-    from diagnose import confusion_matrix  # not above: diagnose.py imports this file
-
-    # Once more after the last epoch's test, as a run may have been interrupted between the two.
-    predicted = predict(model, test, settings).argmax(dim=1).cpu()
-    n_wrong = (predicted != test.labels).sum().item()
-    wrong = f"{n_wrong:,} of {len(test):,} test images wrong"
-    legend = "rows: true class, columns: predicted class"
-    fixed = ", all but the last layer frozen" if settings.freeze else ""
-    title = f"{settings.model}, {settings.init} initialisation{fixed}, seed {settings.seed} on {test.source}"
-    pictures.draw_curves(folder / "curves.png", history, title)
-    matrix = confusion_matrix(test.labels, predicted, len(test.classes))
-    pictures.draw_confusion(folder / "confusion.png", matrix, test.classes, title, f"{wrong}; {legend}")
-    # From the CPU, as a file with a GPU's tensors cannot be read where there is none.
-    write_tensors(folder / "model.pt", {name: weight.cpu() for name, weight in model.state_dict().items()})
-    (folder / "state.pt").unlink(missing_ok=True)  # three times as large, 1.6 GB of vgg16, and of no more use
-    print(f"\ntest accuracy on {test.source}: {1 - n_wrong / len(test):.2%}, {wrong}")
-    counts = matrix.sum(dim=1)
-    counts, n_right = counts[counts > 0], matrix.diagonal()[counts > 0]
-    if are_uneven(counts.tolist()):
-        print(
-            f"mean of the classes' accuracies (the classes differ in size): {(n_right / counts).mean():.2%}"
-        )
-    print(f"look at {folder}/curves.png and {folder}/confusion.png; metrics.csv and model.pt are there too")
-    if folder.parent == Path("runs"):
-        print("next, to see all runs side by side: python compare.py")
-    else:
-        print(f"next, to see it in a table: {shell_words('python', 'compare.py', folder)}")
-    print(f"or, to use this one: {shell_words('python', 'predict.py', folder, 'FILE')}")
-
-
-def main(arguments=None):
-    """Train as the command line says; return the history, a row per epoch, or None for a finished run."""
-    settings, options = parse(__doc__, arguments)
-    config = None
-    if options.resume:
-        settings, config = run_folder.read_resumable(Path(options.resume))
-        if run_folder.is_finished(options.resume, "model.pt"):
-            return None
-    meet_others(settings.device)
-    settings = complete(settings)
-    models.check_image_size(settings)  # before the data are looked for
+def complete(settings, data, usual_epochs=5, most_epochs=50):
+    """Set the defaults in `settings` that depend on the model, the training `data` and the machine."""
+    vgg16, size = settings.model == "vgg16", settings.image_size
+    settings.device = machine.choose_device(settings.device)
+    settings.batch_size = settings.batch_size or (32 if vgg16 or settings.freeze else 128)
+    if not settings.epochs:
+        for_150_steps = math.ceil(150 / math.ceil(len(data) / settings.batch_size))
+        settings.epochs = max(usual_epochs, min(for_150_steps, most_epochs))
+    if not settings.lr and settings.freeze:
+        settings.lr = 0.003 if vgg16 else 0.03
+    elif not settings.lr:
+        settings.lr = 0.0001 if vgg16 else 0.005 if settings.epochs == 1 else 0.003
+    settings.image_size = [size, size] if isinstance(size, int) else size or list(data.images.shape[2:])
+    settings.precision = settings.precision or ("bf16" if machine.has_fast_bf16(settings.device) else "fp32")
+    settings.threads = settings.threads or torch.get_num_threads()
     torch.set_num_threads(settings.threads)
-    torch.backends.cudnn.deterministic = True  # the same command gives the same weights
-
-    settings = replace(settings, data=from_main(lambda: find(settings.data)))  # which may download it
-    train, test = load(settings.data, settings.limit, settings.image_size)
-    channels, height, width = train.images.shape[1:]
-    counts = f"{len(train):,} training and {len(test):,} test images"
-    print(f"{train.source}: {counts}, {width} pixels wide and {height} high, in {len(train.classes)} classes")
-    note_contents(train, test)
-    settings = with_epochs(settings, len(train))
-    model = models.build(settings, len(train.classes), (channels, height, width))
-    description = run_folder.describe(settings, model, train, test)
-    introduce(settings, model, description["n_parameters"])
-
-    name = f"{settings.model}-{settings.init}" + ("-frozen" if settings.freeze else "")
-    folder = run_folder.start_or_resume(name, description, options, config)
-    with run_folder.resumable_by(["train.py", "--resume", folder], folder):
-        if options.resume and from_main(lambda: run_folder.is_finished(folder, "model.pt")):
-            return None  # another process has finished it meanwhile
-        history = fit(model, train, test, settings, folder)
-        if is_main():
-            finish(folder, model, test, history, settings)
-    return history
 
 
-def introduce(settings, model, n_parameters):
-    """Say which network will be trained, and on what."""
-    size = f" at {settings.image_size}×{settings.image_size} pixels" if settings.image_size else ""
-    network = f"{settings.model}{size}, {settings.init} initialisation, {n_parameters:,} parameters"
-    if settings.freeze:
-        n_trained = sum(parameter.numel() for parameter in models.last_layer(model)[1].parameters())
-        network += f", of which the last layer's {n_trained:,} are trained"
+def main():
+    """Train as the command line says."""
+    machine.join_torchrun()
+    parser = Parser(description=__doc__)
+    add_training_flags(parser, models.ARCHITECTURE)
+    parser.add_argument("--out", type=path, metavar="DIR", help="new run folder (default: in runs/)")
+    parser.add_argument("--resume", type=path, metavar="RUN", help="continue the run in this folder")
+    settings = parser.parse_args()
+    out, resume = (vars(settings).pop(name) for name in ("out", "resume"))
+    if resume and Path(resume, "model.pt").exists():
+        print(f"{resume} is finished: its results are there")
+        return
+    if resume:
+        settings, config = run_folder.resumed(resume, parser)
+    check_flags(settings, models.ARCHITECTURE)
+    settings.data = machine.from_first(lambda: find(settings.data))
+    settings.image_size = settings.image_size or (224 if settings.model == "vgg16" else None)
+    train_data, test_data = load(settings.data, settings.limit, settings.image_size)
+    introduce(train_data, test_data)
+    complete(settings, train_data)
+    model = models.build(settings, len(train_data.classes), train_data.images.shape[1])
+    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    network = f"{settings.model}, {settings.init} initialisation, {n_parameters:,} parameters"
     hardware = f"{settings.device}, {settings.precision}, {settings.threads} threads"
-    hardware += f" in each of {n_processes()} processes" if n_processes() > 1 else ""
     print(f"{network}; seed {settings.seed}; {hardware}")
+    described = run_folder.describe_run("train.py", settings, describe_data(train_data, test_data), n_parameters)
+    if resume:
+        folder = Path(resume)
+        run_folder.check_same(folder, config, described)
+    else:
+        name = f"{settings.model}-{settings.init}" + ("-frozen" if settings.freeze else "")
+        folder = machine.from_first(lambda: run_folder.new_folder(name, out))
+    if machine.rank() == 0:
+        run_folder.write_config(folder, described)
+    with run_folder.resumable("train.py", folder, machine.n_processes()):
+        to_train, inputs = model, (train_data, test_data)
+        if settings.freeze:
+            to_train, *inputs = extract_features(model, *inputs, settings)
+        history, logits = train(to_train, *inputs, settings, folder)
+        if machine.rank() == 0:
+            finish(folder, model, test_data, logits.argmax(dim=1), history, settings)
+
+
+def finish(folder, model, test_data, predicted, history, settings):
+    """Draw the pictures of a run, print its result, and write model.pt, whose presence marks the end."""
+    n = len(test_data.classes)
+    matrix = torch.bincount(test_data.labels * n + predicted, minlength=n * n).view(n, n)  # true, predicted
+    title = f"{settings.model}, {settings.init} initialisation, seed {settings.seed}, on {test_data.source}"
+    n_wrong = (predicted != test_data.labels).sum().item()
+    result = f"{1 - n_wrong / len(predicted):.2%} ({n_wrong:,} of {len(predicted):,} test images wrong)"
+    charts.draw_curves(folder / "curves.png", history, title)
+    charts.draw_confusion(folder / "confusion.png", matrix, test_data.classes, title, f"accuracy {result}")
+    weights = {name: weight.cpu() for name, weight in model.state_dict().items()}  # readable without a GPU
+    run_folder.write_tensors(folder / "model.pt", weights)
+    (folder / "state.pt").unlink(missing_ok=True)
+    print(f"\ntest accuracy on {test_data.source}: {result}")
+    sizes = matrix.sum(dim=1)
+    if sizes.max() > 2 * sizes.min():
+        accuracies = (matrix.diagonal() / sizes)[sizes > 0]
+        print(f"mean of the classes' accuracies: {accuracies.mean():.2%} (the classes differ in size)")
+    print(f"see {folder}/curves.png and {folder}/confusion.png; the weights are in {folder}/model.pt")
+    others = [] if folder.parent == Path("runs") else [folder]
+    print(f"next, compare runs: {command('compare.py', *others)}")
+    print(f"or classify images: {command('predict.py', folder, 'FILE')}")
 
 
 if __name__ == "__main__":

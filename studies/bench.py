@@ -1,245 +1,183 @@
-"""How fast our training loop is, beside others on the same network, images and machine.
+"""How fast our training loop is, compared with others on the same network, images and machine.
 
     python -m studies.bench
 
-It measures images per second, of random pixels: of our loop, of a plain PyTorch loop in fp32 (and in bf16,
-where that is our precision), and of a plain loop in our precision whose DataLoader has two workers. --peers
-measures Lightning too (pip install lightning). Each part is a process of its own, so that none inherits
-another's memory, threads or settings; the parts alternate, since a machine's speed drifts, and their medians
-count.
+measures how many of 6,000 images of MNIST the sheet's ResNet learns per second, in the second epoch, by
 
---to-99 trains on MNIST too: how many seconds of training until an epoch ends with 99.0 % of the test images
-right? Each round has another seed. Ours has its own initial weights, its schedule and a learning rate for so
-many epochs; shorter trainings that were not enough do not count. The others have PyTorch's initial weights
-and AdamW's usual rate. To see an older processor's speed, put ONEDNN_MAX_CPU_ISA=AVX2 before the command.
+    ours              train.py
+    plain             as in PyTorch's tutorials: a DataLoader makes a Pillow image and a tensor of each image
+    plain_workers     the same with two processes that load
+    plain_in_memory   a plain loop on tensors that are on the device already
+    plain_recipe      `plain` with our initial weights and learning rates
+    lightning         with --peers: Lightning's Trainer with the DataLoader of `plain`
+
+--to-99 also measures the seconds of training on all of MNIST, without tests, until 99 % of the test images
+are right: trainings of 1, 2, … epochs are tried, and the first one that gets there counts. Ratios compare
+numbers of one round. ONEDNN_MAX_CPU_ISA=AVX2 in front limits convolutions to what most laptops have.
 """
 
-import json
 import os
-import statistics
-import subprocess
 import sys
 import time
-from contextlib import redirect_stdout
+from argparse import Namespace
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.util import find_spec
-from io import StringIO
-from itertools import count
-from pathlib import Path
-
-from support.console import Parser, Progress, UserError, run_command, seed_number
-from support.files import check_replaceable, finite_number, read_csv, replace_rows
-from support.settings import Settings, complete, hardware_name
+from itertools import count, pairwise
+from multiprocessing import get_context
+from statistics import median
 
 import torch
-import torchvision
-from torch.utils.flop_counter import FlopCounterMode
+import torch.nn.functional as F
+from PIL import Image
+from torch.utils.data import DataLoader, TensorDataset
+from torchvision.transforms import ToTensor
 
+import models
 import train
-from data import ImageData, load
-from models import ResNet, build
-from studies import peers
+from data import load
+from support import console, machine, run_folder
 
-N_ROUNDS = 3
+N_ROUNDS, N_IMAGES = 3, 6000
+METHOD = "spawn" if sys.platform == "win32" else "forkserver"  # starts a process that inherits no settings
 
-
-def random_digits(n_images):
-    """Return an ImageData of random pixels in MNIST's shape."""
-    images = torch.randint(256, (n_images, 1, 28, 28), dtype=torch.uint8)
-    labels = torch.randint(10, (n_images,))
-    return ImageData(images, labels, tuple("0123456789"), tuple(map(str, range(n_images))), "random pixels")
+# ---------------------------------------------------------------- the loops: (model, seconds of each epoch)
 
 
-# ---------------------------------------------------------------- what is measured
+def ours(data, settings):
+    """Train as train.py does."""
+    model = models.build(settings, len(data.classes), data.images.shape[1])
+    history, _ = train.train(model, data, data.subset(torch.arange(1)), settings, task="ours")
+    return model, [row["seconds"] for row in history]
 
 
-def our_speed(n_images=6000, **changes):
-    """Return images per second of `train.fit` in its second epoch; `changes` are of its settings."""
-    settings = complete(Settings(init="xavier", epochs=2, **changes))
-    data = random_digits(n_images)
-    model = build(settings, 10, (1, 28, 28))
-    with redirect_stdout(StringIO()):  # its table
-        rows = train.fit(model, data, data.subset(torch.arange(min(128, n_images))), settings)
-    return n_images / rows[1]["seconds"]
+def pillow_batch(samples):
+    """Return (images, labels) of a list of pairs: each image as torchvision's MNIST and ToTensor make it."""
+    images = [ToTensor()(Image.fromarray(image[0].numpy())) for image, _ in samples]
+    return torch.stack(images), torch.stack([label for _, label in samples])
 
 
-def speed_of(loop, n_images=3000, **options):
-    """Return images per second of one of peers' loops, after five steps to warm up."""
-    n_to_warm_up = 5
-    data = random_digits(n_to_warm_up * peers.BATCH_SIZE + n_images)
-    seconds, _ = loop(data, n_to_warm_up=n_to_warm_up, **options)
-    return n_images / seconds
+def loader(data, n_workers=0):
+    """Return the DataLoader of an ImageData; `n_workers` processes prepare its batches."""
+    options = {"collate_fn": pillow_batch, "num_workers": n_workers, "persistent_workers": n_workers > 0}
+    return DataLoader(TensorDataset(data.images, data.labels), 128, shuffle=True, **options)
 
 
-def to_99(name, loop, **options):
-    """Return how long `loop` trains on MNIST until 99 % of the test images are right: seconds and epochs."""
-    training, test = load("mnist")
-    seconds, n_epochs = loop(training, test=test, **options)
-    return {f"{name}_to_99": seconds, f"{name}_to_99, epochs": n_epochs}
+def plain(data, settings, kind=None):
+    """Train as PyTorch's tutorials do, but for what `kind` says: "workers", "in_memory" or "recipe"."""
+    batches, data = loader(data, 2 if kind == "workers" else 0), data.to(settings.device)
+    model, seconds = models.ResNet().to(settings.device), []
+    optimizer, scheduler = torch.optim.AdamW(model.parameters()), None
+    if kind == "recipe":
+        models.initialise_xavier(model)
+        optimizer, scheduler = train.optimisation(model, settings.lr, settings.epochs * len(batches))
+    for _ in range(settings.epochs):
+        started = time.perf_counter()
+        if kind == "in_memory":
+            order = torch.randperm(len(data), device=settings.device).split(128)
+            batches = ((data.images[batch].float() / 255, data.labels[batch]) for batch in order)
+        for images, labels in batches:
+            with machine.autocast(settings):
+                loss = F.cross_entropy(model(images.to(settings.device)), labels.to(settings.device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if scheduler:
+                scheduler.step()
+        loss.item()  # waits for a GPU
+        seconds.append(time.perf_counter() - started)
+    return model, seconds
 
 
-def our_training(training, test):
-    """Return (seconds, epochs) of our shortest training, of 1, 2, … epochs, that ends with 99 %.
+def lightning(data, settings):
+    """Train with Lightning's Trainer, otherwise as `plain`."""
+    from lightning import LightningModule, Trainer  # only --peers needs it
 
-    Each number of epochs is a training of its own, as the learning rate follows that number.
-    """
-    seed = torch.initial_seed()
-    for n_epochs in count(1):
-        settings = complete(Settings(init="xavier", epochs=n_epochs, seed=seed))
-        model = build(settings, len(test.classes), test.images.shape[1:])
-        with redirect_stdout(StringIO()):
-            rows = train.fit(model, training, test, settings)
-        if rows[-1]["test_accuracy"] >= peers.ENOUGH:
-            return sum(row["seconds"] for row in rows), n_epochs
+    class Plain(LightningModule):
+        def configure_optimizers(self):
+            return torch.optim.AdamW(self.parameters())
 
+        def training_step(self, batch):
+            return F.cross_entropy(self.model(batch[0]), batch[1])
 
-def limit():
-    """Return the machine's matrix product in our precision, TFLOP/s, and how many images/s it allows."""
-    settings = complete(Settings())
-    dtype = torch.bfloat16 if settings.precision == "bf16" else torch.float32
-    n = 8192 if settings.device.startswith("cuda") else 2048  # large enough to keep all of it busy
-    a = torch.randn(n, n, device=settings.device, dtype=dtype)
-    seconds = []
-    for _ in range(10):
-        start = time.perf_counter()
-        (a @ a)[0, 0].item()
-        seconds.append(time.perf_counter() - start)
-    flops_per_second = 2 * n**3 / statistics.median(seconds)
-    with FlopCounterMode(display=False) as counter:
-        ResNet()(torch.rand(1, 1, 28, 28)).sum().backward()
-    return {"limit": flops_per_second / counter.get_total_flops(), "matrix product": flops_per_second / 1e12}
+        def on_train_epoch_start(self):
+            self.model.classifier[-1].bias.sum().item()  # waits for a GPU
+            self.times.append(time.perf_counter())
+
+        on_train_end = on_train_epoch_start
+
+    module, precision = Plain(), {"fp32": "32-true", "bf16": "bf16-mixed"}[settings.precision]
+    module.model, module.times = models.ResNet(), []
+    # barebones: without logs, checkpoints and progress, as Lightning's authors measure it
+    trainer = Trainer(max_epochs=settings.epochs, precision=precision, devices=1, barebones=True)
+    trainer.fit(module, loader(data))
+    return module.model.to(settings.device), [end - start for start, end in pairwise(module.times)]
 
 
-PARTS = {
-    "ours": our_speed,
-    "ours_fp32": partial(our_speed, 3000, precision="fp32"),
-    "vgg16": partial(our_speed, 384, model="vgg16", image_size=32),
-    "plain": partial(speed_of, peers.plain_loop, precision="fp32"),
-    "plain_bf16": partial(speed_of, peers.plain_loop, precision="bf16"),
-    "plain_workers": partial(speed_of, peers.plain_loop, 20000, n_workers=2),  # their start counts for little
-    "lightning": partial(speed_of, peers.lightning),
-    "limit": limit,
-    "ours_to_99": partial(to_99, "ours", our_training),
-    "plain_to_99": partial(to_99, "plain", peers.plain_loop, precision="fp32"),
-    "plain_bf16_to_99": partial(to_99, "plain_bf16", peers.plain_loop, precision="bf16"),
-    "lightning_to_99": partial(to_99, "lightning", peers.lightning),
-}
+LOOPS = {"plain": plain, "lightning": lightning}
+LOOPS |= {f"plain_{kind}": partial(plain, kind=kind) for kind in ("workers", "in_memory", "recipe")}
+LOOPS["ours"] = ours  # the last one, because train.train changes how its process keeps memory
 
-# ---------------------------------------------------------------- the table
-
-TABLE = "results/bench.csv"
-COLUMNS = ("measure", "median", "low", "high", "unit")  # and the machine
+# ---------------------------------------------------------------- the measurements
 
 
-def measured(part, seed):
-    """Return what the function of PARTS named `part` returns in a process of its own."""
-    command = [sys.executable, "-m", "studies.bench", "--part", part, "--seed", str(seed)]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    if ended.returncode:
-        said = ended.stderr.strip().splitlines() if ended.returncode > 0 else []  # else a signal ended it
-        raise UserError(f"measuring {part} failed: {said[-1] if said else f'status {ended.returncode}'}")
-    return json.loads(ended.stdout.splitlines()[-1])
+def run(name, data, seed, n_epochs):
+    """Return (settings, model, seconds of each epoch) of a training by one of LOOPS."""
+    parser = console.Parser()
+    console.add_training_flags(parser, models.ARCHITECTURE, init="xavier")
+    settings = parser.parse_args([], Namespace(seed=seed, epochs=n_epochs))
+    train.complete(settings, data)
+    torch.manual_seed(seed)
+    return settings, *LOOPS[name](data, settings)
 
 
-def measure(with_lightning=False, with_to_99=False):
-    """Return a list of rows, dicts of measure, median, low, high and unit."""
-    others, also = ["plain", "plain_workers"], []
-    if complete(Settings()).precision == "bf16":
-        others.append("plain_bf16")
-        also.append("ours_fp32")
-    if with_lightning:
-        others.append("lightning")
-    # Workers change nothing of what is learnt.
-    timed = [f"{name}_to_99" for name in ("ours", *others) if name != "plain_workers"] if with_to_99 else []
-    names = ["ours", *others, "limit", *also, "vgg16", *timed]
-    progress = Progress()
-    values = {}  # by measure, a list with each round's
-    for seed in range(N_ROUNDS):
-        for part in names:
-            progress.show(f"measuring {part.replace('_', ' ')}, round {seed + 1} of {N_ROUNDS}")
-            result = measured(part, seed)
-            for name, value in result.items() if isinstance(result, dict) else [(part, result)]:
-                values.setdefault(name, []).append(value)
-    progress.clear()
-    pairs = [("ours", other) for other in (*others, "limit")]
-    pairs += [(name, "plain") for name in also] + [(other, "ours_to_99") for other in timed[1:]]
-    for name, other in pairs:  # round by round, as the machine's speed drifts
-        rounds = zip(values[name], values[other], strict=True)
-        values[f"{name} / {other}"] = [value / other_value for value, other_value in rounds]
-    units = {"matrix product": "TFLOP/s"} | dict.fromkeys(timed, "s")
-    units |= {f"{name}, epochs": "epochs" for name in timed}
-    rows = []
-    for name, numbers in values.items():
-        unit = "×" if " / " in name else units.get(name, "images/s")
-        digits = {"×": 2, "TFLOP/s": 2, "s": 1}.get(unit, 0)
-        spread = [round(function(numbers), digits or None) for function in (statistics.median, min, max)]
-        rows.append(dict(zip(COLUMNS, (name, *spread, unit), strict=True)))
-    return rows
-
-
-def print_table(rows, kept):
-    """Print the rows of `measure`; `kept` has the medians of this machine in results/bench.csv, by measure.
-
-    Only ratios are compared with these: a machine's own speed drifts.
-    """
-    median = {row["measure"]: row["median"] for row in rows}
-    for row in rows:
-        spread = f"({row['low']:,} to {row['high']:,})" if row["low"] < row["high"] else ""
-        before = kept.get(row["measure"]) if row["unit"] == "×" else None
-        remark = f"before: {before}" if before else ""
-        if before and row["median"] <= 0.9 * before:
-            remark += ", a tenth or more is lost"
-        print(f"{row['measure']:29} {row['median']:8,} {row['unit']:9} {spread:20} {remark}".rstrip())
-    print(f"\nours is {median['ours / plain']:.2f} × the plain loop in fp32", end="")
-    if "ours / plain_bf16" in median:
-        print(f", {median['ours / plain_bf16']:.2f} × the plain loop in bf16", end="")
-    print(f", and {median['ours / limit']:.0%} of the limit, were all its work matrix products")
-
-
-def kept_medians(machine):
-    """Return {measure: median} of those rows of results/bench.csv that are of `machine`, a dict."""
-    rows = read_csv(TABLE) if Path(TABLE).exists() else []
-    here = {name: str(value) for name, value in machine.items()}.items()
-    try:
-        return {row["measure"]: finite_number(row["median"]) for row in rows if here <= row.items()}
-    except ValueError:
-        raise UserError(f"{TABLE}: a median is no number; mend it, or move the file away") from None
+def measure(seed, source, names, to_99):
+    """Return {(measure, unit): number} of one round of the loops `names`, the last of which is ours."""
+    (data, test), measured = load(source), {}
+    few = data.subset(torch.arange(len(data))[:N_IMAGES])
+    for name in names:
+        measured[name, "images/s"] = len(few) / run(name, few, seed, 2)[2][1]
+        for n_epochs in count(1) if name in to_99 else ():
+            settings, model, seconds = run(name, data, seed, n_epochs)
+            if train.evaluate(model, test, settings)[1] >= 0.99:
+                measured |= {(f"{name}_to_99", "s"): sum(seconds), (f"{name}_to_99, epochs", ""): n_epochs}
+                break
+    for name in names[:-1]:
+        measured[f"ours / {name}", "×"] = measured["ours", "images/s"] / measured[name, "images/s"]
+    for name in to_99[:-1]:
+        ratio = measured[f"{name}_to_99", "s"] / measured["ours_to_99", "s"]
+        measured[f"{name}_to_99 / ours_to_99", "×"] = ratio
+    return measured
 
 
 def main():
-    """Measure what the flags ask for, write it to results/bench.csv (other machines' rows stay), print it."""
-    parser = Parser(description=__doc__)
+    """Measure what the flags ask for, print it, and write it to a table."""
+    parser = console.Parser(description=__doc__)
     parser.add_argument("--peers", action="store_true", help="measure Lightning too")
-    parser.add_argument("--to-99", action="store_true", help="measure seconds until 99.0 %% on MNIST too")
-    parser.add_argument("--part", choices=PARTS, help="measure only this, in this process")
-    parser.add_argument("--seed", type=seed_number, default=0, help="the seed for --part")
+    parser.add_argument("--to-99", action="store_true", help="measure the seconds until 99 %% too")
+    parser.add_argument("--data", default="mnist", help="images of 28×28 grey pixels (default: mnist)")
+    parser.add_argument("--csv", default="runs/bench.csv", help="table (default: runs/bench.csv)")
     given = parser.parse_args()
-    if (given.peers or "lightning" in (given.part or "")) and not find_spec("lightning"):
-        raise UserError("pip install lightning first")
-    if given.part:
-        torch.manual_seed(given.seed)
-        torch.backends.cudnn.deterministic = True  # as in train.py
-        print(json.dumps(PARTS[given.part]()))
-        return
-    if given.to_99:
-        load("mnist")  # a fault in the data is named now
-    settings = complete(Settings())
-    hardware = hardware_name(settings.device)
-    if "ONEDNN_MAX_CPU_ISA" in os.environ:
-        hardware += f", oneDNN limited to {os.environ['ONEDNN_MAX_CPU_ISA']}"
-    machine = {"hardware": hardware, "precision": settings.precision}
-    machine |= {"threads": settings.threads, "torch": torch.__version__}
-    machine |= {"torchvision": torchvision.__version__}
-    check_replaceable(TABLE, [*COLUMNS, *machine])  # before minutes of measuring
-    kept = kept_medians(machine)
-    Path("results").mkdir(exist_ok=True)
-    print(", ".join(f"{name} {value}" for name, value in machine.items()))
-    minutes = "half an hour" if given.to_99 else "four minutes"
-    print(f"this takes about {minutes} on two cores; leave the machine alone meanwhile", flush=True)
-    rows = measure(given.peers, given.to_99)
-    replace_rows(TABLE, [row | machine for row in rows], ["measure", *machine])
-    print_table(rows, kept)
+    if given.peers and not find_spec("lightning"):
+        raise console.UserError("--peers: pip install lightning first")
+    names = [name for name in LOOPS if given.peers or name != "lightning"]
+    to_99 = [name for name in names if name not in ("plain_workers", "plain_in_memory")] * given.to_99
+    device, isa = machine.choose_device(), os.environ.get("ONEDNN_MAX_CPU_ISA")
+    here = {"hardware": machine.hardware(device) + f", oneDNN limited to {isa}" * bool(isa)}
+    here |= {"precision": "bf16" if machine.has_fast_bf16(device) else "fp32"}
+    here |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    rounds, rows = [], []
+    for seed in console.progress(range(N_ROUNDS), "measuring"):
+        with ProcessPoolExecutor(1, get_context(METHOD)) as process:
+            rounds.append(process.submit(measure, seed, given.data, names, to_99).result())
+    for name, unit in rounds[0]:
+        numbers, digits = [each[name, unit] for each in rounds], {"×": 2, "s": 1}.get(unit, 0)
+        middle, low, high = (f"{function(numbers):.{digits}f}" for function in (median, min, max))
+        print(f"{name:36}{middle:>8} {unit:9} ({low} to {high})")
+        rows.append({"measure": name, "median": middle, "low": low, "high": high, "unit": unit} | here)
+    run_folder.check_replaceable(given.csv, rows[0])
+    run_folder.write_csv(given.csv, rows)
 
 
 if __name__ == "__main__":
-    run_command(main)
+    console.run_command(main)

@@ -1,225 +1,209 @@
-"""What every command shares: errors in one line, numbers from the command line, progress to look at."""
+"""What every command shares: errors in one line, command-line flags, progress."""
 
 import argparse
-import ctypes
 import math
 import os
 import re
 import shlex
 import shutil
 import signal
-import socket
 import sys
 import time
-from contextlib import contextmanager, redirect_stdout
+from contextlib import redirect_stdout
 from pathlib import Path
-
-# ---------------------------------------------------------------- errors
 
 
 class UserError(Exception):
-    """Something that the user can mend; its text says in one line what is wrong and what to do.
-
-    Of the processes under torchrun only the first says it, or one where `speaks` is set.
-    """
-
-    speaks = False
+    """A problem that the user can solve. Its text says in one line what is wrong and what to do."""
 
 
 def one_line(error):
-    """Return an exception's text on one line, or its type where it has no text."""
-    return " ".join(map(str.strip, str(error).splitlines())).strip() or type(error).__name__
+    """Return the text of an exception on one line, or its type if it has no text."""
+    return " ".join(map(str.strip, str(error).splitlines())) or type(error).__name__
 
 
 def printable(text):
-    """Return `text` with what would not show as itself, such as a control character, escaped as \\x1b."""
-    return "".join(
-        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
-    )
+    """Return `text` with each control or unassigned character escaped, such as \\x1b."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class Escaped:
-    """The text stream `unescaped`, on which names from files send no control characters: see `printable`."""
+    """A text stream that escapes control characters and what `stream` cannot encode.
 
-    def __init__(self, unescaped):
-        self.unescaped = unescaped
+    File and class names are data: they must not move the cursor or change colours of a terminal.
+    """
+
+    def __init__(self, stream):
+        self.stream = stream
 
     def write(self, text):
-        """Write `text`, all but its line ends printable."""
-        return self.unescaped.write("\n".join(map(printable, text.split("\n"))))
+        """Write `text`; only its line ends stay as they are."""
+        text = "\n".join(map(printable, text.split("\n")))
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
+        return self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def __getattr__(self, name):
-        return getattr(self.unescaped, name)
-
-
-def shell_words(*words):
-    """Return a command line of `words`, quoted for the machine's shell. A Path never looks like a flag."""
-    named = [isinstance(word, Path) and str(word).startswith("-") for word in words]
-    words = [f"./{word}" if name else str(word) for word, name in zip(words, named, strict=True)]
-    if sys.platform != "win32":
-        return shlex.join(words)
-    return " ".join(word if re.fullmatch(r"[\w.,:=+/\\-]+", word) else f'"{word}"' for word in words)
+        return getattr(self.stream, name)
 
 
 def is_out_of_memory(error):
-    """Return whether an exception says that memory ran out, of the processor or of the GPU."""
-    return isinstance(error, MemoryError) or bool(
-        re.search(
-            "out of memory|not enough memory|allocate memory|size calculation overflowed|start new thread",
-            str(error),
-        )
-    )
+    """Return whether an exception says that the memory of the processor or of the GPU ran out."""
+    texts = "out of memory|not enough memory|allocate memory|size calculation overflowed|start new thread"
+    return isinstance(error, MemoryError) or bool(re.search(texts, str(error)))
 
 
 def run_command(main):
-    """Call `main()`; what a user can cause ends in one line on stderr and exit status 2, no traceback.
-
-    Of the processes that torchrun starts on a machine, only the first says these things.
-    """
-    speaks = os.environ.get("LOCAL_RANK", "0") == "0"
-    if not speaks:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of this process)
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 (where the shell closed it)
-    sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may have fewer letters than we use
+    """Call `main()`. An error that the user can cause ends in one line on stderr and exit status 2."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends a command as Ctrl-C does
     try:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # being told to end is like Ctrl-C
-        with redirect_stdout(Escaped(sys.stdout)):
+        with redirect_stdout(Escaped(sys.stdout or open(os.devnull, "w"))):
             main()
-        sys.stdout.flush()
+            sys.stdout.flush()
         return
     except UserError as error:
         message = one_line(error)
-        speaks = speaks or error.speaks
     except KeyboardInterrupt:
         message = "interrupted"
-    except BrokenPipeError:  # nobody reads our output any more, as in `python train.py | head -3`
+    except BrokenPipeError:  # nobody reads the output any more, as in `python train.py | head -3`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         message = "interrupted: the output was closed"
-    except OSError as error:  # a full disk, a missing permission
+    except OSError as error:  # such as a full disk or a missing permission
         message = f"{error.filename or 'cannot write'}: {error.strerror or one_line(error)}"
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
         message = "out of memory; try a smaller --batch-size, --image-size or --limit"
-    for told_to_end in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(told_to_end, signal.SIG_IGN)  # it ends
-    if sys.stdout.isatty():
-        print()  # leaves the progress line
-    if speaks:
-        print(printable(f"{Path(sys.argv[0]).name}: {message}"), file=sys.stderr)
+    print(printable(f"{Path(sys.argv[0]).name}: {message}"), file=sys.stderr)
     sys.exit(2)
-
-
-def keep_freed_memory():
-    """Let malloc keep what is freed, for the rest of this process: mallopt(3), of Linux' glibc only.
-
-    Else it hands large blocks back to the kernel, and each training step gets them anew, page by page: a
-    seventh of a ResNet's time in fp32, a third of vgg16's, measured in turn with and without.
-    """
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap's end is never given back
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: no block is mapped by itself, to be unmapped when it is freed
-
-
-@contextmanager
-def network_timeout(seconds=15):
-    """Let a server that does not answer fail a download in the block after `seconds`, not never."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 # ---------------------------------------------------------------- the command line
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line."""
+    """An ArgumentParser whose errors are one line, and whose description keeps its line breaks."""
 
     def __init__(self, *arguments, **options):
-        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)  # keeps a text's lines
-        script = Path(sys.argv[0])
-        if script.parent.name == "studies":
-            options.setdefault("prog", f"python -m studies.{script.stem}")
-        super().__init__(*arguments, **options)
-        self.color = False  # Python 3.14's, whose escape sequences `Escaped` would show
+        super().__init__(*arguments, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
+        self.color = False  # Python 3.14 colours --help with control characters, which are escaped here
 
     def error(self, message):
         raise UserError(f"{message} (--help lists the flags)")
 
+    def typed(self):
+        """Return {name: value} of the flags that were really typed, without defaults."""
+        unset = argparse.Namespace(**dict.fromkeys(vars(self.parse_args()), self))
+        return {
+            name: value for name, value in vars(self.parse_args(namespace=unset)).items() if value is not self
+        }
+
 
 def positive(number):
-    """Return an argparse type: a `number` (int or float) above zero."""
+    """Return an argparse type for a `number` (int or float) above zero."""
 
     def parse(text):
         value = number(text)
-        if not 0 < value < (2**31 if number is int else math.inf):  # torch takes no larger sizes
+        if not 0 < value < (2**31 if number is int else math.inf):
             raise ValueError
         return value
 
-    parse.__name__ = f"positive {number.__name__}"  # argparse's message: invalid positive int value
+    parse.__name__ = f"positive {number.__name__}"  # argparse prints it: invalid positive int value
     return parse
 
 
-def seed_number(text):
-    """Parse an int of 32 bits that is zero or more."""
+def seed(text):
+    """Parse a seed, an integer from 0 to 2³² - 1."""
     if not 0 <= int(text) < 2**32:
         raise ValueError
     return int(text)
 
 
-seed_number.__name__ = "seed"
+def path(text):
+    """Parse a path: replace a leading ~, which shells leave as it is in --data=~/mine."""
+    if not text:
+        raise ValueError
+    return os.path.expanduser(text)
 
 
-# ---------------------------------------------------------------- what a person sees
+def add_training_flags(parser, architecture, init="default", augment=False, epochs="5, more for few images"):
+    """Add the flags that all scripts that train have in common.
 
-
-class Progress:
-    """A line that is updated in place on a terminal; into a file or pipe, a line every ten seconds."""
-
-    def __init__(self):
-        self.terminal = sys.stdout.isatty()
-        self.interval = 0.1 if self.terminal else 10  # seconds
-        self.last_shown = time.perf_counter()
-
-    def due(self):
-        """Return whether it is time for a new text; ask this first where making the text costs time."""
-        return time.perf_counter() - self.last_shown >= self.interval
-
-    def show(self, text):
-        """Replace the line by `text`."""
-        self.last_shown = time.perf_counter()
-        if self.terminal:
-            self.clear(printable(text)[: shutil.get_terminal_size().columns - 1])
-        else:
-            print(text, flush=True)
-
-    def clear(self, text=""):
-        """Remove the line, so that `text` or other output can follow."""
-        if self.terminal:
-            stream = getattr(sys.stdout, "unescaped", sys.stdout)
-            print(f"\r\x1b[K{text}", end="", flush=True, file=stream)
-
-
-def counted(items, task, n_all=None, each=1):
-    """Yield `items` and show how far they are done: "reading images: 1,200 of 60,000".
-
-    The time that is left is shown too where it is over a minute. With `n_all` there are so many things, and
-    an item stands for `each` of them; without it `items` is a sequence.
+    `architecture` has the names and defaults of the custom networks' parameters; `init`, `augment` and the
+    text `epochs` are a script's own defaults.
     """
-    progress = Progress()
-    started = time.perf_counter()
-    n_all = n_all or len(items)
-    for n_items, item in enumerate(items, 1):
-        yield item
-        if progress.due():
-            n_done = min(each * n_items, n_all)
-            seconds_left = (time.perf_counter() - started) * (n_all / n_done - 1)
-            time_left = f", about {duration(seconds_left)} left" if seconds_left > 60 else ""
-            progress.show(f"{task}: {n_done:,} of {n_all:,}{time_left}")
-    progress.clear()
+    add, number = parser.add_argument, {"type": positive(int), "metavar": "N"}
+    add("--model", choices=("vgg16", "encoder", "resnet"), default="resnet", help="default: resnet")
+    inits = ("default", "xavier", "pretrained", "transfer")
+    text = "initial weights: PyTorch's default, Xavier's, vgg16's ImageNet weights, or those of another run"
+    add("--init", choices=inits, default=init, help=f"{text} (default: {init})")
+    text = "RUN/model.pt for --init transfer, or a file with ImageNet weights for --init pretrained"
+    add("--weights", type=path, metavar="FILE", help=text)
+    add("--freeze", action="store_true", help="train the last layer only, with --init transfer or pretrained")
+    texts = (
+        "blocks of the encoder or ResNet, each halves the image",
+        "channels of the stem and of a block's first convolution",
+        "channels of a block's second convolution",
+        "units of the first hidden fully connected layer",
+        "units of the second hidden fully connected layer",
+    )
+    for (name, value), text in zip(architecture.items(), texts, strict=False):
+        add(f"--{name.replace('_', '-')}", default=value, help=f"{text} (default: {value})", **number)
+    add("--data", type=path, default="auto", help="auto (default), mnist, fashion, digits or a folder")
+    add("--epochs", help=f"default: {epochs}", **number)
+    add("--batch-size", help="default: 128; vgg16 and frozen networks 32", **number)
+    text = "maximum learning rate (default: 0.003, for one epoch 0.005, vgg16 0.0001, frozen ten times more)"
+    add("--lr", type=positive(float), metavar="RATE", help=text)
+    switch, text = argparse.BooleanOptionalAction, "augment training images with random affine transforms"
+    add("--augment", action=switch, default=augment, help=text)
+    text = "resize images to N×N pixels (default: no; vgg16 224; mixed sizes or above 128 pixels 64)"
+    add("--image-size", help=text, **number)
+    add("--limit", help="use at most N training and N test images", **number)
+    add("--seed", type=seed, default=0, metavar="N", help="seed of all random numbers (default: 0)")
+    add("--device", help="cpu, cuda or mps (default: a GPU if there is one)")
+    add("--precision", choices=("fp32", "bf16"), help="default: bf16 if the hardware is faster with it")
+    add("--threads", help="CPU threads (default: all cores)", **number)
+
+
+def add_output_flags(parser, picture):
+    """Add the flags of a command that draws a picture and may write a table."""
+    parser.add_argument("--picture", type=path, default=picture, metavar="FILE", help=f"default: {picture}")
+    parser.add_argument("--csv", type=path, metavar="FILE", help="write the table to this file too")
+
+
+def check_flags(settings, architecture):
+    """Raise UserError if the training flags contradict each other."""
+    vgg16, other_weights = settings.model == "vgg16", settings.init in ("pretrained", "transfer")
+    custom = any(getattr(settings, name) != value for name, value in architecture.items())
+    for is_wrong, problem in (
+        (vgg16 and custom, "vgg16 has a fixed architecture: leave out flags such as --n-blocks"),
+        (not vgg16 and settings.init == "pretrained", "--init pretrained needs --model vgg16"),
+        (settings.weights and not other_weights, "--weights needs --init transfer or pretrained"),
+        (
+            settings.init == "transfer" and not settings.weights,
+            "--init transfer needs --weights RUN/model.pt",
+        ),
+        (settings.freeze and not other_weights, "--freeze needs --init transfer or pretrained"),
+        (settings.freeze and settings.augment, "--freeze computes the features once: leave out --augment"),
+    ):
+        if is_wrong:
+            raise UserError(problem)
+
+
+def command(script, *words, n_processes=1):
+    """Return the command line that runs `script`, such as "train.py", with `words`, quoted for the shell.
+
+    It works in the current folder even if the scripts are in another one. A Path never looks like a flag.
+    """
+    launcher = ["torchrun", "--nproc-per-node", n_processes] if n_processes > 1 else ["python"]
+    path = os.path.join(os.path.dirname(sys.argv[0]), script)
+    words = [f"./{word}" if isinstance(word, Path) and str(word)[0] == "-" else str(word) for word in words]
+    words = [*map(str, launcher), path, *words]
+    if sys.platform != "win32":
+        return shlex.join(words)
+    return " ".join(word if re.fullmatch(r"[\w.,:=+/\\-]+", word) else f'"{word}"' for word in words)
+
+
+# ---------------------------------------------------------------- progress
 
 
 def duration(seconds):
@@ -231,92 +215,25 @@ def duration(seconds):
     return f"{minutes} min {seconds:02} s" if minutes else f"{seconds} s"
 
 
-class Watch:
-    """Times a training run: the progress line, one estimate of the whole, and when to save.
+def progress(items, task, n_items=None, n_after=0):
+    """Yield `items`, and print how many are done and how long the rest takes: "reading: 20 %, 8 s left".
 
-    Every count is in images; `n_test` are tested after each of the `n_epochs` epochs of `n_train`. With
-    `task` the run is one of many, of which only a progress line with that text is shown.
+    `n_items` is their number if they have no len(). If `n_after` more such items follow in later calls, the
+    time for them is included. On a terminal the line is updated in place, elsewhere printed every 10 seconds.
     """
-
-    def __init__(self, n_epochs, n_train, n_test, task=None):
-        self.n_epochs, self.n_train, self.n_test = n_epochs, n_train, n_test
-        self.task = task
-        self.progress = Progress()
-        self.estimated = False
-        self.saved, self.save_seconds = time.perf_counter(), 0
-
-    def print_table(self, rows):
-        """Print the head of the table of epochs, and the lines of those that are over."""
-        if not self.task:
-            print("epoch  train loss  train accuracy  test loss  test accuracy  seconds", flush=True)
-        for row in rows:
-            self.print_row(row)
-
-    def print_row(self, row):
-        """Print the line of an epoch that is over."""
-        self.progress.clear()
-        if not self.task:
-            print(
-                f"{row['epoch']:5}  {row['train_loss']:10.4f}  {row['train_accuracy']:14.2%}  "
-                f"{row['test_loss']:9.4f}  {row['test_accuracy']:13.2%}  {row['seconds']:7.1f}",
-                flush=True,
-            )
-
-    def start_epoch(self, epoch, n_before, seconds_before):
-        """Start timing `epoch` (from 0), of which `n_before` images were done before an interruption."""
-        self.epoch, self.n_before, self.seconds_before = epoch, n_before, seconds_before
-        self.started = time.perf_counter()
-
-    def seconds(self):
-        """Return the seconds of training in this epoch, those before an interruption included."""
-        return time.perf_counter() - self.started + self.seconds_before
-
-    def due(self):
-        """Return whether to call `show`."""
-        return self.progress.due()
-
-    def show(self, n_done, loss_sum):
-        """Show the state after `n_done` images of this epoch whose losses add up to `loss_sum`."""
-        elapsed = time.perf_counter() - self.started
-        rate = (n_done - self.n_before) / elapsed  # images a second
-        # Testing has no backward pass, which is two thirds of the work, so that three images cost as one in
-        # training.
-        n_left = (self.n_epochs - self.epoch) * (self.n_train + self.n_test / 3) - n_done
-        if elapsed > 2 and not self.estimated and not self.task:
-            self.estimated = True
-            self.estimate(elapsed + n_left / rate)
-        if self.task:
-            n_all = self.n_epochs * self.n_train
-            share = (self.epoch * self.n_train + n_done) / n_all
-            self.progress.show(f"{share:4.0%} of {self.task}")
-            return
-        self.progress.show(
-            f"epoch {self.epoch + 1}/{self.n_epochs}  {n_done / self.n_train:4.0%}  {rate:,.0f} images/s  "
-            f"loss {loss_sum / n_done:.4f}  {duration(n_left / rate)} left"
-        )
-
-    def estimate(self, seconds):
-        """Say how long the run takes if that is over a minute; over half an hour, also what shortens it."""
-        self.progress.clear()
-        if seconds > 60:
-            print(
-                f"this training takes about {duration(seconds)}; Ctrl-C stops it, --resume goes on",
-                flush=True,
-            )
-        if seconds > 1800:
-            print("shorter: --limit 2000, --epochs 1, for large images --image-size 64", flush=True)
-
-    def time_to_save(self, seconds=30):
-        """Return whether to save: so long after the last time that saving takes a twentieth at most.
-
-        But not before `seconds` are over.
-        """
-        return time.perf_counter() >= self.saved + max(seconds, 20 * self.save_seconds)
-
-    @contextmanager
-    def saving(self):
-        """Time the block, which saves."""
-        started = time.perf_counter()
-        yield
-        self.saved = time.perf_counter()
-        self.save_seconds = self.saved - started
+    n_items = n_items or len(items)
+    stream = sys.stdout.stream if isinstance(sys.stdout, Escaped) else sys.stdout
+    in_place = stream.isatty() and os.environ.get("TERM") != "dumb"
+    started = shown = time.monotonic()
+    for n_done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - shown >= (0.1 if in_place else 10):
+            shown = now
+            left = (now - started) / n_done * (n_items + n_after - n_done)
+            line = printable(f"{task}: {n_done / n_items:.0%}, {duration(left)} left")
+            if in_place:
+                line = f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}"  # \x1b[K erases the line
+            print(line, end="" if in_place else "\n", flush=True, file=stream)
+    if in_place and shown > started:
+        print("\r\x1b[K", end="", flush=True, file=stream)

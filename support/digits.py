@@ -8,9 +8,9 @@ stretches the strokes, bends them by smooth waves, and draws them with a pen of 
 import functools
 import math
 
-from support.console import counted
-
 import torch
+
+from support.console import progress
 
 # The ways to write each digit: pen strokes through points x,y in percent, x to the right and y down. A stroke
 # runs smoothly through its points; a corner is where one stroke ends and the next begins. Twice means twice
@@ -153,5 +153,5 @@ def digits(n_images, seed):
     """Return images, uint8 (n_images, 1, 28, 28), and labels, int64 (n_images,), the same ones for a seed."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(10, (n_images,), generator=generator)
-    batches = counted(labels.split(500), "drawing digits", n_images, each=500)
+    batches = progress(labels.split(500), "drawing digits")
     return torch.cat([draw(write_digits(batch, generator), generator) for batch in batches]), labels

@@ -1,251 +1,236 @@
-"""Image files ↔ uint8 tensors: one file, or all of a data set, read by several threads."""
+"""Image files → uint8 tensors. Pillow decodes them; metadata never decide whether pixels are read."""
 
+import hashlib
 import io
 import math
 import os
-import struct
+import re
 import warnings
-import zlib
-from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from itertools import islice
-
-from support.console import UserError, counted, is_out_of_memory, one_line
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
-from torchvision.datasets.folder import IMG_EXTENSIONS
-from torchvision.transforms import v2
+from PIL import Image, TiffImagePlugin
+from torchvision.transforms.v2.functional import resize
 
-try:
-    from torchvision.io import ImageReadMode, decode_image
-except ImportError:  # they are deprecated since torchvision 0.29
-    decode_image = None
+from support.console import UserError, is_out_of_memory, one_line, progress
 
-EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # Pillow reads more, some by other programs
-PNG = b"\x89PNG\r\n\x1a\n"  # how its files begin
-SMALL = 2**16  # pixels of a PNG, up to which torchvision is the faster decoder
-CHANNELS = {0: 1, 2: 3, 3: 1}  # of a PNG, by its kind: grey, colour, palette
-warnings.filterwarnings("ignore", module=r"PIL\.")  # about images that are all the same read or refused
-# Pixels of a side, to which images of mixed sizes are made, and of one size if they are larger than LARGEST:
-# with 256×256 pixels a network has 84 times the work that MNIST's give it, and photos would fill the memory.
-USUAL_SIZE, LARGEST = 64, 128
-LARGE = 2**14  # bytes of a file, from which on threads pay
-CHUNK = 8  # files that a thread takes at a time
-
-# ---------------------------------------------------------------- all images of a data set
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # Pillow reads more, some with other programs
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pbm", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
+# The first bytes of images. TIFF is missing: the raw files that cameras write beside a JPEG begin like it.
+IMAGE = (
+    rb"\x89PNG|\xff\xd8\xff|GIF8|BM.{4}\0{4}|P[1-6]\s+[\d#]|RIFF.{4}WEBP|.{4}ftyp(he[iv]|mif1|msf1|avi[fs])"
+)
+TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))  # by EXIF's orientation
+NOISE = hashlib.sha256().digest()  # bytes that no JPEG continues with
+FULL = 2**16 - 1  # white in a file with 16 bits a channel, if the file uses them all
+USUAL_SIZE, LARGEST = 64, 128  # pixels: images that are larger or of mixed sizes become USUAL_SIZE square
+warnings.filterwarnings("ignore", module=r"PIL\.")  # about files that are read or refused anyway
 
 
-def in_threads(function, files):
-    """Yield `function(file)` for each of `files`, in their order; of large files by a thread for each core.
+def head(file):
+    """Return the first bytes of a file, none if it cannot be read."""
+    with suppress(OSError), open(file, "rb") as opened:
+        return opened.read(200)
+    return b""
 
-    Decoders and hashes release Python's lock. Small files would wait for it longer than they take. Only a few
-    results are in memory before they are asked for.
+
+def starts_as_image(content):
+    """Return whether the first bytes `content` of a file are those of an image."""
+    return bool(re.match(IMAGE, content, re.DOTALL))
+
+
+def in_threads(function, items):
+    """Yield `function(item)` for `items`, file paths, in order; in threads if the files are large.
+
+    Decoders and hashes release Python's lock, but small files would wait for it longer than they take.
     """
-    if sum(map(n_bytes_of, files[:100])) < 100 * LARGE:
-        yield from map(function, files)
+    if sum(os.path.getsize(item) for item in items[:100] if os.path.exists(item)) < 100 * 2**14:
+        yield from map(function, items)
         return
-    n_threads = torch.get_num_threads()
-    chunks = (files[start : start + CHUNK] for start in range(0, len(files), CHUNK))
-    pool = ThreadPoolExecutor(n_threads)
-
-    def begin(chunk):
-        return pool.submit(lambda: [function(file) for file in chunk])
-
-    try:
-        waiting = deque(map(begin, islice(chunks, n_threads + 1)))
-        while waiting:
-            yield from waiting.popleft().result()
-            waiting.extend(map(begin, islice(chunks, 1)))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # where something is wrong, it is said at once
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for start in range(0, len(items), 64):  # so that few results wait in memory
+            yield from pool.map(function, items[start : start + 64])
 
 
-def n_bytes_of(file):
-    """Return how many bytes `file` has; 0 where it is gone, which who opens it will say."""
-    with suppress(OSError):
-        return os.path.getsize(file)
-    return 0
+def read_images(files, image_size=None, white=None):
+    """Return (images, white): uint8 (N, channels, height, width), grey if all are grey, else RGB.
 
-
-def read_images(files, image_size=None):
-    """Return the images of `files`, uint8 (N, channels, height, width): grey if all of them are, else RGB.
-
-    With `image_size`, images of mixed sizes are resized to its square, and larger ones at once to save time
-    and memory. Without it, mixed sizes and images larger than LARGEST are read as with USUAL_SIZE, and that
-    is printed. Raises UserError where a file is no whole image, or memory is too small for all of them.
+    With `image_size`, N or (height, width), larger images, and all if their sizes differ, are resized to it.
+    Without it images of mixed sizes or larger than 128 pixels become 64×64, and a line says so. `white` is
+    white's value in files with 16 bits a channel: by default the smallest of 2⁸ - 1, …, 2¹⁶ - 1 that no
+    value exceeds. Raises UserError if memory is too small; one error names all files that cannot be read.
     """
-    sizes = () if image_size else header_sizes(files[:: math.ceil(len(files) / 100)])
-    if len(sizes) > 1 or any(max(size) > LARGEST for size in sizes):
-        return read_at_usual_size(files)
-    read = in_threads(lambda file: read_image(file, image_size), files)
-    for index, image in enumerate(counted(read, "reading images", len(files))):
-        if index == 0:
-            images = new_images(len(files), *image.shape)
-        if image.shape[1:] != images.shape[2:]:
-            if not image_size:
-                read.close()
-                return read_at_usual_size(files)  # anew, so that all are read in the same way
-            image = resize(image, (image_size, image_size))
+    size = [image_size, image_size] if isinstance(image_size, int) else image_size
+    results = in_threads(lambda file: attempt(file, size, white), files)
+    images, errors = None, []
+    for index, image in enumerate(progress(results, "reading images", len(files))):
+        if isinstance(image, UserError):
+            errors.append(str(image))
+            continue
+        if isinstance(image, int):  # the first with 16 bits: find the greatest value, and read all anew
+            white = (
+                2 ** max(8, *(other.bit_length() for other in [image, *results] if isinstance(other, int)))
+                - 1
+            )
+            if white < FULL:
+                print(f"Note: of the 16 bits a channel the files use {white.bit_length()}: {white} is white")
+            return read_images(files, image_size, white)
+        images = room(len(files), image.shape) if images is None else images
+        is_mixed = image.shape[1:] != images.shape[2:]
+        if size is None and (is_mixed or max(image.shape[1:]) > LARGEST):
+            print(
+                f"large images or mixed sizes: all become {USUAL_SIZE}×{USUAL_SIZE} pixels; see --image-size"
+            )
+            return read_images(files, USUAL_SIZE, white)
+        image = resize(image, size) if is_mixed else image
         shape = (max(len(image), images.shape[1]), *image.shape[1:])
         if shape != images.shape[1:]:  # the first in colour, or of another size
-            images = converted(images, index, shape)
+            images = room(len(files), shape, images[:index])
         images[index] = image
-    return images
+    if errors:
+        n, more = len(errors), f"; and {len(errors) - 10:,} more" if len(errors) > 10 else ""
+        first = f"{n:,} image files cannot be read, replace or remove them: " if n > 1 else ""
+        raise UserError(f"{first}{'; '.join(errors[:10])}{more}")
+    return images, white or FULL
 
 
-def read_at_usual_size(files):
-    """Return the images of `files`, as `read_images` does with USUAL_SIZE; print that before the work."""
-    size = f"{USUAL_SIZE}×{USUAL_SIZE}"
-    print(f"large images or mixed sizes: all are made {size} pixels; --image-size N makes them N×N")
-    images = read_images(files, USUAL_SIZE)
-    return resize(images, (USUAL_SIZE, USUAL_SIZE))  # which they are not yet where all are long and narrow
+def attempt(file, size, white):
+    """Return what `read_image` returns, or the UserError that it raises."""
+    try:
+        return read_image(file, size, white)
+    except UserError as error:
+        return error
 
 
-def header_sizes(files):
-    """Return the set of the sizes in the headers of `files`, (width, height), where these can be read."""
-    sizes = set()
-    for file in files:
-        with suppress(Exception), Image.open(file, formats=FORMATS) as picture:  # who reads it will complain
-            sizes.add(picture.size)
-    return sizes
-
-
-def new_images(n, channels, height, width):
-    """Return room for `n` images, uint8; raise UserError where memory is too small for them."""
-    needed, free = n * channels * height * width, free_memory()
+def room(n_images, shape, images=()):
+    """Return a uint8 tensor for `n_images` of `shape`, first `images`. Raises UserError if too large."""
+    needed, free = n_images * math.prod(shape), math.inf
+    with suppress(OSError):
+        free = 1024 * int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1])
     if needed > free:
         raise UserError(
-            f"{n:,} images of {height}×{width} pixels take {needed / 1e9:,.1f} GB of memory, and "
+            f"{n_images:,} images of {shape[1]}×{shape[2]} pixels take {needed / 1e9:,.1f} GB of memory, and "
             f"{free / 1e9:,.1f} GB are free; try a smaller --image-size or --limit"
         )
-    return torch.empty(n, channels, height, width, dtype=torch.uint8)
+    result = torch.empty(n_images, *shape, dtype=torch.uint8)
+    for index, image in enumerate(images):
+        result[index] = resize(image, shape[1:])  # grey becomes three equal channels
+    return result
 
 
-def converted(images, n_read, shape):
-    """Return room for as many images of another `shape`, with the first `n_read` of `images` in it."""
-    room = new_images(len(images), *shape)
-    for index in range(n_read):
-        room[index] = resize(images[index], shape[1:])  # grey becomes three equal channels
-    return room
+def read_image(file, image_size=None, white=FULL):
+    """Return the first picture in a file, upright: uint8 (1 or 3, height, width), resized if it is larger.
 
-
-def free_memory():
-    """Return how many bytes the machine has left for this process, or inf where that is not known."""
-    with suppress(OSError), open("/proc/meminfo") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    return math.inf
-
-
-def resize(image, size):
-    """Return images, uint8 (…, height, width), in another `size`, (height, width)."""
-    return v2.functional.resize(image, list(size), antialias=True)
-
-
-# ---------------------------------------------------------------- one image
-
-
-def read_image(file, image_size=None):
-    """Return one image file as uint8 (1 or 3, height, width): see `read_rgb`.
-
-    With `image_size` a larger image is resized to its square.
+    `white` becomes 255 in a file with 16 bits a channel. If it is None, the file's greatest value, an int, is
+    returned instead of the image. Raises UserError, also if a value exceeds `white`.
     """
-    image = read_rgb(file, image_size)
-    if torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]):
-        image = image[:1]  # grey
-    if image_size and min(image.shape[1:]) > image_size:
-        image = resize(image, (image_size, image_size))
-    return image
-
-
-def read_rgb(file, image_size=None):
-    """Return one image file as uint8 (3, height, width), turned as its EXIF data says.
-
-    Of an animation it is the first frame. What is transparent becomes white, or black where on white nothing
-    can be seen. `image_size` is for `decode`. Raises UserError where the file is no whole image.
-    """
+    size, content = [image_size, image_size] if isinstance(image_size, int) else image_size, None
+    if os.path.exists(file) and not os.path.isfile(file):
+        raise UserError(f"{file}: is not a file")  # reading a pipe might never end
     try:
-        image = decode(file, image_size)
-        return v2.functional.to_dtype(image, torch.uint8, scale=True)  # PNGs may have 16 bits
+        with open(file, "rb") as opened:
+            content = opened.read()
+        image = to_bytes(load(content, size), content, white)
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        raise UserError(
-            f"{file}: cannot be read as an image ({one_line(error)}): replace or remove it"
-        ) from None
+        reason = one_line(error) if content is None else what_is(content) or one_line(error)
+        raise UserError(f"{file}: cannot be read as an image ({reason})") from None
+    if isinstance(image, int):
+        return image
+    image = torch.from_numpy(image)
+    image = image[None] if image.ndim == 2 else image.permute(2, 0, 1).contiguous()
+    if len(image) == 3 and torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]):
+        image = image[:1]
+    is_larger = size and (image.shape[1] > size[0] or image.shape[2] > size[1])
+    return resize(image, size) if is_larger else image
 
 
-def decode(file, image_size=None):
-    """Return the picture in a file, (3, height, width): uint8, or uint16 of a PNG.
+def load(content, size, tail=b""):
+    """Return the Pillow image in the bytes `content`, decoded; a JPEG at 1/2, 1/4 or 1/8 if `size` allows it.
 
-    With `image_size` a JPEG is decoded at a half, a quarter or an eighth of its size, but never below
-    `image_size`. That is several times faster.
-
-    The size is looked up in the header first, as a small file can hold a picture that no memory can: Pillow
-    raises DecompressionBombError above 179 million pixels.
+    Damaged metadata do not matter. Pillow raises DecompressionBombError above 179 million pixels.
     """
-    with open(file, "rb") as opened:
-        content = bytearray(opened.read())
-    if content.startswith(PNG) and is_small_and_plain(content) and decode_image:
-        # Always as RGB: what torchvision makes of a palette's PNG in its other modes is not the picture.
-        tensor = torch.frombuffer(content, dtype=torch.uint8)
-        return decode_image(tensor, ImageReadMode.RGB, apply_exif_orientation=True)
-    try:  # not by its name: some TIFFs that are to be turned Pillow then maps into memory, and scrambles
-        picture = Image.open(io.BytesIO(content), formats=FORMATS)
-    except UnidentifiedImageError:
-        raise ValueError(f"it is no whole file of {', '.join(FORMATS)}") from None
-    if image_size:
-        picture.draft(None, (image_size, image_size))
-    return decode_by_pillow(picture)
+    try:
+        picture = Image.open(io.BytesIO(content + tail), formats=FORMATS)
+        if size:
+            picture.draft(None, (max(size), max(size)))
+        picture.load()
+        return picture
+    except Exception:
+        if content.startswith(b"\x89PNG") and content != (needed := without_metadata(content)):
+            return load(needed, size)
+        if content.startswith(b"\xff\xd8") and not tail:
+            # Is only the end marker missing? If pixels are missing, the picture depends on what is appended.
+            pictures = [load(content.rstrip(b"\xff"), size, tail + b"\xff\xd9") for tail in (b"", NOISE)]
+            if pictures[0].tobytes() == pictures[1].tobytes():
+                return pictures[0]
+        raise
 
 
-def is_small_and_plain(content):
-    """Return whether a PNG, given as its bytes, is one that torchvision decodes faster than Pillow.
-
-    Raises ValueError where such a one is damaged, as of that torchvision's decoder dies (SIGSEGV).
-    """
-    # The header: width, height, bits a channel, kind (4 and 6 have alpha, others a chunk tRNS), interlaced.
-    width, height, depth, kind, _, _, interlaced = struct.unpack(">IIBBBBB", content[16:29].ljust(13))
-    if kind not in CHANNELS or interlaced or width * height > SMALL:
-        return False
-    start = len(PNG)
-    names = set()
-    packed = b""
-    while (name := content[start + 4 : start + 8]) != b"IEND":
-        end = start + 8 + int.from_bytes(content[start : start + 4], "big")
-        if zlib.crc32(content[start + 4 : end]).to_bytes(4, "big") != content[end : end + 4]:
-            raise ValueError("it is cut short or damaged")
-        packed += content[start + 8 : end] if name == b"IDAT" else b""
-        names.add(bytes(name))
-        start = end + 4
-    n_bytes = height * (1 + math.ceil(width * depth * CHANNELS[kind] / 8))  # a row: a byte and its pixels
-    stream = zlib.decompressobj()
-    if len(stream.decompress(packed, n_bytes + 1)) < n_bytes:  # never all that it may hold
-        raise ValueError("it has fewer pixels than it says")
-    return stream.eof and b"tRNS" not in names
+def without_metadata(content):
+    """Return the bytes of a PNG with the chunks of its pixels only: Pillow refuses damage in others."""
+    kept, start = content[:8], 8
+    while start < len(content):
+        end = start + 12 + int.from_bytes(content[start : start + 4], "big")
+        is_needed = content[start + 4 : start + 5].isupper() or content[start + 4 : start + 8] == b"tRNS"
+        kept += content[start:end] if is_needed else b""
+        start = end
+    return kept
 
 
-def decode_by_pillow(picture):
-    """Return the first frame of a picture that Pillow has opened."""
-    if picture.mode in ("I", "F") and picture.format != "PPM":
-        raise ValueError("it has 32 bits a channel")  # and no brightness that all programs take for white
-    deep = picture.mode.startswith("I")  # 16 bits, which Pillow would clip to 255
-    picture = ImageOps.exif_transpose(picture)
-    if deep:
-        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    picture = opaque(picture.convert("RGBA")) if picture.has_transparency_data else picture.convert("RGB")
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+def to_bytes(picture, content, white):
+    """Return a loaded picture as uint8 (height, width) or (height, width, 3); `white` as in `read_image`."""
+    tags = getattr(picture, "tag_v2", {})  # of a TIFF: 258 is bits a channel, 262 is 0 if 0 is white
+    is_deep = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
+    if picture.mode in ("I", "F") and not is_deep:
+        raise ValueError("it has 32 bits a channel, or negative values: convert it to 8 bits")
+    if picture.info:
+        with suppress(Exception):  # of damaged EXIF
+            picture = picture.transpose(TURNS[picture.getexif()[0x112]])
+    if is_deep:
+        values = np.array(picture, dtype=np.int64)
+        if tags.get(262) == 0:
+            values = 2 ** tags[258][0] - 1 - values
+        if white is None:
+            return int(values.max())
+        if values.max() > white:
+            raise ValueError(f"it has values above {white}, which is white in the other files")
+        return ((values * 255 + white // 2) // white).astype(np.uint8)
+    is_16 = 16 in tags.get(258, ()) or (content.startswith(b"\x89PNG") and content[24] == 16)
+    if picture.has_transparency_data:
+        picture = opaque(picture.convert("RGBA"))
+    if picture.mode not in ("L", "RGB"):
+        picture = picture.convert("L" if picture.mode == "1" else "RGB")
+    array = np.array(picture)
+    if is_16 and white is None:
+        return int(array.max()) * 257
+    if is_16 and white < FULL:
+        raise ValueError("it has 16 bits a channel in colour, of which Pillow reads 8: convert it to 8 bits")
+    return array
 
 
 def opaque(picture):
-    """Return Pillow's RGBA picture as RGB: on white, or on black where on white it is of one colour."""
-    for background in ("white", "black"):
+    """Return an RGBA picture as RGB: on white, or on black if that has one colour; alpha 0 is dropped."""
+    flat = picture.convert("RGB")
+    for background in ("white", "black") if picture.getextrema()[3][1] else ():
         flat = Image.alpha_composite(Image.new("RGBA", picture.size, background), picture).convert("RGB")
         if any(low < high for low, high in flat.getextrema()):
             break
     return flat
+
+
+def what_is(content):
+    """Return what an unreadable file is, if its first bytes tell, else None."""
+    if not starts_as_image(content):
+        with suppress(Exception):
+            tags, stream = TiffImagePlugin.ImageFileDirectory_v2(content[:8]), io.BytesIO(content)
+            stream.seek(tags.next)
+            tags.load(stream)
+            return f"it is a TIFF of {tags[277]} channels: convert it" if tags.get(277, 1) > 4 else None
+        return f"it is none of {', '.join(FORMATS)}" if content else "it is empty"
+    kind = "AVIF" if content[8:11] == b"avi" else "HEIC"
+    return f"it is {kind}: convert it to JPEG" if content[4:8] == b"ftyp" else None

@@ -1,285 +1,272 @@
-"""Folders of image files: which images are for training and for testing; folders written and copied.
-
-Nothing here changes a file that is there already.
-"""
+"""Folders of image files: which images are for training and for testing; folders written and copied."""
 
 import hashlib
 import os
 import shutil
+import unicodedata
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from support.console import UserError, counted, printable
-from support.files import LEFT_OVER, check_new, is_free, locked, unfinished
-from support.image_files import EXTENSIONS, in_threads
-
 from PIL import Image
 
-TRAIN_NAMES = ("train", "training")
-TEST_NAMES = ("test", "testing")
-VALIDATION_NAMES = ("val", "valid", "validation")  # the test images where there are no others
-HELD_OUT = 5  # one image in so many is held out for testing where there are no test images
+from support.console import UserError, progress
+from support.image_files import SUFFIXES, head, in_threads, starts_as_image
+from support.run_folder import PNG_MARK
 
-# ---------------------------------------------------------------- which images there are
-
-
-class Splits(NamedTuple):
-    """The folders of a data set's splits. Where class folders stand there alone, both are that folder."""
-
-    train: Path
-    test: Path
-    unused: list  # folders of validation images beside test images
-
-
-def find_splits(root):
-    """Return the Splits of the folder `root`; raise UserError where they are not clear."""
-    if not root.is_dir():
-        raise UserError(f"{root}: no such folder")
-    folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
-    kinds = (TRAIN_NAMES, TEST_NAMES, VALIDATION_NAMES)
-    train, test, validation = ([each for each in folders if each.name.lower() in names] for names in kinds)
-    found = [folder.name for folder in train + test + validation]
-    if not found:
-        return Splits(root, root, [])
-    unused = validation if test else []
-    test = test or validation
-    if len(train) != 1 or len(test) != 1:
-        needed, tested = " or ".join(TRAIN_NAMES), " or ".join(TEST_NAMES + VALIDATION_NAMES)
-        raise UserError(
-            f"{root}: needs one folder named {needed} and one named {tested}, or class folders alone; "
-            f"has {' and '.join(found)}; class folders need other names"
-        )
-    return Splits(train[0], test[0], unused)
+TRAIN, TEST, VALIDATION = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")
+DEVICE_FOLDERS = ("@eadir", "#recycle", "@recycle", ".thumbnails", "$recycle.bin", "lost+found", "__macosx")
+DEVICE_FOLDERS += ("system volume information",)
+RUN_FILES = {"metrics.csv", "state.pt", "model.pt", "top_losses.csv"}
 
 
 class Listing(NamedTuple):
-    """What is in a folder that has a folder of images per class."""
+    """The images of one split: paths by class, folder and name; indices into `classes`; all class names."""
 
-    files: list  # of the images: by class, folder and name, as torchvision's ImageFolder has them
-    labels: list  # of the images: indices into `classes`
-    classes: tuple  # names
-    others: list  # files that are no images, by their extension
-
-
-def list_images(folder):
-    """Return the Listing of `folder`. Files and folders whose names begin with a dot are hidden.
-
-    Raises UserError where a class has no image, and where there are fewer than two classes.
-    """
-    entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    classes = sorted(entry.name for entry in entries if entry.is_dir())
-    others = [entry.path for entry in entries if not entry.is_dir()]
-    files, labels = [], []
-    for label, name in enumerate(classes):
-        images, no_images = files_under(os.path.join(folder, name))
-        files += images
-        labels += len(images) * [label]
-        others += no_images
-    empty = [classes[label] for label in sorted(set(range(len(classes))) - set(labels))]
-    if empty:
-        raise UserError(
-            f"{folder}: no images ({', '.join(EXTENSIONS)}) in the class folders {', '.join(empty)}; "
-            "put images there, or remove the folders"
-        )
-    if len(classes) < 2:
-        has = f"one class only, {classes[0]}" if classes else "no class folders"
-        raise UserError(f"{folder}: has {has}; two or more are needed")
-    return Listing(files, labels, tuple(classes), others)
-
-
-def files_under(root):
-    """Return (images, others): the files in `root`, at any depth, by folder and name, but for hidden ones."""
-    images, others = [], []
-    # So that links lead to no folder twice, and up to none around this one.
-    seen = set(map(str, Path(root).resolve().parents))
-    for parent, folders, names in os.walk(root, onerror=fail, followlinks=True):
-        if os.path.realpath(parent) in seen:
-            folders.clear()
-            continue
-        seen.add(os.path.realpath(parent))
-        folders[:] = sorted(inner for inner in folders if not inner.startswith("."))
-        for file in names:
-            path = os.path.join(parent, file)
-            if not file.startswith("."):
-                is_image = file.lower().endswith(EXTENSIONS) and os.path.isfile(path)  # and no pipe
-                (images if is_image else others).append(path)
-    return sorted(images, key=os.path.split), sorted(others, key=os.path.split)
-
-
-def fail(error):
-    """Raise `error`: os.walk passes over a folder that cannot be read."""
-    raise error
+    files: list
+    labels: list
+    classes: tuple
 
 
 def list_folder(root):
-    """Return the Listings of the training and of the test images of `root`.
+    """Return the training and the test Listing of the folder `root`; print what is left out.
 
-    Where class folders stand there alone, one image in HELD_OUT is for testing.
+    `root` has class folders in `train` and `test`, or class folders alone, from which one image in five is
+    held out for testing. A class may lack test images. Raises UserError if the layout is unclear.
     """
-    splits = find_splits(root)
-    if splits.train != splits.test:
-        return [list_images(splits.train), list_images(splits.test)]
-    listing = list_images(root)
-    held_out = hold_out(listing)
-    halves = []
-    for testing in (False, True):
-        kept = [index for index, held in enumerate(held_out) if held == testing]
-        files, labels = ([column[index] for index in kept] for column in listing[:2])
-        halves.append(Listing(files, labels, listing.classes, [] if testing else listing.others))
-    return halves
-
-
-def hold_out(listing):
-    """Return for each image of a Listing whether it is held out for testing, bool.
-
-    The bytes of its file decide, so that a new image moves no other one, and copies are in the same half.
-    Where that gives none or all of a class, only the image with the smallest hash is held out. Raises
-    UserError where a class has one image only.
-    """
-    hashes = list(counted(in_threads(content_hash, listing.files), "holding out images", len(listing.files)))
-    held_out = [number % HELD_OUT == 0 for number in hashes]
-    for label, name in enumerate(listing.classes):
-        members = [index for index, other in enumerate(listing.labels) if other == label]
-        if len(members) < 2:
-            raise UserError(
-                f"{listing.files[members[0]]}: is the only image of the class {name}; two are needed"
-            )
-        if sum(held_out[index] for index in members) in (0, len(members)):
-            lent = min(members, key=hashes.__getitem__)
-            for index in members:
-                held_out[index] = index == lent
-    return held_out
-
-
-def content_hash(file):
-    """Return a number of 64 bits that the content of `file` makes."""
-    try:
-        return int.from_bytes(hashlib.sha256(Path(file).read_bytes()).digest()[:8], "big")
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}): replace or remove it") from None
-
-
-def note_listings(root, train, test):
-    """Say what of the folder `root` is held out or left out, given the Listings of its two halves."""
-    splits = find_splits(root)
-    if splits.train == splits.test:
-        n_test = len(test.files)
-        print(
-            f"{root} has no test images: {n_test:,} of {n_test + len(train.files):,} are held out for that, "
-            "always the same ones"
+    root, left_out = str(Path(root)), []
+    train, test = find_splits(root, left_out)
+    if len(train) < 2:
+        raise UserError(f"{root}: {len(train)} class folders with training images; two or more are needed")
+    for name in [name for name in test if name not in train]:
+        alike = [f"; {other!a} only looks like it" for other in train if looks(other) == looks(name)]
+        raise UserError(
+            f"{root}: no training images of the test class {name!a}{''.join(alike)}; add or rename it"
         )
-    for folder in splits.unused:
-        print(f"{folder} is left alone: the images in {splits.test} are those to test on")
-    note_others(root, train.others + test.others)
+    if not any(test.values()):
+        raise UserError(f"{root}: no image can be held out for testing; classes need more than one image")
+    untested = [name for name in train if not test.get(name)]
+    note("classes without test images are trained, but not tested", untested)
+    note_left_out(root, left_out)
+    return as_listing(train, tuple(train)), as_listing(test, tuple(train))
 
 
-def note_others(root, others):
-    """Say how many files of the folder `root`, the `others`, are no images, and the first three names."""
-    if others:
-        names = ", ".join(Path(file).relative_to(root).as_posix() for file in others[:3])
-        names += ", …" if len(others) > 3 else ""
-        note = f"files in {root} that are no images are left out, {len(others):,} in all: {names}"
-        print(printable(f"Note: {note}"))
+def as_listing(images, classes):
+    """Return the Listing of {class name: files}."""
+    labels = [label for label, name in enumerate(classes) for _ in images.get(name, ())]
+    return Listing([file for name in classes for file in images.get(name, ())], labels, classes)
 
 
-# ---------------------------------------------------------------- writing
+def find_splits(root, left_out):
+    """Return (train, test) of the folder `root`, each {class name: image files}."""
+    if not os.path.isdir(root):
+        raise UserError(f"{root}: no such folder")
+    folders = by_folder(find_images(root, left_out), root, left_out)
+    kinds = (TRAIN, TEST, VALIDATION)
+    train, test, validation = ([name for name in folders if name.lower() in kind] for kind in kinds)
+    if found := train + test + validation:
+        tops = {name: by_folder(folders[name], os.path.join(root, name), left_out) for name in found}
+        test = [name for name in test if tops[name]] or validation
+        if len(train) != 1 or len(test) != 1:
+            needed = f"one of the folders {', '.join(TRAIN)} and one of {', '.join(TEST + VALIDATION)}"
+            raise UserError(
+                f"{root}: needs {needed}, with class folders, or class folders of other names alone; "
+                f"has {', '.join(found)}"
+            )
+        beside = [name for name in folders if name not in train + test]
+        note(f"folders with images in {root} beside {train[0]} and {test[0]} are not used", beside)
+        return tops[train[0]], tops[test[0]]
+    for name, files in folders.items():
+        inner = set(map(str.lower, by_folder(files, os.path.join(root, name), [])))
+        if inner & {*TRAIN} and inner & {*TEST, *VALIDATION}:
+            raise UserError(f"{root}: the class {name} has splits; expected are train/{name} and test/{name}")
+    return hold_out(root, folders)
+
+
+def by_folder(files, root, left_out):
+    """Return {name: files} by the folders in `root` that the files are in; `left_out` gets those in none."""
+    folders = {}
+    for file in files:
+        name, inner, _ = file[len(root) + 1 :].partition(os.sep)
+        (folders.setdefault(name, []) if inner else left_out).append(file)
+    return dict(sorted(folders.items()))
+
+
+def find_images(folder, left_out):
+    """Return the image files in `folder`, at any depth, by folder and name; append other files to `left_out`.
+
+    If the name does not tell, the first bytes do.
+    """
+    images = []
+    for entry in files_in(folder, left_out):
+        is_image = entry.name.lower().endswith(SUFFIXES) and (
+            entry.is_file() or entry.is_symlink()
+        )  # no pipe
+        if not is_image and not os.path.exists(entry.path):
+            raise UserError(
+                f"{entry.path}: is a link to {os.readlink(entry.path)}, which is missing; remove it"
+            )
+        is_image = is_image or (entry.is_file() and starts_as_image(head(entry.path)))
+        (images if is_image else left_out).append(entry.path)
+    return sorted(images, key=os.path.split)
+
+
+def files_in(folder, left_out=None, around=()):
+    """Yield an os.DirEntry for each file in `folder`, at any depth; given `left_out`, if not `is_skipped`.
+
+    Links are followed, except to a folder that they are in.
+    """
+    real = os.path.realpath(folder)
+    around = around or set(map(str, Path(real).parents))
+    for entry in () if real in around else os.scandir(folder):
+        if left_out is None or not is_skipped(entry, left_out):
+            yield from files_in(entry.path, left_out, around | {real}) if entry.is_dir() else [entry]
+
+
+def is_skipped(entry, left_out):
+    """Return whether an os.DirEntry is hidden, or a folder of a device or of ours, for `left_out`."""
+    is_hidden, is_foreign = entry.name.startswith("."), entry.name.lower() in DEVICE_FOLDERS
+    if entry.is_dir() and not is_hidden and not is_foreign:
+        names = os.listdir(entry.path)
+        pictures = [os.path.join(entry.path, name) for name in names if name.lower().endswith(SUFFIXES)]
+        is_foreign = "config.json" in names and not RUN_FILES.isdisjoint(names)
+        is_foreign |= bool(pictures) and all("\0".join(PNG_MARK).encode() in head(file) for file in pictures)
+    left_out += [entry.path] if is_foreign else []
+    return is_hidden or is_foreign
+
+
+def looks(name):
+    """Return the same text for names that look alike, or that are one name for some file systems."""
+    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).strip()
+
+
+def note(text, names):
+    """Print a note about `names`, if there are any: the first three, and how many there are."""
+    if names:
+        more = f", … ({len(names):,} in all)" if len(names) > 3 else ""
+        print(f"Note: {text}: {', '.join(names[:3])}{more}")
+
+
+def note_left_out(root, left_out):
+    """Print which files and folders in `root` are left out."""
+    names = [os.path.relpath(path, root) for path in left_out]
+    note(f"left out of {root}, as no images, in no class, or folders of devices or with results", names)
+
+
+def image_files(path):
+    """Return [path] if `path` is a file, or the image files in a folder at any depth; print the rest."""
+    if not os.path.isdir(path):
+        return [str(path)]
+    left_out = []
+    images = find_images(path, left_out)
+    note_left_out(path, left_out)
+    return images
+
+
+def hold_out(root, folders):
+    """Return (train, test) of {class name: files}: one image in five, by the hash of its bytes, is tested.
+
+    So new images move no others, and copies stay together. A class without test images lends one, with its
+    copies, if each class keeps a training image.
+    """
+    files = [file for files in folders.values() for file in files]
+    hashed = in_threads(lambda file: hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16], files)
+    hashes = dict(zip(files, progress(hashed, "holding out images", len(files)), strict=True))
+    classes = [{hashes[file] for file in files} for files in folders.values()]
+    tested = {digits for digits in hashes.values() if int(digits, 16) % 5 == 0}
+    for members in classes:
+        if members <= tested:  # the class keeps one image for testing, or trains on its only one
+            tested -= members - {min(members)} or members
+    for members in classes:
+        for lent in sorted(members):
+            if members & tested:
+                break
+            if not any(lent in other and other <= tested | {lent} for other in classes):
+                tested.add(lent)
+    n_tested = sum(hashes[file] in tested for file in files)
+    print(f"{root} has no test images: {n_tested:,} of {len(files):,} are held out, always the same ones")
+    return (
+        {
+            name: [file for file in files if (hashes[file] in tested) == is_test]
+            for name, files in folders.items()
+        }
+        for is_test in (False, True)
+    )
+
+
+# ---------------------------------------------------------------- write and copy
+
+
+def check_new(out):
+    """Raise UserError if something is at the path `out`, except an empty folder."""
+    if os.path.lexists(out) and not (os.path.isdir(out) and not os.listdir(out)):
+        raise UserError(f"{out}: something is there; choose another folder")
+
+
+def check_outside(out, root):
+    """Raise UserError if the path `out` is in the folder `root`, or in a folder that is linked there."""
+    for folder in {str(root), *(os.path.dirname(entry.path) for entry in files_in(root))}:
+        if Path(out).resolve().is_relative_to(Path(folder).resolve()):
+            raise UserError(f"{out}: is inside {folder}, which must not be changed; choose another folder")
 
 
 @contextmanager
-def whole_folder(out):
-    """Yield a new folder that becomes `out` when the block ends well: `out` is whole, or it is not there.
-
-    Raises UserError where `out` already holds something.
-    """
+def new_folder(out):
+    """Yield a temporary folder that is renamed to `out` if the block succeeds; else nothing is left."""
     check_new(out)
     out = Path(out).resolve()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    for left in out.parent.iterdir():  # by a process that was killed
-        ours = LEFT_OVER.fullmatch(left.name) and left.name.startswith(f".{out.name}.")
-        if ours and left.is_dir() and not left.is_symlink() and is_free(left):
-            shutil.rmtree(left)
-    part = unfinished(out)
-    part.mkdir()
-    with locked(part):
-        try:
-            yield part
-            check_new(out)  # another process may have been faster
-            if out.exists():
-                out.rmdir()  # empty; Windows renames to no name that is taken
-            part.rename(out)  # in one step
-        except BaseException:
-            shutil.rmtree(part, ignore_errors=True)
-            raise
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    part.mkdir(parents=True)
+    try:
+        yield part
+        if out.exists():
+            out.rmdir()  # it is empty; Windows does not rename to an existing folder
+        part.rename(out)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
-def write_images(train, test, out):
-    """Write two ImageData as PNG files into the new folder `out`.
+def write_images(folder, images, labels, classes):
+    """Write uint8 images (N, channels, height, width) as PNG: folder/CLASS/00042.png, 42 is the index."""
+    for name in classes:
+        Path(folder, name).mkdir(parents=True)
+    for index, label in enumerate(progress(labels, f"writing {Path(folder).name}")):
+        image = images[index].permute(1, 2, 0).squeeze(2).numpy()  # grey without channels
+        Image.fromarray(image).save(Path(folder, classes[label], f"{index:05}.png"))
 
-    Their names are training/CLASS/00042.png, where 42 is the image's index, and testing/CLASS/00042.png.
+
+def copy_folder(root, out, new_classes):
+    """Copy all files of the folder `root` to the new folder `out`, byte by byte; return (n_in, n_out) files.
+
+    `new_classes` maps the id of an image, its path relative to `root`, to its new class, or to None if it is
+    removed. A name that is taken in the new class gets a number.
     """
-    with whole_folder(out) as folder:
-        for split, data in (("training", train), ("testing", test)):
-            for name in data.classes:
-                (folder / split / name).mkdir(parents=True)
-            for index, label in enumerate(counted(data.labels, f"writing {out}/{split}")):
-                image = data.images[index].permute(1, 2, 0).squeeze(2).numpy()  # grey without channels
-                Image.fromarray(image).save(folder / split / data.classes[label] / f"{index:05}.png")
-    print(f"{out}: {len(train):,} training and {len(test):,} test images of {train.source}")
-
-
-def check_outside(out, *folders):
-    """Raise UserError where the path `out` is in one of `folders`."""
-    for folder in folders:
-        if Path(out).resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{out}: is inside {folder}, which is not to be changed; choose another folder")
-
-
-def folders_of_images(root):
-    """Return the folders of the splits of `root` and of their classes; each may be a link."""
-    splits = find_splits(root)
-    folders = [*dict.fromkeys((splits.train, splits.test))]
-    return [*folders, *(entry for folder in folders for entry in folder.iterdir() if entry.is_dir())]
-
-
-def check_copy(root, out):
-    """Raise UserError where the folder `root` cannot be copied to `out`."""
-    check_outside(out, Path(root), *folders_of_images(Path(root)))
-    check_new(out)
-
-
-def copy_images(root, out, new_classes):
-    """Copy the image folder `root` to `out`, some images under another class or not at all.
-
-    `new_classes` maps such an image's id, its path relative to `root`, to its new class name, or to None
-    where it is left out. Every file is the same, byte by byte. So is its name, but for a file whose name is
-    taken in its new class: that gets a number. Validation images are copied too.
-    """
-    check_copy(root, out)
-    splits = find_splits(root)
-    folders = dict.fromkeys((splits.train, splits.test))  # which may be the same
-    files = [file for folder in folders for file in list_images(folder).files]
-    files += [file for folder in splits.unused for file in files_under(folder)[0]]
-    files = [Path(file).relative_to(root) for file in files]
-    taken = {file.as_posix() for file in files}
-    with whole_folder(out) as folder:
-        for file in counted(files, f"writing {out}"):
-            target = file
-            if file.as_posix() in new_classes:
-                new_class = new_classes[file.as_posix()]
-                if new_class is None:
-                    continue
-                split = file.parts[:1] if len(folders) > 1 else ()
-                target = free_name(Path(*split, new_class, file.name), taken)
+    check_outside(out, root)
+    files = sorted(Path(entry.path).relative_to(root) for entry in files_in(root) if entry.is_file())
+    taken, n_out = {looks(file.as_posix()) for file in files}, 0
+    with new_folder(out) as folder:
+        for file in progress(files, f"copying {root}"):
+            new_class, target = new_classes.get(file.as_posix(), ""), file
+            if new_class is None:
+                continue
+            n_split = file.parts[0].lower() in TRAIN + TEST + VALIDATION
+            if new_class and new_class != file.parts[n_split]:
+                target = free_name(Path(*file.parts[:n_split], new_class, file.name), taken)
             (folder / target).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / file, folder / target)
+            with open(Path(root, file), "rb") as source, open(folder / target, "xb") as copy:
+                shutil.copyfileobj(source, copy)
+            n_out += 1
+    return len(files), n_out
 
 
 def free_name(path, taken):
-    """Return `path`, or where it is in the set `taken`, with the first number that is free; add it there."""
+    """Return `path`, numbered if `taken` has a name that looks the same; add the result to `taken`."""
     number, target = 1, path
-    while target.as_posix() in taken:
-        number += 1
-        target = path.with_name(f"{number}-{path.name}")
-    taken.add(target.as_posix())
+    while looks(target.as_posix()) in taken:
+        number, name = number + 1, path.name
+        while len(os.fsencode(f"{number}-{name}")) > 255:  # bytes: file systems take no more
+            name = name[1:]
+        target = path.with_name(f"{number}-{name}")
+    taken.add(looks(target.as_posix()))
     return target

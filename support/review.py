@@ -1,131 +1,189 @@
-"""review.html: the page on which a person decides which suspicious labels are wrong; see review.html here.
+"""The review page, on which a person decides whether labels are right, and the tables of decisions.
 
-It is one file that needs no server and loads nothing. Names are data in it, never markup.
+review.html here becomes the page; names in it are data, never markup. Its decisions.csv has the columns of
+top_losses.csv. Both are read here, even if a spreadsheet has rewritten them.
 """
 
 import base64
-import hashlib
+import csv
 import io
 import json
 import re
-from itertools import count
+import secrets
+from contextlib import suppress
+from functools import cache, partial
 from pathlib import Path
+from typing import NamedTuple
+from unicodedata import normalize
 
-from support.console import counted, shell_words
-from support.decisions import changed
-from support.files import written
-from support.image_files import read_rgb
-from support.run_folder import checksum, read_config
-from support.settings import Settings, network_flags
-
+import torch
 from PIL import Image
+from torchvision.transforms.functional import to_pil_image
 
-MOST = 1900  # images of a tab; with the hundred first test images they are 2,000
-SIDE = 160  # pixels of a picture's longer side, at most
-TINY = 64  # pixels, up to which a picture is a PNG: smaller than a JPEG, and exact
-QUALITY = 70  # of a JPEG: with it 1,000 pictures of pure noise take 18 MB
+from support.console import UserError, progress
+from support.image_files import load, to_bytes
+from support.run_folder import quoted, unquoted, written
+
+NUMBER = re.compile(r"\d+([.,]\d+)?([eE][+-]?\d+)?")
+MOST, SIDE, TINY = 1900, 160, 64  # images of a tab; pixels of a thumbnail, and of one that is exact
+nfc = partial(normalize, "NFC")  # so that Ä is one letter: macOS may write it as A and two dots
 
 
-def write_review(halves, rankings, decided, settings, new_copy, folder):
-    """Write review.html, the page on which a person decides.
+class Decisions(NamedTuple):
+    """What happens to each of N images."""
 
-    `halves`, `rankings` and `decided` are as `decisions.decide` takes and returns them, `new_copy` is as for
-    `to_carry_out`.
+    kept: torch.Tensor  # bool (N,), False: removed
+    new_labels: torch.Tensor  # int64 (N,)
+    confirmed: torch.Tensor  # bool (N,), True: a person decided that the label is right
+
+
+def write_table(path, ids, classes, labels, order, scores, losses, probabilities, decisions):
+    """Write top_losses.csv: a row for each index in `order`, int64 (N,). No action: nobody decided.
+
+    `labels` is int64 (N,), `scores` and `losses` float (N,), `probabilities` float (N, classes).
     """
-    tabs = [
-        review_tab(half, settings.data, ranking, *decisions)
-        for half, ranking, decisions in zip(halves, rankings, decided, strict=True)
-    ]
-    tabs = dict(zip(("training images", "test images"), tabs, strict=True))
-    data, key = halves[0], checksum(read_config(folder)[1])
-    command = to_carry_out(folder / "decisions.csv", data, settings, new_copy)
-    write_page(folder / "review.html", data.source, tabs, data.classes, key, command)
+    columns = ["rank", "id", "action", "new_label", "given", "predicted", "score", "loss"]
+    numbers = torch.cat([scores[:, None], losses[:, None], probabilities], dim=1)
+    # utf-8-sig begins with a byte order mark, without which spreadsheets do not show umlauts.
+    with written(path, "w", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        table = csv.writer(file)
+        table.writerow([*columns, *(f"p({name})" for name in classes)])
+        for rank, index in enumerate(order.tolist(), 1):
+            kept, new_label, confirmed = (part[index].item() for part in decisions)
+            relabelled = kept and new_label != labels[index]
+            action = "relabel" if relabelled else "remove" if not kept else "keep" if confirmed else ""
+            row = [rank, ids[index], action, classes[new_label] if relabelled else ""]
+            row += [classes[labels[index]], classes[probabilities[index].argmax()]]
+            row += [round(number, 4) for number in numbers[index].tolist()]
+            table.writerow(quoted(dict(enumerate(row))).values())
 
 
-def to_carry_out(file, data, settings, new_copy):
-    """Return the command line that carries out the decisions in `file`.
+def read_decisions(path, ids, classes, labels):
+    """Return the Decisions in the table `path` about the images `ids`, whose `labels` are int64 (N,).
 
-    It writes to a folder that is not there yet, and is not `new_copy`, the diagnosis' own --write-clean or
-    None.
+    The table has the columns id and action (remove, keep, relabel or empty), and for relabel new_label, or
+    predicted if that is empty. Images that it does not name are kept. A keep is confirmed if the column given
+    has the same label or none. Raises UserError for faults, unknown ids and a class without any image left.
     """
-    flags = network_flags(settings, Settings(init="xavier"))  # for the training that is suggested next
-    words = ["python", "diagnose.py", *flags, "--data", Path(settings.data), "--decisions", file]
-    if Path(settings.data, data.ids[0]).is_file():
-        source = Path(settings.data)
-        source = source if source.name.strip(".") else source.resolve()  # . and ..
-        names = (Path(f"{source}_cleaned" + f"-{number}" * (number > 1)) for number in count(1))
-        taken = new_copy and Path(new_copy).resolve()
-        free = (name for name in names if not name.exists() and name.resolve() != taken)
-        words += ["--write-clean", next(free)]
-    return shell_words(*words)
+    content, images = Path(path).read_bytes(), (ids, tuple(classes), labels)
+    unicode = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    with suppress(UnicodeDecodeError):
+        return decide(path, content.decode(unicode), *images)
+    for encoding in ("utf-8-sig", "cp1252", "mac_roman"):  # UTF-8 for names of files that are not
+        with suppress(UserError):
+            return decide(path, content.decode(encoding, "surrogateescape"), *images, all_known=True)
+    raise UserError(f'{path}: is not UTF-8, or has unknown ids or classes; save it as "CSV UTF-8"')
 
 
-def review_tab(data, source, ranking, kept, labels, n_more=100):
-    """Return a tab of `write_page`: the changed samples of the ImageData `data` and `n_more` others.
+def decide(path, text, ids, classes, labels, all_known=False):
+    """Return the Decisions in the text of a table, see `read_decisions`. If `all_known`, no file is gone."""
+    files = {form(name): index for form in (nfc, str) for index, name in enumerate(ids)}
+    kept, new_labels = torch.ones(len(ids), dtype=torch.bool), labels.clone()
+    confirmed, faults = ~kept, []
+    for line, row in read_table(path, text):
+        name, action = row["id"], row["action"].strip().lower()
+        index, given = files.get(name, files.get(nfc(name))), find_class(row.get("given", ""), classes)
+        new_label = find_class(row.get("new_label") or row.get("predicted", ""), classes)
+        if index is None and action == "relabel" and new_label is not None:  # a copy may have moved it
+            folder, _, file = name.rpartition("/")
+            folder = folder[: folder.rfind("/") + 1] + classes[new_label]
+            index = files.get(f"{folder}/2-{file}", files.get(f"{folder}/{file}"))
+            action, given = "keep", new_label
+        if action not in ("remove", "keep", "relabel", ""):
+            faults.append(f"line {line}: the action is {action!r}, not remove, keep or relabel")
+        elif index is None and (action != "remove" or all_known):  # else it is removed already
+            faults.append(f"line {line}: {name} is not among the images")
+        elif action == "relabel" and new_label in (None, labels[index]):
+            faults.append(f"line {line}: new_label must be another class of the data")
+        elif index is not None:
+            kept[index] = action != "remove"
+            new_labels[index] = new_label if action == "relabel" else labels[index]
+            confirmed[index] = action == "keep" and given in (None, labels[index])
+    if faults:
+        count = f"{len(faults):,} lines to correct or delete"
+        raise UserError(f"{path}: {count}: {'; '.join(faults[:10])}{'; …' if len(faults) > 10 else ''}")
+    if emptied := set(labels.tolist()) - set(new_labels[kept].tolist()):
+        raise UserError(f"{path}: leaves no image of the class {classes[min(emptied)]}; keep one")
+    return Decisions(kept, new_labels, confirmed)
 
-    They come in the order of the diagnose.Ranking, the worst first, at most MOST of them. `source` is the
-    folder that the ids are paths in, if they are. `kept`, bool (N,), and `labels`, int64 (N,), say what is
-    suggested, as decisions.read_decisions returns them.
+
+def read_table(path, text):
+    """Return [(line number, row)], rows as dicts of texts. Commas, semicolons or tabs divide the columns."""
+    delimiter = (re.match(r'"?\w+"?([,;\t])', text) or ",,")[1]
+    table = csv.DictReader(io.StringIO(text, ""), delimiter=delimiter, restval="", strict=True)
+    try:
+        if not {"id", "action"} <= set(table.fieldnames or ()):
+            raise csv.Error("the columns id and action are missing")
+        return [(table.line_num, unquoted(row)) for row in table if any(row.values())]
+    except csv.Error as error:
+        problem = f'{error}; in a spreadsheet, save the table as "CSV UTF-8"'
+        raise UserError(f"{path}, line {table.line_num}: {problem}") from None
+
+
+@cache
+def find_class(text, classes):
+    """Return the index of the class `text`, or of the only one that is the same number (7, 007), or None."""
+    names = [nfc(name) for name in (*classes, text)]
+    if names.index(names[-1]) < len(classes):
+        return names.index(names[-1])
+    *numbers, number = (float(n.replace(",", ".")) if NUMBER.fullmatch(n) else None for n in names)
+    return numbers.index(number) if number is not None and numbers.count(number) == 1 else None
+
+
+def new_classes(ids, classes, labels, decisions):
+    """Return {id: new class, or None if removed} of the images that do not stay as they are."""
+    changed = (~decisions.kept | (decisions.new_labels != labels)).nonzero().flatten().tolist()
+    return {ids[i]: classes[decisions.new_labels[i]] if decisions.kept[i] else None for i in changed}
+
+
+def page_tab(title, root, ids, images, labels, order, losses, probabilities, decisions):
+    """Return a tab for `write_page`: the images to remove, a hundred others, then those that are decided.
+
+    `root` is the folder of the files `ids`, if any; `images` is uint8 (N, C, H, W). See also `write_table`.
     """
-    order, _, losses, probabilities, _ = ranking
-    shown = changed(data, kept, labels)
-    shown[order[~shown[order]][:n_more]] = True
-    places = shown[order].nonzero().flatten().tolist()
-    likeliest = probabilities.topk(min(3, len(data.classes)))
-
-    def item(place):
-        index = order[place].item()
-        file = Path(source, data.ids[index])
-        is_there = file.is_file()
-        label, new_label = data.labels[index].item(), labels[index].item()
-        relabelled = ["relabel", new_label] if new_label != label else ["keep"]
-        shares = [round(share, 4) for share in likeliest.values[index].tolist()]
-        return {
-            "id": data.ids[index],
-            "rank": place + 1,
-            "label": label,
-            "predicted": likeliest.indices[index, 0].item(),
-            "loss": round(losses[index].item(), 4),
-            "likely": list(zip(likeliest.indices[index].tolist(), shares, strict=True)),
-            "suggestion": relabelled if kept[index] else ["remove"],
-            "image": thumbnail(read_rgb(file, SIDE) if is_there else data.images[index]),
-            "file": file.resolve().as_uri() if is_there else None,
-        }
-
-    items = [item(place) for place in counted(places[:MOST], "writing the page")]
-    return {"items": items, "left_out": len(places) - len(items)}
+    kept, new_labels, confirmed = decisions
+    predicted, ranks = probabilities.argmax(dim=1), order.argsort() + 1
+    decided = confirmed | (new_labels != labels)  # by a person, earlier
+    removed, others, last = (order[part[order]] for part in (~kept, kept & ~decided, decided))
+    shown = torch.cat([removed, others[:100], last]).tolist()
+    items = []
+    for index in progress(shown[:MOST], "writing the page"):
+        label, new_label, loss = (each[index].item() for each in (labels, new_labels, losses))
+        likely = dict.fromkeys([*probabilities[index].argsort(descending=True)[:3].tolist(), label])
+        file, picture = picture_of(Path(root, ids[index]), images[index])
+        earlier = None if not decided[index] else ["keep"] if new_label == label else ["relabel", new_label]
+        facts = {"id": ids[index], "rank": ranks[index].item(), "loss": round(loss, 4), "label": label}
+        facts |= {"predicted": predicted[index].item(), "image": picture, "file": file}
+        facts["likely"] = [(k, round(probabilities[index, k].item(), 4)) for k in likely]
+        items.append(facts | {"suggestion": ["keep" if kept[index] else "remove"], "earlier": earlier})
+    examples = {}
+    for k in {item[name] for item in items for name in ("label", "predicted")}:
+        sure = ((labels == k) & (predicted == k)).nonzero().flatten()
+        best = sure[probabilities[sure, k].argsort(descending=True, stable=True)[:3]].tolist()
+        examples[k] = [picture_of(Path(root, ids[index]), images[index])[1] for index in best]
+    return {"title": title, "items": items, "left_out": len(shown) - len(items), "examples": examples}
 
 
-def thumbnail(image):
-    """Return `image`, uint8 (1 or 3, height, width), as the data: URL of a small picture."""
-    picture = Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).numpy())
-    tiny = max(picture.size) <= TINY
+def picture_of(file, image):
+    """Return the URL of a file, or None, and the data: URL of a thumbnail, of `image` if there is no file."""
+    content = file.read_bytes() if file.is_file() else b""
+    pixels = to_bytes(load(content, (SIDE, SIDE)), content, None) if content else 0
+    is_shown = not isinstance(pixels, int)  # an int means 16 bits, which browsers show too dark
+    picture = Image.fromarray(pixels) if is_shown else to_pil_image(image)
+    kind = "png" if max(picture.size) <= TINY else "jpeg"
     picture.thumbnail((SIDE, SIDE))  # never enlarges
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG" if tiny else "JPEG", quality=QUALITY, optimize=True)
-    content = base64.b64encode(buffer.getvalue()).decode()
-    return f"data:image/{'png' if tiny else 'jpeg'};base64,{content}"
+    picture.save(buffer := io.BytesIO(), kind, quality=70)
+    thumbnail = f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return file.resolve().as_uri() if is_shown else None, thumbnail
 
 
 def write_page(path, title, tabs, classes, key, command):
-    """Write the page to `path`. `tabs` maps titles to what `review_tab` returned, `classes` are the names.
-
-    The browser keeps the decisions under the text `key`. `command` is the text that carries them out, once
-    they are in decisions.csv beside the page.
-    """
-    tabs = [{"title": name, **tab} for name, tab in tabs.items()]
+    """Write the page. The browser keeps decisions under the text `key`; `command` carries them out."""
     content = {"title": title, "tabs": tabs, "classes": classes, "key": key, "command": command}
     content["place"] = str(Path(path).with_name("decisions.csv"))
     page = Path(__file__).with_name("review.html").read_text(encoding="utf-8")
-    for name in ("style", "script"):
-        page = page.replace(f"{name.upper()}-HASH", policy_hash(name, page), 1)
-    # ASCII: what is no text in a file's name, a lone surrogate, is escaped. With < so no tag ends the script.
-    page = page.replace("CONTENT", json.dumps(content).replace("<", r"\u003c"), 1)
+    page = page.replace("NONCE", secrets.token_hex(16))  # only scripts and styles with it are allowed
+    # JSON escapes what is not ASCII. Without < no name ends the script that holds the data.
+    page = page.replace("CONTENT", json.dumps(content).replace("<", r"\u003c"))
     with written(path) as file:
         file.write(page.encode())
-
-
-def policy_hash(name, page):
-    """Return the hash by which a content security policy allows the one <style> or <script> of `page`."""
-    text = re.search(f"<{name}>(.*?)</{name}>", page, re.DOTALL)[1]
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,286 +1,306 @@
-"""A run's folder: its settings in config.json, where it stands in state.pt, and how it goes on from there."""
+"""The folder of a run: config.json, metrics.csv, checkpoints. Files are written whole or not at all."""
 
+import csv
 import hashlib
+import io
 import itertools
 import json
+import os
 import platform
-from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+import re
+import tempfile
+import warnings
+import zipfile
+from argparse import Namespace
+from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from support.console import UserError, is_out_of_memory, one_line, shell_words
-from support.files import (
-    check_new,
-    finite_number,
-    is_free,
-    locked,
-    read_csv,
-    read_tensors,
-    write_json,
-    write_tensors,
-)
-from support.image_folders import check_outside, folders_of_images
-from support.processes import from_main, is_main, lost_connection, n_processes, process_number
-from support.settings import Settings, hardware_name
 
 import torch
 import torchvision
 
+from support import machine
+from support.console import UserError, command, is_out_of_memory, one_line
+
+# ---------------------------------------------------------------- files
+
+
+@contextmanager
+def written(path, mode="wb", **options):
+    """Open a temporary file for writing, and rename it to `path` if the block succeeds.
+
+    After a kill or on a full disk `path` has its old content or its new content, never a part of it.
+    Arguments as for `open`.
+    """
+    temporary = Path(path).with_name(f".{Path(path).name}.part")
+    try:
+        with open(temporary, mode, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # the name that the user knows
+        raise
+
+
+# A spreadsheet computes a cell that begins like this, unless it is a number. ' marks it as text.
+FORMULA = re.compile(r"[=+\-@\t\r'](?!\d+(\.\d+)?(e[+-]\d+)?$)")
+
+
+def write_csv(path, rows):
+    """Write `rows`, a list of dicts with the same keys, under a header line."""
+    with written(path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        table = csv.DictWriter(file, fieldnames=rows[0])
+        table.writeheader()
+        table.writerows(map(quoted, rows))
+
+
+def quoted(row):
+    """Return the dict `row` with ' before each text that a spreadsheet would compute."""
+    return {name: f"'{cell}" if FORMULA.match(str(cell)) else cell for name, cell in row.items()}
+
+
+def unquoted(row):
+    """Return the dict `row` as it was before `quoted`."""
+    return {
+        name: cell[1:] if cell[:1] == "'" and FORMULA.match(cell[1:]) else cell for name, cell in row.items()
+    }
+
+
+def read_csv(path):
+    """Return the rows of a table that `write_csv` wrote, dicts of texts. UserError if it is damaged."""
+    try:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            rows = list(csv.DictReader(file, strict=True))
+        if any(None in row or None in row.values() for row in rows):
+            raise csv.Error("lines of different lengths")
+    except csv.Error as error:
+        raise UserError(f"{path}: is damaged ({one_line(error)}); repair it, or move it away") from None
+    return list(map(unquoted, rows))
+
+
+def write_tensors(path, tensors):
+    """Write nested dicts and lists of tensors, numbers and texts as `torch.save` does."""
+    buffer = (
+        io.BytesIO()
+    )  # because torch.save turns the OSError of a full disk into a RuntimeError of its own
+    torch.save(tensors, buffer)
+    with written(path) as file:
+        file.write(buffer.getbuffer())
+
+
+def read_tensors(path, device="cpu"):
+    """Return what `write_tensors` wrote, on `device`. Raises UserError if the file holds anything else."""
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            # torch.load does not notice damaged numbers, but each member of the archive has a checksum.
+            if zipfile.is_zipfile(file) and zipfile.ZipFile(file).testzip():
+                raise ValueError("damaged")
+            file.seek(0)
+            return torch.load(file, map_location=device, weights_only=True)
+        except Exception as error:  # torch.load raises many kinds
+            if is_out_of_memory(error):
+                raise
+            raise UserError(
+                f"{path}: cannot be read as PyTorch weights; it is damaged, or holds other objects"
+            ) from None
+
+
+PNG_MARK = ("Software", "Image classification, from the exercise sheet to the numbers")  # in our pictures
+
+
+def check_replaceable(path, columns=None):
+    """Raise UserError if `path` cannot be written, or if it may not be replaced.
+
+    Only our own pictures, and tables with `columns`, may be replaced; nothing in the folder of a run may.
+    Makes the folder of `path`.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    if path.is_dir() or is_run(path.parent):
+        raise UserError(f"{path}: is a folder, or in the folder of a run; choose another name")
+    if path.exists():
+        with open(path, "rb") as file:
+            start = file.read(10000)
+        is_ours = "\0".join(PNG_MARK).encode() in start
+        if columns:
+            is_ours = start.splitlines()[:1] == [",".join(columns).encode()]
+        if not is_ours:
+            raise UserError(f"{path}: this program did not write it; choose another name, or move it away")
+
+
+def is_run(folder):
+    """Return whether `folder` has the config.json of a run."""
+    try:
+        return bool(read_config(folder, None))
+    except UserError:
+        return False
+
+
 # ---------------------------------------------------------------- the folder
 
 
-def new_run_folder(name, out=None):
-    """Make and return a new folder: `out`, or runs/`name`, or where that is taken runs/`name`-2, -3, …
+def new_folder(name, out=None):
+    """Make and return the folder `out`, by default runs/`name`, or runs/`name`-2, … if that exists.
 
-    Raises UserError where `out` already holds something: no run is ever overwritten.
+    Raises UserError if `out` is not empty: no run is ever overwritten.
     """
     if out:
-        check_new(out)
         Path(out).mkdir(parents=True, exist_ok=True)
+        if any(Path(out).iterdir()):
+            raise UserError(f"--out {out}: is not empty; choose another folder")
         return Path(out)
     Path("runs").mkdir(exist_ok=True)
     for number in itertools.count(1):
         folder = Path("runs", name if number == 1 else f"{name}-{number}")
         with suppress(FileExistsError):
-            folder.mkdir()  # in one step, so that two runs at once get a folder each
+            folder.mkdir()  # fails if it exists, so that two runs at once get a folder each
             return folder
 
 
-def checksum(description):
-    """Return 16 hexadecimal digits that differ where a `description`, a dict, does."""
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def fingerprint(file):
-    """Return 16 hexadecimal digits that differ where the contents of `file` do."""
-    try:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from None
-
-
-def describe(settings, model, train, test, options=None):
-    """Return what config.json holds: the settings, and the data, the software and the hardware they met.
-
-    `options`, a dict, are those of a command that trains many networks, beyond the settings of each.
-    """
+def describe_run(script, settings, data, n_parameters):
+    """Return what config.json holds, a dict. `data` describes the images, and has their fingerprints."""
     return {
-        "settings": asdict(settings),
-        "options": options,
-        "data": {
-            "source": train.source,
-            "n_train": len(train),
-            "n_test": len(test),
-            "image_shape": list(train.images.shape[1:]),
-            "classes": list(train.classes),
-            "fingerprint": [train.fingerprint(), test.fingerprint()],
-        },
-        "content_fingerprint": [train.content_fingerprint(), test.content_fingerprint()],  # for compare.py
-        "brightness": round(train.images.numpy().mean().item() / 255, 4),  # 0 to 1; for predict.py
-        "weights": fingerprint(settings.weights) if settings.weights else None,
-        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "script": script,
+        "settings": vars(settings),
+        "data": data,
+        "weights": settings.weights and fingerprint(settings.weights),
+        "n_parameters": n_parameters,
         "platform": {
             "python": platform.python_version(),
             "torch": torch.__version__,
             "torchvision": torchvision.__version__,
-            "hardware": hardware_name(settings.device),
-            "n_processes": n_processes(),
+            "hardware": machine.hardware(settings.device),
+            "n_processes": machine.n_processes(),
         },
     }
 
 
-def write_config(folder, description):
-    """Write config.json: the `description` of a run, by `describe`, and a checksum of it."""
-    write_json(folder / "config.json", description | {"checksum": checksum(description)})
+def write_config(folder, config):
+    """Write config.json: a dict as `describe_run` returns it."""
+    with written(Path(folder, "config.json"), "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
 
-def read_config(folder):
-    """Return (settings, description) of the run in `folder`; raise UserError where none can be read."""
+def read_config(folder, script="train.py"):
+    """Return config.json. Raises UserError if `folder` has no run of `script` (None: of any script)."""
+    file = Path(folder, "config.json")
     try:
-        description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        settings = Settings(**description["settings"])
-        if description.pop("checksum") != checksum(description):  # so it is all that `describe` returned
-            raise ValueError("edited")
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if not {"settings", "data", "platform"} <= config.keys():
+            raise ValueError
+        if script and config["script"] != script:
+            raise UserError(f"{folder}: is a run of {config['script']}, not of {script}")
+        return config
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{folder}: no run is there (no config.json)") from None
-    except OSError as error:
-        raise UserError(f"{folder}/config.json: cannot be read ({error.strerror})") from None
+        raise UserError(f"{folder}: is not a run (it has no config.json)") from None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise UserError(
-            f"{folder}/config.json is damaged, edited, or of another version of this program"
-        ) from None
-    return settings, description
-
-
-def read_resumable(folder, option_names=None):
-    """Return (settings, config) of the run in `folder`, one of the command that has `option_names`.
-
-    They are None for train.py. Raises UserError where it is another command's.
-    """
-    settings, config = read_config(folder)
-    options = config["options"]
-    if (options and options.keys()) != (option_names and set(option_names)):
-        raise UserError(f"{folder}: is a run of another command or version of this program")
-    return settings, config
-
-
-def is_finished(folder, last_file):
-    """Return whether the run in `folder` has written its `last_file`, and say so."""
-    finished = Path(folder, last_file).exists()
-    if finished:
-        print(f"{folder} is finished already; {last_file} and its other results are there")
-    return finished
+        raise UserError(f"{file}: is damaged, or of another version of this program") from None
 
 
 def read_run(folder):
-    """Return a run of train.py: a dict of folder, settings, config, history, and whether it is finished.
+    """Return a run of train.py: a Namespace of folder, settings, config, history and finished (bool).
 
-    The history has a dict of floats for each epoch that is over. Raises UserError where there is no such run.
+    `history` has a dict of floats for each finished epoch. Raises UserError if there is no such run.
     """
-    settings, config = read_resumable(folder)
-    finished = (folder / "model.pt").exists()
-    table = folder / "metrics.csv"
+    config, table = read_config(folder), Path(folder, "metrics.csv")
+    finished = Path(folder, "model.pt").exists()
     try:
         rows = read_csv(table) if table.exists() else []
-        history = [{key: finite_number(row[key]) for key in ("test_accuracy", "seconds")} for row in rows]
-    except (ValueError, KeyError):
-        raise UserError(f"{table}: is no table of epochs any more; move it away") from None
-    if finished and len(history) != settings.epochs:
-        raise UserError(f"{table}: is not that of all {settings.epochs} epochs; move {folder} away")
-    return {
-        "folder": folder,
-        "settings": settings,
-        "config": config,
-        "history": history,
-        "finished": finished,
-    }
+        history = [{name: float(cell) for name, cell in row.items()} for row in rows]
+        if not all({"test_accuracy", "seconds"} <= row.keys() for row in history):
+            raise ValueError
+    except ValueError:
+        raise UserError(f"{table}: is not a table of epochs; repair it, or move {folder} away") from None
+    settings = Namespace(**config["settings"])
+    return Namespace(folder=folder, settings=settings, config=config, history=history, finished=finished)
 
 
-def start_or_resume(name, description, options, config):
-    """Return the folder of a run that `describe` described: a new one, or that of --resume with its `config`.
+def fingerprint(file):
+    """Return 16 hexadecimal digits of the SHA-256 of a file's bytes."""
+    with open(file, "rb") as opened:
+        return hashlib.sha256(opened.read()).hexdigest()[:16]
 
-    `options` are the command's. Under torchrun the main process makes a new one, for all.
+
+# ---------------------------------------------------------------- interruption
+
+
+def resumed(folder, parser, script="train.py"):
+    """Return (settings, config) of the interrupted run in `folder`, given the parser of the command line.
+
+    Only --data, --weights and --device may differ from the run's own settings: files may have moved, and a
+    GPU may be missing.
     """
-    if options.resume:
-        check_inputs(f"--resume {options.resume}", config, description)
-        note_other_platform(config, description)
-        return Path(options.resume)
-    return from_main(lambda: begin(name, description, options.out))
+    config, typed = read_config(folder, script), parser.typed()
+    if others := set(typed) - {"resume", "data", "weights", "device"}:
+        raise UserError(f"--resume keeps the run's settings: leave out --{min(others).replace('_', '-')}")
+    del typed["resume"]
+    settings = Namespace(**config["settings"] | typed)
+    is_name = settings.data.removeprefix("set:") in ("mnist", "fashion", "digits")
+    for flag, file in (("data", "" if is_name else settings.data), ("weights", settings.weights)):
+        if file and not os.path.exists(file):
+            raise UserError(f"--resume {folder}: {file} is missing; --{flag} names its new place")
+    return settings, config
 
 
-def check_inputs(blamed, config, description):
-    """Raise UserError, about `blamed`, where a run's data or weights are no longer as its `config` says."""
-    if config["data"] != description["data"]:
-        source = config["settings"]["data"]
-        raise UserError(f"{blamed}: the data at {source} is not what that run began with")
-    if config["weights"] != description["weights"]:
-        raise UserError(f"{blamed}: {config['settings']['weights']} is not what it began with")
+def check_same(folder, config, described):
+    """Raise UserError if data or weights are not those of `config`; note if the platform is another one."""
+    settings = described["settings"]
+    if config["data"]["fingerprints"] != described["data"]["fingerprints"]:
+        raise UserError(
+            f"--resume {folder}: {settings['data']} holds other images; --data DIR names their new place"
+        )
+    if config["weights"] != described["weights"]:
+        raise UserError(f"--resume {folder}: {settings['weights']} has changed; --weights FILE names a copy")
+    if config["platform"] != described["platform"]:
+        print("Note: the run began with other software or hardware; results may differ in the last digits")
 
 
-def note_other_platform(config, description):
-    """Say so where a run goes on with other software or hardware than it began with."""
-    if config["platform"] != description["platform"]:
-        print("Note: that run began with other software or hardware; its last digits may differ")
+def save_state(folder, history, **parts):
+    """Write state.pt: the rows of the finished epochs and the state_dict of each of `parts`."""
+    states = {name: part.state_dict() for name, part in parts.items()}
+    write_tensors(Path(folder, "state.pt"), {"history": history, **states})
 
 
-def begin(name, description, out):
-    """Make and return the folder of a new run that `describe` described."""
-    source = Path(description["settings"]["data"])
-    if source.resolve().name == description["data"]["source"]:  # which a folder of images is called by
-        check_outside(out or "runs", *folders_of_images(source))
-    folder = new_run_folder(name, out)
-    with locked(folder):  # so that of two runs at once with the same --out one is refused
-        if (folder / "config.json").exists():
-            raise UserError(f"--out {out}: another process was faster; choose another folder")
-        write_config(folder, description)
-    return folder
-
-
-def same_run_folder(name, description, out=None):
-    """Return the folder of the run that `describe` described: `out`, or one of runs/`name`….
-
-    Where there is none it is a new one.
-    """
-
-    def what(config):  # whatever the machine
-        return checksum({part: config[part] for part in ("settings", "options", "data")})
-
-    for folder in [Path(out)] if out else sorted(Path("runs").glob(f"{name}*"), reverse=True):
-        with suppress(UserError):
-            config = read_config(folder)[1]
-            if what(config) == what(description):
-                note_other_platform(config, description)
-                return folder
-    return begin(name, description, out)
-
-
-def to_type(words, n_processes):
-    """Return the command line of `words`, a script and its arguments, for so many processes."""
-    launcher = f"torchrun --nproc-per-node {n_processes}" if n_processes > 1 else "python"
-    return f"{launcher} {shell_words(*words)}"
+def load_state(folder, device, **parts):
+    """Load state.pt into `parts` and return the rows of the finished epochs; [] if there is no state.pt."""
+    file = Path(folder or "", "state.pt")
+    if not folder or not file.exists():
+        return []
+    state = read_tensors(file, device)
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        return state["history"]
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
+        raise UserError(
+            f"{file}: is damaged; move it away, and --resume starts with the first epoch"
+        ) from None
 
 
 @contextmanager
-def resumable_by(words, folder):
-    """Keep `folder` to this run for the block; what interrupts it becomes a UserError that says how to go on.
-
-    That is to type `words`, a script and its arguments, after python or torchrun. Raises UserError where
-    another run has `folder`.
-    """
-    command = to_type(words, n_processes())
+def resumable(script, folder, n_processes=1):
+    """Turn what interrupts the block into a UserError that says how to resume the run in `folder`."""
+    resume = command(script, "--resume", folder, n_processes=n_processes)
     try:
-        with locked(folder) if is_main() else nullcontext():
-            yield
+        yield
+    except KeyboardInterrupt:
+        raise UserError(f"interrupted; to continue: {resume}") from None
+    except RuntimeError as error:
+        if n_processes == 1 or not re.search("by peer|Broken pipe|refused", str(error)):
+            raise
+        raise UserError(f"another process of the run has ended; to continue: {resume}") from None
     except BrokenPipeError:
         raise
-    except OSError as error:
-        problem = error.strerror or one_line(error)
-        raise UserError(f"{error.filename or folder}: {problem}; when that is mended: {command}") from None
-    except (KeyboardInterrupt, RuntimeError) as error:
-        lost = n_processes() > 1 and lost_connection(error)
-        if isinstance(error, RuntimeError) and not lost:
-            raise
-        reason = "another process of this run has ended" if lost else "interrupted"
-        interrupted = UserError(f"{reason}; to go on: {command}")
-        # The main process speaks for all; where it has ended, and so holds the folder no more, the next does.
-        interrupted.speaks = process_number() == 1 and is_free(folder)
-        raise interrupted from None
-
-
-# ---------------------------------------------------------------- where the run stands
-
-
-@dataclass
-class Position:
-    """Where a run is: the rows of the epochs that are over, and how far it is in the next one."""
-
-    history: list
-    n_seen: int  # images in this epoch
-    seconds: float  # of training in it, before it was interrupted
-    sums: torch.Tensor  # of the losses and of the right answers in it, on the device
-
-
-def start_of_epoch(history, device, seconds=0.0):
-    """Return the Position at the start of an epoch, for which `seconds` have gone by already."""
-    return Position(history, 0, seconds, torch.zeros(2, device=device))
-
-
-def save_position(folder, trained, position):
-    """Write `folder`/state.pt: the Position, and the states of `trained` (model, optimizer, scheduler)."""
-    states = {name: part.state_dict() for name, part in trained.items()}
-    write_tensors(folder / "state.pt", {"at": vars(position), **states})
-
-
-def load_position(folder, trained, device):
-    """Put `trained` into the state of `folder`/state.pt and return the Position there; None without it."""
-    if not folder or not (folder / "state.pt").exists():
-        return None
-    try:
-        state = read_tensors(folder / "state.pt", device)
-        for name, part in trained.items():
-            part.load_state_dict(state[name])
-        return Position(**state["at"])
-    except Exception as error:  # load_state_dict has many kinds for another content
-        if isinstance(error, OSError) or is_out_of_memory(error):
-            raise
-        raise UserError(f"{folder}/state.pt is damaged: move it away, and --resume starts anew") from None
+    except OSError as error:  # such as a full disk
+        problem = f"{error.filename or folder}: {error.strerror or one_line(error)}"
+        raise UserError(f"{problem}; solve this, then continue: {resume}") from None

@@ -1,22 +1,12 @@
 """A real browser for the tests: Chromium without a window, driven over a pipe."""
 
-import fcntl
-import itertools
 import json
 import os
 import select
 import signal
+import subprocess
 import time
 from contextlib import contextmanager
-
-
-def high_pipe():
-    """Return a pipe's two ends, neither of them 3 or 4: the browser gets its own by these numbers."""
-    ends = os.pipe()
-    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends]
-    for end in ends:
-        os.close(end)
-    return high
 
 
 @contextmanager
@@ -26,37 +16,31 @@ def chromium(program, folder):
     `send(method, **parameters)` sends a command of the Chrome DevTools Protocol and returns the answer.
     `events` is a list of what else the browser has said meanwhile. At the end all its processes are killed.
     """
-    line = [program, "--headless", "--no-sandbox", "--disable-gpu", "--disable-breakpad", "--no-first-run"]
-    line += ["--remote-debugging-pipe", f"--user-data-dir={folder}", "--window-size=1280,900"]
-    (theirs, to_it), (from_it, ours) = high_pipe(), high_pipe()
-    moves = [(os.POSIX_SPAWN_DUP2, theirs, 3), (os.POSIX_SPAWN_DUP2, ours, 4)]
-    moves += [(os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0)]
-    home = os.environ | {"HOME": str(folder)}
-    process = os.posix_spawn(program, line, home, file_actions=moves, setsid=True)  # a group of its own
+    (theirs, to_it), (from_it, ours) = os.pipe(), os.pipe()
+    line = f"exec {program} --headless --no-sandbox --disable-gpu --disable-breakpad --no-first-run "
+    line += f"--remote-debugging-pipe --user-data-dir={folder} 3<&{theirs} 4>&{ours} 2>/dev/null"
+    home, pipes = os.environ | {"HOME": str(folder)}, (theirs, ours)
+    process = subprocess.Popen(["bash", "-c", line], env=home, pass_fds=pipes, start_new_session=True)
     os.close(theirs)
     os.close(ours)
-    events, received, numbers, session = [], bytearray(), itertools.count(1), {}
+    events, session, received = [], {}, bytearray()
 
     def receive():  # a message is JSON, ended by \0
-        while b"\0" not in received:
+        while 0 not in received:
             assert select.select([from_it], [], [], 20)[0], "the browser does not answer"
-            some = os.read(from_it, 2**16)
+            received.extend(some := os.read(from_it, 2**16))
             assert some, "the browser has ended"
-            received.extend(some)
-        end = received.index(b"\0")
+        end = received.index(0)
         message = json.loads(received[:end])
         del received[: end + 1]
         return message
 
     def send(method, **parameters):
-        number = next(numbers)
-        message = {"id": number, "method": method, "params": parameters} | session
-        content = json.dumps(message).encode() + b"\0"
-        while content:
-            content = content[os.write(to_it, content) :]
-        while (answer := receive()).get("id") != number:
+        content = json.dumps({"id": 1, "method": method, "params": parameters} | session)
+        os.write(to_it, content.encode() + b"\0")
+        while "id" not in (answer := receive()):
             events.append(answer)
-        assert "error" not in answer, answer
+        assert "result" in answer, answer
         return answer["result"]
 
     try:
@@ -67,8 +51,8 @@ def chromium(program, folder):
             send(f"{domain}.enable")
         yield send, events
     finally:
-        os.killpg(process, signal.SIGKILL)
-        os.waitpid(process, 0)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
         os.close(to_it)
         os.close(from_it)
 

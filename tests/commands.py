@@ -1,10 +1,9 @@
-"""Commands as a user types them, in processes of their own that can be killed."""
+"""Commands in processes of their own, which can be killed."""
 
 import multiprocessing
 import os
 import runpy
 import signal
-import subprocess
 import sys
 from functools import cache
 from multiprocessing import forkserver
@@ -13,33 +12,20 @@ from pathlib import Path
 PROJECT = Path(__file__).parent.parent
 
 
-def typed(line, cwd):
-    """Start `python LINE` in the folder `cwd`, and return the running process, its output in pipes."""
-    words = [sys.executable, *line.split()]
-    return subprocess.Popen(words, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
 @cache
 def copies():
-    """Return a context of multiprocessing that starts copies of a process which has torch imported.
-
-    So a command starts at once, not after three seconds. That process only imports, while the first tests
-    run: what torch computes begins threads, which a copy would lack.
-    """
+    """Return a context of multiprocessing whose processes have torch imported, so that they start at once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train", "diagnose", "search", "torch.distributed.run"])
+    context.set_forkserver_preload(["train", "torch.distributed.run"])
     before = os.getcwd()
-    os.chdir(PROJECT)  # where the process looks for the modules
+    os.chdir(PROJECT)  # where the modules are looked for
     forkserver.ensure_running()
     os.chdir(before)
     return context
 
 
 def started(module, arguments, cwd):
-    """Start the command `module`, such as "train", in the folder `cwd`, and return the running process.
-
-    Its output goes into the files stdout and stderr there.
-    """
+    """Start the command `module`, such as "train", in the folder `cwd`; its output goes to stdout and stderr there."""
     process = copies().Process(target=run_as_typed, args=(module, arguments.split(), cwd), daemon=True)
     process.start()
     return process
@@ -51,7 +37,7 @@ def under_torchrun(script, arguments, cwd):
 
 
 def run_as_typed(module, arguments, cwd):
-    """Do all that `python -m MODULE ARGUMENTS` does, in the folder `cwd`; torch is imported already."""
+    """Do what `python -m MODULE ARGUMENTS` does in the folder `cwd`; torch is imported already."""
     os.chdir(cwd)
     for descriptor, name in enumerate(("stdout", "stderr"), 1):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)

@@ -1,91 +1,57 @@
-"""Data: files and tensors are the same thing in both directions, and each bad file or folder is named."""
+"""Data: names and folders become tensors, batches are shared and augmented, labels are made wrong."""
 
-import gzip
-import hashlib
-import http.server
 import math
+import os
+import socket
 import struct
 import tempfile
-import threading
+from dataclasses import replace
 from pathlib import Path
-
-from support import randomness
-from support.console import UserError
 
 import numpy as np
 import pytest
 import torch
-from conftest import stripes, write_folder
+from conftest import FLAGS, contents, small_settings, stripes, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from torchvision.datasets import MNIST, FashionMNIST
 
 import data
+from support.console import UserError
 
 # ---------------------------------------------------------------- folders
 
-labels_of_a_split = st.lists(st.sampled_from(["cat", "dog", "Ärger"]), min_size=1, max_size=6).map(
-    lambda labels: ["cat", "dog", "Ärger", *labels]
+classes_of_a_split = st.lists(st.sampled_from(["cat", "dog", "Ärger"]), max_size=6).map(
+    lambda names: ["cat", "dog", "Ärger", *names]
 )
 
 
 @given(
-    labels_of_a_split,
-    labels_of_a_split,
+    classes_of_a_split,
+    classes_of_a_split,
     st.sampled_from(["train", "training"]),
     st.sampled_from(["test", "val"]),
 )
-def test_a_folder_becomes_what_is_in_it(train_labels, test_labels, train_name, test_name):
+def test_a_folder_becomes_what_is_in_it(train_names, test_names, train_folder, test_folder):
     with tempfile.TemporaryDirectory() as root:
-        for split, labels in ((train_name, train_labels), (test_name, test_labels)):
-            for index, label in enumerate(labels):
-                folder = Path(root, split, label)
+        for split, names in ((train_folder, train_names), (test_folder, test_names)):
+            for index, name in enumerate(names):
+                folder = Path(root, split, name)
                 folder.mkdir(parents=True, exist_ok=True)
                 Image.new("L", (4, 3), color=index).save(folder / f"{index}.png")
-        halves = data.load(root)
-    for half, split, labels in zip(halves, (train_name, test_name), (train_labels, test_labels), strict=True):
-        assert half.images.shape == (len(labels), 1, 3, 4)
-        assert half.classes == ("cat", "dog", "Ärger")
-        for image, label, name in zip(half.images, half.labels, half.ids, strict=True):
-            index = image[0, 0, 0].item()
-            assert half.classes[label] == labels[index]
-            assert name == f"{split}/{labels[index]}/{index}.png"
-
-
-def test_each_faulty_folder_has_its_sentence(folder):
-    def message():
-        with pytest.raises(UserError) as error:
-            data.load(str(folder))
-        return str(error.value)
-
-    (folder / "test").rename(folder / "elsewhere")
-    assert "needs one folder named train or training and one named test or testing or val" in message()
-    assert message().endswith("has train; class folders need other names")
-    (folder / "elsewhere").rename(folder / "test")
-    (folder / "testing").mkdir()
-    assert message().endswith("has train and test and testing; class folders need other names")
-    (folder / "testing").rmdir()
-    (folder / "train" / "extra").mkdir()
-    assert "in the class folders extra; put images there" in message()
-    Image.new("L", (8, 8)).save(folder / "train" / "extra" / "a.png")
-    assert "only the training set has the class extra" in message()
-
-
-def test_a_folder_needs_two_classes(tmp_path):
-    write_folder(tmp_path / "one", n_classes=1)
-    with pytest.raises(UserError, match="one class only, row0"):
-        data.load(str(tmp_path / "one"))
-
-
-def test_a_folder_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(
-        UserError, match="nowhere: no such folder; give a folder, or one of auto, mnist, fashion, digits"
+        splits = data.load(root)
+    for loaded, split, names in zip(
+        splits, (train_folder, test_folder), (train_names, test_names), strict=True
     ):
-        data.load(str(tmp_path / "nowhere"))
+        assert loaded.images.shape == (len(names), 1, 3, 4)
+        assert loaded.classes == ("cat", "dog", "Ärger")
+        for image, label, id in zip(loaded.images, loaded.labels, loaded.ids, strict=True):
+            index = image[0, 0, 0].item()
+            assert loaded.classes[label] == names[index]
+            assert id == f"{split}/{names[index]}/{index}.png"
 
 
-def test_limit_keeps_the_same_random_images_in_both_halves(folder):
+def test_limit_keeps_the_same_random_images(folder):
     train, test = data.load(str(folder))
     few, few_test = data.load(str(folder), limit=7)
     assert (len(few), len(few_test)) == (7, 7)
@@ -97,251 +63,258 @@ def test_limit_keeps_the_same_random_images_in_both_halves(folder):
     assert len(data.load(str(folder), limit=1000)[1]) == len(test)
 
 
-def test_fingerprints_tell_any_change_of_pixels_labels_or_classes_and_one_of_them_of_the_order():
+def test_a_fingerprint_depends_on_pixels_labels_and_classes_but_not_on_order_or_name():
     clean = stripes(12)
     images, labels = clean.images.clone(), clean.labels.clone()
     images[3, 0, 2, 2] += 1
     labels[5] = 0
+    order = data.random_order(12, 0)
     changed = [
-        data.replace(clean, images=images),
-        data.replace(clean, labels=labels),
+        replace(clean, images=images),
+        replace(clean, labels=labels),
+        replace(clean, classes=("a", "b", "c")),
+        replace(clean, labels=clean.labels[order]),  # as many of each class
         clean.subset(torch.arange(11)),
     ]
-    changed.append(data.replace(clean, classes=("a", "b", "c")))
-    changed.append(
-        data.replace(clean, labels=clean.labels[randomness.random_order(12, 0)])
-    )  # of the same counts
-    for fingerprint in (data.ImageData.fingerprint, data.ImageData.content_fingerprint):
-        assert len(set(map(fingerprint, [clean, *changed]))) == 6
-        assert fingerprint(clean) == fingerprint(stripes(12))
-    shuffled = clean.subset(randomness.random_order(12, 0))
-    assert shuffled.fingerprint() != clean.fingerprint()
-    assert shuffled.content_fingerprint() == clean.content_fingerprint()
+    assert len({each.fingerprint() for each in [clean, *changed]}) == 6
+    assert replace(clean.subset(order), source="another name").fingerprint() == clean.fingerprint()
 
 
-# ---------------------------------------------------------------- MNIST and its like
+# ---------------------------------------------------------------- names
 
 
-def idx(array):
-    """Return an array of uint8 in the IDX format, written from its description: magic, sizes, bytes."""
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
-def mnist_files(n_train=6, n_test=4):
-    rng = np.random.default_rng(0)
-    files = {}
+def write_mnist(folder, n_train=20, n_test=10):
+    """Write files in the IDX format of MNIST, from its description: magic, sizes, bytes."""
+    (folder / "raw").mkdir(parents=True)
     for name, n in (("train", n_train), ("t10k", n_test)):
-        files[f"{name}-images-idx3-ubyte"] = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
-        files[f"{name}-labels-idx1-ubyte"] = np.arange(n, dtype=np.uint8)
-    return files
-
-
-both = pytest.mark.parametrize("name", ["MNIST", "FashionMNIST"])
-
-
-@pytest.fixture
-def write_idx(tmp_path):
-    """A function that writes MNIST's files as those of the data set `name`, and returns their folder."""
-
-    def write(name, *sizes):
-        raw = tmp_path / name / "raw"
-        raw.mkdir(parents=True)
-        for file, array in mnist_files(*sizes).items():
-            (raw / file).write_bytes(idx(array))
-        return raw
-
-    return write
-
-
-@both
-@pytest.mark.parametrize("inside", [True, False])
-def test_torchvisions_own_files_are_read(write_idx, name, inside):
-    folder = write_idx(name).parent
-    if inside:  # a folder of the same name around them, as MNIST("MNIST") makes it
-        (folder.parent / "outer" / name).mkdir(parents=True)
-        folder = folder.rename(folder.parent / "outer" / name / name)
-    for source in (folder, folder.parent):
-        train, test = data.load(str(source))
-        files = mnist_files()
-        assert np.array_equal(train.images[:, 0].numpy(), files["train-images-idx3-ubyte"])
-        assert np.array_equal(test.labels.numpy(), files["t10k-labels-idx1-ubyte"])
-        assert test.ids == ("test/00000", "test/00001", "test/00002", "test/00003")
-        assert train.source == name
-        assert train.classes[6] == {"MNIST": "6", "FashionMNIST": "Shirt"}[name]
-
-
-@both
-def test_each_class_has_a_folder_when_exported_beside_torchvisions_files(write_idx, name):
-    root = write_idx(name, 10, 10).parents[1]  # an image of each class
-    data.export(str(root / "png"), str(root))
-    train, test = data.load(str(root / "png"))
-    assert set(train.classes) == set(data.load(str(root))[0].classes)
-    assert ("T-shirt-top" in train.classes) == (name == "FashionMNIST")
-    assert (len(train), len(test)) == (10, 10)
-
-
-@pytest.mark.parametrize("damage", ["missing", "cut", "not IDX", "fewer labels", "wrong label"])
-@both
-def test_damaged_files_are_named(write_idx, name, damage):
-    raw = write_idx(name)
-    images, labels = raw / "train-images-idx3-ubyte", raw / "train-labels-idx1-ubyte"
-    {
-        "missing": images.unlink,
-        "cut": lambda: images.write_bytes(images.read_bytes()[:1000]),
-        "not IDX": lambda: images.write_bytes(b"<html>"),
-        "fewer labels": lambda: labels.write_bytes(idx(np.zeros(3, np.uint8))),
-        "wrong label": lambda: labels.write_bytes(idx(np.full(6, 10, np.uint8))),
-    }[damage]()
-    with pytest.raises(UserError, match=rf"{raw}: {name}'s train files are missing or damaged"):
-        data.load(str(raw.parent))
-
-
-@both
-def test_a_folder_of_images_may_have_torchvisions_name_and_a_class_raw(tmp_path, name):
-    folder = write_folder(tmp_path / name)
-    for split in ("train", "test"):
-        (folder / split / "row0").rename(folder / split / "raw")
-    (folder / "raw").mkdir()  # where torchvision keeps its files
-    assert data.load(str(folder))[0].classes == ("raw", "row2", "row4")
-
-
-def test_a_folder_of_images_is_not_exported_into_itself(folder):
-    with pytest.raises(UserError, match="is inside"):
-        data.export(str(folder / "png"), str(folder))
+        images = np.random.default_rng(n).integers(0, 256, (n, 28, 28), dtype=np.uint8)
+        head = struct.pack(">4B3I", 0, 0, 8, 3, *images.shape)
+        (folder / "raw" / f"{name}-images-idx3-ubyte").write_bytes(head + images.tobytes())
+        labels = struct.pack(">4BI", 0, 0, 8, 1, n) + bytes(i % 10 for i in range(n))
+        (folder / "raw" / f"{name}-labels-idx1-ubyte").write_bytes(labels)
 
 
 @pytest.fixture
-def mirror(tmp_path, monkeypatch):
-    """A web server on this machine that has MNIST's files and its like's, and torchvision told to use it."""
-    served = tmp_path / "served"
-    served.mkdir()
-    resources = []
-    for name, array in mnist_files().items():
-        (served / f"{name}.gz").write_bytes(gzip.compress(idx(array)))
-        resources.append((f"{name}.gz", hashlib.md5((served / f"{name}.gz").read_bytes()).hexdigest()))
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=served)
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # ends without delay
-    for kind in (MNIST, FashionMNIST):
-        monkeypatch.setattr(kind, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
-        monkeypatch.setattr(kind, "resources", resources)
-    monkeypatch.setattr(data, "DATA", tmp_path / "data")
-    yield served
-    server.shutdown()
-    server.server_close()
+def here(tmp_path, monkeypatch):
+    """A new current folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-@pytest.mark.parametrize("source", ["auto", "mnist", "fashion"])
-def test_what_has_a_name_is_downloaded_once(mirror, source):
-    found = data.find(source)
-    assert list(data.DATA.glob("*/raw/*-ubyte"))  # before any of several processes loads it
-    train, _ = data.load(found)
-    assert np.array_equal(train.images[:, 0].numpy(), mnist_files()["train-images-idx3-ubyte"])
-    for file in mirror.iterdir():
-        file.unlink()
-    assert len(data.load(data.find(source))[1]) == 4  # from the disk
+def no_network(*arguments, **options):
+    raise socket.gaierror("no network")
 
 
-def test_a_failed_download_leaves_nothing_and_falls_back_with_a_notice(mirror, capsys):
-    next(mirror.glob("t10k-labels*")).write_bytes(b"half a file")
+def test_auto_is_the_sheets_folder_then_mnist_then_the_built_in_digits(here, monkeypatch, capsys):
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
     assert data.find("auto") == "digits"
-    assert "Note: MNIST could not be downloaded" in capsys.readouterr().out
-    assert not list(data.DATA.iterdir())
-    with pytest.raises(UserError, match="MNIST could not be downloaded"):
-        data.load("mnist")
+    assert "MNIST could not be downloaded" in capsys.readouterr().out
+    write_mnist(Path("data/MNIST"))
+    assert data.find("auto") == "mnist"
+    train, test = data.load("auto")
+    assert (len(train), len(test), train.source) == (20, 10, "MNIST")
+    write_folder(Path("data/mnist_png"))
+    assert data.find("auto") == "data/mnist_png"
+    assert data.load("auto")[0].source == "mnist_png"
+    with pytest.raises(UserError, match="FashionMNIST"):
+        data.load("fashion")
 
 
-def test_auto_prefers_the_sheets_folder(mirror):
-    write_folder(data.DATA / "mnist_png")
-    assert data.find("auto") == str(data.DATA / "mnist_png")
-    assert data.load(data.find("auto"))[0].source == "mnist_png"
+@pytest.mark.parametrize("name", ["digits", "mnist", "auto"])
+def test_a_name_that_is_a_folder_too_is_refused_with_both_spellings(here, name):
+    write_folder(Path(name))
+    write_mnist(Path("data/MNIST"))
+    with pytest.raises(UserError, match=rf"\./{name} or set:{name}"):
+        data.load(name)
+    assert data.load(f"./{name}")[0].source == name
+    assert data.load(f"set:{name}")[0].source == ("the built-in digits" if name == "digits" else "MNIST")
+    assert data.load(data.find(f"set:{name}"))[0].source != name  # find's answer means the same again
 
 
-def test_a_source_that_is_named_is_not_looked_for(mirror):
-    for source in ("digits", "mnist", "fashion", "a/folder"):
-        assert data.find(source) == source
+def test_torchvisions_folder_is_read_but_never_hides_class_folders(here):
+    write_mnist(Path("data/MNIST"))
+    assert data.load("data/MNIST")[0].source == data.load("data")[0].source == "MNIST"
+    write_folder(Path("classes"))
+    for name in ("row0", "row2", "row4"):
+        os.rename(f"classes/train/{name}", f"data/{name}")
+    assert data.load("data")[0].classes == ("row0", "row2", "row4")
 
 
-@pytest.mark.skipif(not Path("data/MNIST").exists(), reason="the real MNIST is not in data/")
-def test_the_real_mnist():
-    train, test = data.load("mnist")
-    assert (len(train), len(test)) == (60000, 10000)
-    # class counts as published on the data set's page
-    assert train.labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+def test_an_unknown_name_lists_the_known_ones(here):
+    with pytest.raises(UserError, match="nowhere.*auto, mnist, fashion, digits"):
+        data.load("nowhere")
+
+
+def test_introduce_notes_uneven_classes_copies_and_contradictions(capsys):
+    train, test = stripes(30), stripes(6, seed=1)
+    data.introduce(train, test)
+    assert capsys.readouterr().out.count("\n") == 1
+    labels, images = train.labels.clone(), train.images.clone()
+    labels[:8] = 2
+    images[9] = images[2]  # of another class
+    data.introduce(replace(train, labels=labels, images=images), replace(test, images=images[:6]))
+    size, copies, contradictions = capsys.readouterr().out.splitlines()[1:]
+    assert "16 images of row4, 7 of row2" in size
+    assert ": 6, such as train/00000 = train/00000" in copies
+    assert ": 1, such as train/00002 = train/00009" in contradictions
 
 
 # ---------------------------------------------------------------- batches
 
 
-def test_a_batch_is_the_pixels_from_0_to_1_in_channels_last_order():
-    images = torch.arange(2 * 3 * 4 * 5, dtype=torch.uint8).reshape(2, 3, 4, 5)
-    batch = data.batch_to_float(images)
-    assert torch.equal(batch, images.double().div(255).float())
+@given(st.integers(1, 30), st.integers(1, 12), st.integers(1, 3))
+def test_processes_share_the_images_of_each_step_and_none_is_without(n_images, batch_size, n_processes):
+    images = replace(stripes(n_images), labels=torch.arange(n_images))  # each image has its own label
+    settings = small_settings(batch_size=batch_size)
+    alone = list(data.batches(images, settings, epoch=1))
+    shares = [list(data.batches(images, settings, 1, rank, n_processes)) for rank in range(n_processes)]
+    assert sorted(torch.cat([labels for _, labels in alone]).tolist()) == list(range(n_images))
+    for step, (_, labels) in enumerate(alone):
+        parts = [share[step][1] for share in shares]
+        assert all(len(part) for part in parts)
+        if len(labels) >= n_processes:
+            assert sorted(torch.cat(parts).tolist()) == sorted(labels.tolist())
+        for batch, numbers in (share[step] for share in shares):
+            assert torch.equal(batch, images.images[numbers] / 255)
+
+
+def test_processes_augment_alike_and_draw_other_dropout():
+    settings, images = small_settings(augment=True, batch_size=9), stripes(9)
+    whole, _ = next(data.batches(images, settings, 1))
+    shares, numbers = [], set()
+    for rank in range(3):
+        shares.append(next(data.batches(images, settings, 1, rank, 3))[0])
+        numbers.add(torch.rand(1).item())
+    assert all(torch.equal(share, whole[rank::3]) for rank, share in enumerate(shares))
+    assert len(numbers) == 3
+    assert not torch.equal(whole, next(data.batches(images, small_settings(batch_size=9), 1))[0])
+
+
+@given(st.integers(1, 3), st.integers(1, 9), st.integers(1, 9), st.integers(1, 12), st.integers(1, 12))
+def test_batches_become_floats_of_the_wanted_size(channels, height, width, to_height, to_width):
+    images = torch.randint(256, (2, channels, height, width), dtype=torch.uint8)
+    batch = data.batch_to_float(images, [to_height, to_width])
+    assert batch.shape == (2, channels, to_height, to_width)
+    assert batch.min() >= 0
+    assert batch.max() <= 1
     assert batch.is_contiguous(memory_format=torch.channels_last)
-    assert data.batch_to_float(images, image_size=9).shape == (2, 3, 9, 9)
+    if (height, width) == (to_height, to_width):
+        assert torch.equal(batch, images / 255)
 
 
-def test_resizing_keeps_a_flat_image_flat():
-    flat = torch.full((1, 1, 28, 28), 51, dtype=torch.uint8)
-    assert torch.allclose(data.batch_to_float(flat, image_size=13), torch.tensor(0.2))
+def test_features_pass_unchanged():
+    features = torch.randn(4, 7)
+    assert data.batch_to_float(features, [8, 8]) is features
 
 
-@pytest.mark.parametrize("row", [None, 0, 1, 2, 3, 4, 5])
-@pytest.mark.parametrize("size", [(12, 12), (10, 14)])
-def test_each_random_number_moves_the_picture_as_its_formula_says(monkeypatch, row, size):
-    """Against sampling by hand: where each output pixel looks in the input, bilinear, black outside."""
-    height, width = size
-    numbers = torch.full((6, 1), 0.5)  # the middle of every range: no change
-    if row is not None:
-        numbers[row] = 1  # the end of one range
-    monkeypatch.setattr(data.torch, "rand", lambda *shape: numbers)
-    image = torch.arange(1, height * width + 1, dtype=torch.uint8).view(1, 1, height, width)
-    maps = data.affine_maps(1, size, degrees=30, translate=0.15, scale=0.3, shear=0.4)
-    moved = 255 * data.batch_to_float(image, maps=maps)
+# ---------------------------------------------------------------- augmentation
 
-    turn, shift_x, shift_y, stretch_x, stretch_y, slant = (row == n for n in range(6))
-    stretch = np.diag([np.exp(0.3 * stretch_x), np.exp(0.3 * stretch_y)])
-    slanted = np.array([[1, 0.4 * slant], [0, 1]])
-    angle = math.radians(30 * turn)
-    turned = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-    expected = np.zeros(size)
-    for i in range(height):
-        for j in range(width):
-            place = np.array([j - (width - 1) / 2, i - (height - 1) / 2])  # in pixels from the middle
-            x, y = turned @ slanted @ stretch @ place + [0.15 * shift_x * width, 0.15 * shift_y * height]
-            x, y = x + (width - 1) / 2, y + (height - 1) / 2
-            for k in (math.floor(y), math.floor(y) + 1):
-                for m in (math.floor(x), math.floor(x) + 1):
-                    if 0 <= k < height and 0 <= m < width:
-                        expected[i, j] += image[0, 0, k, m].item() * (1 - abs(y - k)) * (1 - abs(x - m))
-    assert np.allclose(moved[0, 0].numpy(), expected, atol=0.01)
-    if row is None:
-        assert torch.allclose(moved, image.float(), atol=0.01)
+UNCHANGED = {"degrees": 0, "translate": 0, "scale": 0, "shear": 0}
 
 
-def test_the_built_in_digits_are_20000_to_learn_and_4000_others(monkeypatch):
-    seeds = []
-
-    def digits(n_images, seed):
-        seeds.append(seed)
-        return torch.zeros(n_images, 1, 28, 28, dtype=torch.uint8), torch.zeros(n_images, dtype=torch.int64)
-
-    monkeypatch.setattr("support.digits.digits", digits)
-    train, test = data.load_digits()
-    assert (len(train), len(test)) == (20000, 4000)
-    assert seeds[0] != seeds[1]
+def maps_of(size, **part):
+    return data.affine_maps(4000, size, **UNCHANGED | part)
 
 
-def test_each_image_has_its_own_map_of_the_usual_ranges_and_the_seed_decides():
-    torch.manual_seed(1)
-    maps = data.affine_maps(5, (12, 12))
-    torch.manual_seed(1)
-    assert torch.equal(maps, data.affine_maps(5, (12, 12), degrees=10, translate=0.05, scale=0.1, shear=0.1))
-    assert len({tuple(each.flatten().tolist()) for each in maps}) == 5
+def test_without_any_part_the_transform_is_the_identity():
+    assert torch.allclose(maps_of((5, 9)), torch.eye(2, 3).expand(4000, 2, 3))
+
+
+def test_each_part_of_the_transform_stays_in_its_range_and_uses_it():
+    size = (20, 40)
+    pixels = torch.tensor([40 / 2, 20 / 2])  # of half a side: positions go from -1 to 1
+    linear = maps_of(size, degrees=10)[:, :, :2] * pixels[:, None] / pixels  # in pixels
+    angles = torch.atan2(linear[:, 1, 0], linear[:, 0, 0])
+    assert torch.allclose(linear @ linear.mT, torch.eye(2), atol=1e-5)  # a rotation, although width ≠ height
+    shifts = maps_of(size, translate=0.05)[:, :, 2]
+    scales = maps_of(size, scale=0.1)[:, [0, 1], [0, 1]].log()
+    slants = maps_of(size, shear=0.1)[:, 0, 1] * pixels[0] / pixels[1]
+    for values, most in ((angles, math.radians(10)), (shifts, 0.1), (scales, 0.1), (slants, 0.1)):
+        assert values.abs().max() <= most * 1.0001
+        assert values.max() > 0.98 * most
+        assert values.min() < -0.98 * most
+
+
+def test_augmented_images_are_similar_and_all_different():
+    images = torch.zeros(50, 1, 28, 28, dtype=torch.uint8)
+    images[:, :, 8:20, 10:18] = 255
+    moved = data.batch_to_float(images, [28, 28], data.affine_maps(50, (28, 28)))
+    original = data.batch_to_float(images, [28, 28])
+    distances = (moved - original).abs().mean(dim=(1, 2, 3))
+    assert (distances > 0).all()
+    assert distances.max() < 0.15
+    assert len(moved.flatten(1).unique(dim=0)) == 50
+
+
+# ---------------------------------------------------------------- random numbers
+
+
+@given(st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=4))
+def test_an_order_is_a_permutation_that_depends_on_all_numbers(numbers):
+    order = data.random_order(50, *numbers)
+    assert order.sort().values.tolist() == list(range(50))
+    assert torch.equal(order, data.random_order(50, *numbers))
+    for place in range(len(numbers)):
+        other = [*numbers]
+        other[place] ^= 1
+        assert not torch.equal(order, data.random_order(50, *other))
+
+
+def test_published_numbers_stay_valid():
+    assert data.mix(0, 1, 2) == 3884055042
+    assert data.random_order(6, 3, 1).tolist() == [4, 3, 5, 1, 2, 0]
+    wrong, changed = data.make_wrong(torch.arange(10).repeat(3), 10, 4, seed=0)
+    assert changed.tolist() == [5, 11, 13, 21]
+    assert wrong[changed].tolist() == [1, 9, 8, 3]
+
+
+# ---------------------------------------------------------------- wrong labels
+
+
+@given(st.lists(st.integers(0, 3), min_size=4, max_size=30), st.data())
+def test_as_many_labels_as_asked_for_are_wrong_and_only_among_the_classes(labels, draw):
+    labels = torch.tensor(labels)
+    classes = draw.draw(st.none() | st.lists(st.integers(0, 3), min_size=2, max_size=4, unique=True))
+    among = torch.isin(labels, torch.tensor(classes or [0, 1, 2, 3]))
+    count = draw.draw(st.integers(0, among.sum().item()))
+    wrong, changed = data.make_wrong(labels, 4, count, 0, classes)
+    assert (wrong != labels).nonzero().flatten().tolist() == changed.tolist()
+    assert len(changed) == count
+    assert among[changed].all()
+    assert not classes or set(wrong[changed].tolist()) <= set(classes)
+    with pytest.raises(UserError):
+        data.make_wrong(labels, 4, len(labels) + 1, 0, classes)
+
+
+def test_wrong_labels_are_spread_evenly():
+    wrong, changed = data.make_wrong(torch.arange(3).repeat(2000), 3, 3000, 1)
+    pairs = torch.bincount(3 * (changed % 3) + wrong[changed], minlength=9).view(3, 3)
+    assert pairs.diagonal().sum() == 0
+    assert (pairs[~torch.eye(3, dtype=torch.bool)] - 500).abs().max() < 6 * math.sqrt(500)
+
+
+def test_a_mislabelled_copy_has_the_same_files_in_other_classes(type_in, refused, folder):
+    before = contents(folder)
+    ended = type_in("data.py mislabel images wrong --count 5 --classes row0 row2 --seed 1")
+    assert ended.status == 0, ended.err
+    after = contents(Path("wrong"))
+    assert contents(folder) == before
+    assert sorted(after.values()) == sorted(before.values())
+    where = {content: name for name, content in before.items()}
+    moved = [(where[content], name) for name, content in after.items() if where[content] != name]
+    assert len(moved) == 5
+    assert all({old.split("/")[1], new.split("/")[1]} == {"row0", "row2"} for old, new in moved)
+    assert all(old.startswith("train/") and new.startswith("train/") for old, new in moved)
+    assert "cat" in refused("data.py mislabel images more --classes cat row0")
+    assert "wrong" in refused("data.py mislabel images wrong")
+    assert "25" in refused("data.py mislabel images most --count 25")
+
+
+def test_an_export_is_read_as_the_data_set_itself(type_in, refused):
+    write_mnist(Path("MNIST"), 30, 20)
+    assert type_in("data.py export png --source MNIST").status == 0
+    for ours, theirs in zip(data.load("MNIST"), data.load("png"), strict=True):
+        assert ours.fingerprint() == theirs.fingerprint()
+    assert "png" in refused("data.py export png --source MNIST")
+    assert "png/inside" in refused("data.py export png/inside --source png")
+    assert type_in(f"train.py --data png --epochs 1 --out run {FLAGS}").status == 0

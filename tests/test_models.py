@@ -1,20 +1,18 @@
-"""The networks: shapes, gradients, parameter counts and initialisation, against independent reckoning."""
+"""The networks: shapes, gradients, parameter counts and initialisation, compared with independent calculations."""
 
-import inspect
 import math
-import urllib.error
-
-from support.console import UserError
-from support.settings import ARCHITECTURE, Settings
+import socket
 
 import pytest
 import torch
 import torchvision
+from conftest import small_settings
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import models
+from support.console import UserError
 
 few = st.integers(1, 6)
 custom = pytest.mark.parametrize("network", [models.encoder, models.ResNet])
@@ -27,11 +25,9 @@ def vgg16():
     return models.vgg16(image_size=32)
 
 
-@custom
-def test_the_usual_numbers_are_the_sheets(network):
-    usual = {name: inspect.signature(network).parameters[name].default for name in ARCHITECTURE}
-    sheets = {"n_blocks": 3, "n_features_1": 32, "n_features_2": 32, "n_fully_1": 144, "n_fully_2": 72}
-    assert usual == sheets == {name: getattr(Settings(), name) for name in ARCHITECTURE}
+def test_the_default_architecture_is_the_sheets():
+    expected = {"n_blocks": 3, "n_features_1": 32, "n_features_2": 32, "n_fully_1": 144, "n_fully_2": 72}
+    assert expected == models.ARCHITECTURE
 
 
 @custom
@@ -105,7 +101,7 @@ def test_vgg16_has_the_published_parameters_but_for_its_last_layer(vgg16):
 def test_every_parameter_gets_a_finite_gradient_that_is_not_zero(network, arguments, init):
     torch.manual_seed(0)
     model = network(**arguments)
-    models.initialise(model, init)
+    (models.initialise_xavier(model) if init == "xavier" else None)
     size = arguments.get("image_size", 28)
     check_gradients(model, torch.rand(4, arguments.get("n_channels", 1), size, size))
 
@@ -173,14 +169,14 @@ def test_the_custom_networks_normalise_with_mnists_mean_and_deviation():
     encoder, x = models.encoder(), torch.rand(2, 1, 28, 28)
     assert torch.allclose(encoder(x), encoder[1:]((x - 0.1307) / 0.3081), atol=1e-5)
     resnet = models.ResNet()
-    logits, resnet.normalise = resnet(x), torch.nn.Identity()
+    logits, resnet.normalise = resnet(x), nn.Identity()
     assert torch.allclose(logits, resnet((x - 0.1307) / 0.3081), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["encoder", "resnet", "vgg16"])
 def test_xavier_has_its_bound_and_its_variance(name, vgg16):
     model = {"encoder": models.encoder(), "resnet": models.ResNet(n_features_2=48), "vgg16": vgg16}[name]
-    models.initialise(model, "xavier")
+    models.initialise_xavier(model)
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     assert len(layers) == {"encoder": 10, "resnet": 11, "vgg16": 16}[name]
     for layer in layers:
@@ -193,14 +189,6 @@ def test_xavier_has_its_bound_and_its_variance(name, vgg16):
         # The variance of a uniform sample's variance is 0.8 σ⁴ / n.
         assert weight.var().item() == pytest.approx(2 / fans, rel=6 * math.sqrt(0.8 / n))
         assert not layer.bias.any()
-
-
-def test_default_leaves_the_weights_alone():
-    torch.manual_seed(0)
-    model = models.encoder()
-    before = [parameter.clone() for parameter in model.parameters()]
-    models.initialise(model, "default")
-    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
 
 
 def test_vgg16_works_from_32_pixels_on_and_fails_below(vgg16):
@@ -225,7 +213,21 @@ def test_vgg16_takes_grey_as_three_equal_channels_and_normalises_as_for_imagenet
         assert torch.allclose(vgg16(grey), vgg16[-1](normalised), atol=1e-5)
 
 
-# ---------------------------------------------------------------- ImageNet's weights
+# ---------------------------------------------------------------- weights from files
+
+
+def test_build_follows_its_settings():
+    for model, kind in (("encoder", nn.Sequential), ("resnet", models.ResNet)):
+        settings = small_settings(model=model, init="xavier", n_features_1=5, seed=3)
+        network = models.build(settings, n_classes=7, n_channels=3)
+        assert type(network) is kind
+        assert network(torch.rand(2, 3, 8, 8)).shape == (2, 7)
+        convolutions = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+        assert convolutions[0].out_channels == 5
+        assert not convolutions[0].bias.any()  # Xavier's biases are zero, PyTorch's are not
+        assert convolutions[1].weight.is_contiguous(memory_format=torch.channels_last)  # for speed
+        again = models.build(settings, 7, 3)
+        assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
 
 
 @pytest.fixture
@@ -238,69 +240,57 @@ def imagenet_file(tmp_path):
     return tmp_path / "vgg16.pth"
 
 
-def check_imagenet(model):
-    *loaded, last_weight, last_bias = model[-1].state_dict().values()
+@pytest.mark.parametrize("cached", [False, True])
+def test_imagenet_weights_come_from_a_file_or_torchvisions_cache(vgg16, imagenet_file, monkeypatch, cached):
+    if cached:
+        monkeypatch.setenv("TORCH_HOME", str(imagenet_file.parent))
+        cache = imagenet_file.parent / "hub" / "checkpoints"
+        cache.mkdir(parents=True)
+        imagenet_file.rename(cache / "vgg16-397923af.pth")
+    vgg16[-1].classifier[-1].reset_parameters()
+    models.load_imagenet(vgg16, None if cached else imagenet_file)
+    *loaded, last_weight, last_bias = vgg16[-1].state_dict().values()
     assert all((value == i).all() for i, value in enumerate(loaded))
     assert last_weight.shape == (10, 4096)
-    assert last_weight.std() > 0  # fresh, not from the file
+    assert last_weight.std() > 0  # not from the file
     assert last_bias.std() > 0
 
 
-def test_pretrained_weights_come_from_a_file(vgg16, imagenet_file):
-    vgg16[-1].classifier[-1].reset_parameters()
-    models.load_imagenet(vgg16, imagenet_file)
-    check_imagenet(vgg16)
-
-
-def test_pretrained_weights_come_from_torchvisions_cache(vgg16, imagenet_file, monkeypatch):
-    monkeypatch.setenv("TORCH_HOME", str(imagenet_file.parent))
-    cache = imagenet_file.parent / "hub" / "checkpoints"
-    cache.mkdir(parents=True)
-    imagenet_file.rename(cache / "vgg16-397923af.pth")
-    vgg16[-1].classifier[-1].reset_parameters()
-    models.load_imagenet(vgg16)
-    check_imagenet(vgg16)
-
-
 def test_without_network_the_error_names_the_file_its_place_and_the_flag(tmp_path, monkeypatch):
-    def no_network(*args, **kwargs):
-        raise urllib.error.URLError("no network")
+    def no_network(*arguments, **options):
+        raise socket.gaierror("no network")
 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "urlopen", no_network)
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
     with pytest.raises(UserError) as error:
         models.load_imagenet(None)
     place = tmp_path / "hub" / "checkpoints" / "vgg16-397923af.pth"
     assert all(part in str(error.value) for part in ("no network", str(place), "--weights FILE", "https://"))
 
 
-@pytest.mark.parametrize("content", [b"", b"not weights", None, "folder"])
-def test_a_file_that_is_no_weights_file_is_named(tmp_path, content):
-    file = tmp_path / "weights.pth"
-    if content == "folder":
-        file.mkdir()
-    elif content is not None:
-        file.write_bytes(content)
-    with pytest.raises((UserError, OSError), match=r"weights\.pth"):
-        models.load_imagenet(None, file)
-
-
-def test_weights_of_another_network_are_refused(vgg16, tmp_path):
-    torch.save(models.encoder().state_dict(), tmp_path / "encoder.pt")
-    with pytest.raises(UserError, match=r"encoder\.pt: these are not the weights of torchvision's vgg16"):
-        models.load_imagenet(vgg16, tmp_path / "encoder.pt")
-
-
 @pytest.mark.parametrize("network", [models.encoder, models.ResNet])
-def test_transfer_takes_all_of_another_run_but_its_last_layer(network, tmp_path):
-    before = network(n_classes=10)
+def test_transfer_takes_all_weights_but_those_of_the_last_layer(network, tmp_path):
+    before, model = network(n_classes=10), network(n_classes=3)
     torch.save(before.state_dict(), tmp_path / "model.pt")
-    model = network(n_classes=3)
     fresh = {name: value.clone() for name, value in model.state_dict().items()}
-    models.load_run(model, tmp_path / "model.pt")
+    models.load_weights(model, tmp_path / "model.pt")
     name, layer = models.last_layer(model)
     assert layer.out_features == 3
     for key, value in model.state_dict().items():
         assert torch.equal(value, (fresh if key.startswith(name) else before.state_dict())[key]), key
-    with pytest.raises(UserError, match=r"model\.pt: is no model\.pt of this network with this architecture"):
-        models.load_run(network(n_blocks=2), tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"n_blocks": 2}, "another network"),
+        ({"image_size": 18}, "another network"),
+        ({"n_channels": 3}, "grey"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_with_the_reason(tmp_path, options, message):
+    torch.save(models.ResNet().state_dict(), tmp_path / "model.pt")
+    with pytest.raises(UserError, match=rf"model\.pt: .*{message}"):
+        models.load_weights(models.ResNet(**options), tmp_path / "model.pt")
+    with pytest.raises(UserError, match=r"model\.pt: .*another network"):
+        models.load_weights(models.encoder(), tmp_path / "model.pt")

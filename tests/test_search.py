@@ -1,447 +1,349 @@
-"""The search: what it enumerates, who is promoted, what a trial trains, and that the budget holds.
+"""The space, the strategy, what a trial trains, the memory, the time, and the command as a user types it."""
 
-test_cli.py runs it as a user does, support/test_trials.py tests the table and the turns alone.
-"""
-
-import functools
+import csv
 import itertools
+import math
+import random
+import re
+import time
+from argparse import Namespace
 from pathlib import Path
 
-from support import trials
-from support.console import UserError
-from support.settings import Settings
-from support.trials import THE_SHEETS, Architecture, Trial, Trials
-
 import pytest
-import torch
-from conftest import small_settings, stripes
+from commands import PROJECT, started, under_torchrun
+from conftest import NETWORK, contents, small_settings, stripes, trained, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
 import models
 import search
-import train
-from search import SearchOptions
+from search import SHEETS, Architecture, Trial
+from support.console import UserError
+from support.run_folder import read_csv
 
-# ---------------------------------------------------------------- the space
+# ---------------------------------------------------------------- the space and the strategy
 
-few = st.lists(st.integers(1, 5), min_size=1, max_size=3, unique=True)
-spaces = st.fixed_dictionaries(
-    {"model": st.lists(st.sampled_from(["encoder", "resnet"]), min_size=1, unique=True)}
-    | {name: few for name in Architecture._fields[1:]}
+numbers = st.lists(st.integers(1, 5), min_size=1, max_size=3, unique=True)
+kinds = st.lists(st.sampled_from(["encoder", "resnet"]), min_size=1, unique=True)
+
+
+@given(
+    st.fixed_dictionaries({"model": kinds} | dict.fromkeys(models.ARCHITECTURE, numbers)),
+    *2 * [st.integers(1, 20)],
 )
-
-
-@given(spaces, st.integers(1, 20), st.integers(1, 20))
-def test_the_loops_give_just_the_combinations_that_the_models_take(space, height, width):
-    taken = []
+def test_the_loops_yield_the_combinations_that_the_models_accept(space, height, width):
+    accepted = []
     for combination in itertools.product(*(space[name] for name in Architecture._fields)):
-        architecture = Architecture(*combination)
-        make = {"encoder": models.encoder, "resnet": models.ResNet}[architecture.model]
+        network = {"encoder": models.encoder, "resnet": models.ResNet}[combination[0]]
         try:
-            make(3, 1, (height, width), *architecture[1:])
+            network(3, 1, (height, width), **dict(zip(models.ARCHITECTURE, combination[1:], strict=True)))
+            accepted.append(combination)
         except UserError:
-            continue
-        taken.append(architecture)
-    assert search.architectures(space, (height, width)) == taken
+            pass
+    assert list(search.architectures(space, (height, width))) == accepted
 
 
-def test_the_default_space_holds_the_sheets_own_networks():
-    architectures = search.architectures(search.SPACE, (28, 28))
-    assert len(architectures) == 24
-    assert {THE_SHEETS, THE_SHEETS._replace(model="encoder")} <= set(architectures)
+def test_the_default_space_has_the_sheets_networks():
+    found = list(search.architectures(search.SPACE, (28, 28)))
+    assert len(found) == len(set(found)) == 24
+    assert {SHEETS, SHEETS._replace(model="encoder")} <= set(found)
 
 
-# ---------------------------------------------------------------- the strategy
+@given(st.integers(1, 200), st.integers(1, 100_000), st.integers(1, 50))
+def test_rungs_train_fewer_architectures_for_longer(n, n_images, epochs):
+    first, second, third = search.rungs(n, n_images, epochs)
+    assert (first[0], first[3]) == (n, 1)
+    assert min(n_images, 2000) <= first[1] <= max(2000, n_images / 3 + 1)
+    assert first[2] == max(1, epochs // 3)
+    assert second == (max(3, math.ceil(n / 5)), n_images, epochs, 1)
+    assert third == (3, n_images, epochs, 2)
+    grid = search.rungs(n, n_images, epochs, grid=True)
+    assert {rung[::3] for rung in grid} == {(n, 3)}
+    assert [rung[1:3] for rung in grid] == [first[1:3], (n_images, first[2]), (n_images, epochs)]
 
-
-@given(st.integers(1, 200), st.sampled_from(search.LENGTHS))
-def test_rungs_have_ever_fewer_architectures_and_never_shorter_trainings(n, passes):
-    rungs = search.halving_rungs(n, passes)
-    lengths, sizes, seeds = zip(*rungs, strict=True)
-    assert (sizes[0], lengths[-1], seeds) == (n, passes, (1, 1, 2))
-    assert list(sizes) == sorted(sizes, reverse=True)
-    assert list(lengths) == sorted(lengths)
-    assert min(sizes) == min(n, 3)  # the last comparison is one
-    assert sizes[1] <= max(3, n / 5 + 1)
-    assert lengths[0] == pytest.approx(passes / 9) or lengths[0] in (1 / 3, passes)
-
-
-def test_combinations_that_leave_nothing_are_counted_where_there_are_any(capsys):
-    assert len(search.candidates_for(search.SPACE, (28, 28), 10)) == 24
-    assert capsys.readouterr().out == ""
-    assert len(search.candidates_for(search.SPACE, (8, 8), 10)) == 16
-    assert capsys.readouterr().out.startswith("8 combinations are left out")
-
-
-# Accuracies that are often equal, and trials that failed.
-accuracies = st.one_of(st.none(), st.integers(0, 3).map(lambda tenth: tenth / 10))
 
+accuracies = st.one_of(st.none(), st.just(math.nan), st.integers(0, 3).map(lambda tenth: tenth / 10))
 
-@given(st.integers(1, 12), st.data())
-def test_just_the_best_of_a_rung_go_on(n, content):
-    rungs, best_before, all_failed = search.halving_rungs(n, 3), [], []
-
-    def run(number, asked):
-        passes, size, n_seeds = rungs[number]
-        assert [(each[1], each[2]) for each in asked] == [(passes, seed) for seed in range(n_seeds)] * size
-        candidates = [each[0] for each in asked[::n_seeds]]
-        if best_before:
-            assert candidates == best_before[-1][: len(candidates)]
-        values = content.draw(st.lists(accuracies, min_size=len(asked), max_size=len(asked)))
-        mean = {}
-        for candidate, *of_seeds in zip(
-            candidates, *(values[i::n_seeds] for i in range(n_seeds)), strict=True
-        ):
-            mean[candidate] = -1 if None in of_seeds else sum(of_seeds) / n_seeds
-        all_failed.append(max(mean.values()) == -1)
-        # The oracle: take away the best again and again, of equal ones the one that was ahead.
-        best_before.append([])
-        while mean:
-            best = max(mean, key=lambda name: (mean[name], -candidates.index(name)))
-            best_before[-1].append(best)
-            del mean[best]
-        return values
 
-    ranked = search.successive_halving(list(range(n)), rungs, run)
-    assert sorted(ranked) == list(range(n))
-    assert ranked[: len(best_before[-1])] == best_before[-1]
-    # It ends with the last rung, or with one in which all failed, and not before.
-    assert not any(all_failed[:-1])
-    assert all_failed[-1] or len(all_failed) == len(rungs)
+@given(st.data(), st.integers(1, 12), st.permutations(range(12)))
+def test_the_best_of_a_rung_go_on_and_equals_by_cost(content, n, costs):
+    before, rungs = list(range(n)), search.rungs(n, 9000, 3)
 
-
-@pytest.mark.parametrize("later", [lambda n: None, lambda n: [None] * n])
-def test_a_rung_for_which_there_was_no_time_or_in_which_all_failed_does_not_count(later):
-    def run(number, asked):
-        return [candidate / 10 for candidate, _, _ in asked] if number == 0 else later(len(asked))
-
-    assert search.successive_halving([1, 3, 2], search.halving_rungs(3, 1), run) == [3, 2, 1]
-
-
-def test_on_a_known_table_the_best_is_found():
-    quality = {name: 1 - 1 / (1 + 3 * name) for name in range(27)}
-    noise = torch.Generator().manual_seed(0)
-
-    def run(number, asked):
-        return [
-            quality[name] * (1 - 0.1 / passes) + 1e-5 * torch.rand(1, generator=noise).item()
-            for name, passes, _ in asked
-        ]
-
-    order = torch.randperm(27, generator=noise).tolist()
-    assert search.successive_halving(order, search.halving_rungs(27, 9), run)[0] == 26
-
-
-# ---------------------------------------------------------------- the budget
-
-
-class Machine:
-    """Stands for the machine: training costs time by a clock of our own, and accuracy is by design.
-
-    Wider networks cost more, but not in proportion to their MFLOP.
-    """
-
-    def __init__(self, monkeypatch, seconds_an_image=0.01):
-        self.seconds, self.seconds_an_image, self.trained = 0.0, seconds_an_image, []
-        monkeypatch.setattr(trials, "clock", lambda: self.seconds)
-        monkeypatch.setattr(train, "fit", self.fit)
-
-    def fit(self, model, data, test, settings, folder=None, task=None):
-        cost = self.seconds_an_image * (0.4 + 0.1 * settings.n_features_1 + 0.05 * settings.n_features_2)
-        cost = min(cost, 2 * self.seconds_an_image)  # the sheet's is wide
-        seconds = cost * (len(data) * settings.epochs + len(test) / 3)
-        self.seconds += seconds
-        self.trained.append((task, len(data), settings))
-        accuracy = 0.5 + settings.n_features_1 / 100 + len(data) / 1e6
-        row = {"test_accuracy": accuracy, "test_loss": 1 - accuracy, "seconds": seconds / settings.epochs}
-        return settings.epochs * [row]
-
-
-SMALL_SPACE = {
-    "model": ["encoder", "resnet"],
-    "n_blocks": [1, 2],
-    "n_features_1": [2, 3, 4],
-    "n_features_2": [2, 3],
-    "n_fully_1": [4],
-    "n_fully_2": [4],
-}
-
-
-@functools.cache
-def small_sizes():
-    """Return the sizes of SMALL_SPACE's architectures, and of the sheet's."""
-    candidates = search.architectures(SMALL_SPACE, (8, 8))
-    return {each: search.size_of(each, 3, (1, 8, 8)) for each in [*candidates, THE_SHEETS]}
-
-
-def make_trials(folder=Path("no folder"), n_train=120):
-    """Return (Trials on small data, the candidates of SMALL_SPACE)."""
-    sizes = dict(small_sizes())
-    candidates = [each for each in sizes if each != THE_SHEETS]
-    data = trials.split_off(stripes(n_train), stripes(30, seed=1))
-    arguments = (data, small_settings(), sizes, search.train_trial, THE_SHEETS, search.N_FINAL_SEEDS)
-    return Trials(folder / "results.csv", *arguments), candidates
-
-
-@functools.cache
-def small_trials():
-    """Return make_trials() without files, made once."""
-    return make_trials()
-
-
-def trials_on_the_test_set(bench):
-    """Return the trials on the test set."""
-    return [trial for trial in bench.rows if trial.judged_on == "test"]
-
-
-def plan(bench, candidates, seconds):
-    """Return the (entrants, rungs) that so many seconds suffice for."""
-    plans = search.possible_plans(candidates, SearchOptions(), bench.settings.seed)
-    return bench.affordable(plans, seconds)
-
-
-@pytest.mark.parametrize("minutes", [1, 2, 4, 8])
-def test_the_search_and_the_final_end_within_the_budget(tmp_path, monkeypatch, capsys, minutes):
-    machine = Machine(monkeypatch)
-    bench, candidates = make_trials(tmp_path)
-    winner = search.search(bench, candidates, SearchOptions(minutes=minutes), tmp_path)
-    assert machine.seconds <= SearchOptions(minutes=minutes).budget == 60 * minutes
-    assert len(trials_on_the_test_set(bench)) == 10
-    assert {trial.architecture for trial in trials_on_the_test_set(bench)} == {winner, THE_SHEETS}
-    assert winner.n_features_1 == 4
-    # The longest training is the longest that there was time for.
-    longest = max(trial.passes for trial in bench.rows)
-    for longer in [each for each in search.LENGTHS if each > longest]:
-        fresh, _ = small_trials()
-        fresh.cost, rungs = bench.cost, search.halving_rungs(24, longer)
-        measuring = 7  # seconds, of the speed
-        assert measuring + sum(fresh.seconds_needed(candidates, rungs, longer)) > 60 * minutes
-    out = capsys.readouterr().out
-    assert "no spread to judge by" in out  # as all seeds are alike here
-    first = out.split("architecture\n")[1].splitlines()[0]  # of the leaderboard
-    assert str(winner) in first
-    assert "chosen at random" not in out
-
-
-def test_where_there_is_not_the_time_for_all_some_are_chosen_and_that_is_said(tmp_path, monkeypatch, capsys):
-    machine = Machine(monkeypatch)
-    bench, candidates = make_trials(tmp_path)
-    search.search(bench, candidates, SearchOptions(minutes=1 / 3), tmp_path)
-    assert machine.seconds <= 1.05 * 20
-    n = len({trial.architecture for trial in bench.rows if trial.judged_on == "validation"})
-    assert 2 <= n < 24
-    assert f"only {n} of 24, chosen at random" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("slower", [1.3, 4])
-def test_a_machine_that_becomes_slow_cuts_the_search_short_and_not_the_final(
-    tmp_path, monkeypatch, capsys, slower
-):
-    machine = Machine(monkeypatch)
-    bench, candidates = make_trials(tmp_path)
-    fit = machine.fit
-
-    def slow(*arguments, **options):
-        if len(machine.trained) == 20:
-            machine.seconds_an_image *= slower
-        return fit(*arguments, **options)
-
-    monkeypatch.setattr(train, "fit", slow)
-    search.search(bench, candidates, SearchOptions(minutes=2), tmp_path)
-    assert machine.seconds <= 1.1 * 120
-    assert "the time is up, so it does not count" in capsys.readouterr().out
-    assert len(trials_on_the_test_set(bench)) >= {1.3: 10, 4: 2}[slower]
-
-
-def test_a_machine_that_is_slow_from_the_start_has_nothing_to_compare(tmp_path, monkeypatch):
-    machine = Machine(monkeypatch)
-    bench, candidates = make_trials(tmp_path)
-    fit = machine.fit
-
-    def slow(*arguments, **options):
-        machine.seconds_an_image *= 10 if len(machine.trained) == 3 else 1
-        return fit(*arguments, **options)
-
-    monkeypatch.setattr(train, "fit", slow)
-    with pytest.raises(UserError, match="no architecture could be compared: the time is up"):
-        search.search(bench, candidates, SearchOptions(minutes=2), tmp_path)
-
-
-def spread_costs(bench, least, seconds_a_mflop):
-    """Set the seconds an image of all architectures."""
-    bench.cost = {each: least + seconds_a_mflop * mflop for each, (mflop, _) in bench.sizes.items()}
-
-
-@given(st.floats(1e-4, 10), st.integers(1, 24), st.floats(0, 5000))
-def test_the_minutes_that_a_refusal_suggests_will_do(cost, n, spent):
-    bench, candidates = small_trials()
-    spread_costs(bench, cost, cost)
-    bench.started = trials.clock() - spent
-    try:
-        plan(bench, candidates[:n], 30)
-        return
-    except UserError as error:
-        minutes = int(str(error).split("try --minutes ")[1].split(",")[0])
-    entrants, rungs = plan(bench, candidates[:n], 60 * minutes)
-    assert len(entrants) >= min(n, 2)
-    assert bench.seconds() + sum(bench.seconds_needed(entrants, rungs, rungs[-1][0])) < 60 * minutes
-
-
-@given(st.floats(20, 1000))
-def test_more_time_never_buys_less(seconds):
-    bench, candidates = small_trials()
-    spread_costs(bench, 0.001, 0.01)
-    bench.started = trials.clock()
-    entrants, rungs = plan(bench, candidates, seconds)
-    more, longer = plan(bench, candidates, 1.5 * seconds)
-    assert (len(entrants), rungs[-1][0]) <= (len(more), longer[-1][0])
-
-
-def test_fewer_entrants_are_chosen_by_the_seed_and_keep_their_order():
-    _, candidates = small_trials()
-    options = SearchOptions(epochs=1)
-    plans, same, others = (list(search.possible_plans(candidates, options, seed)) for seed in (0, 0, 1))
-    assert plans == same != others
-    assert [len(entrants) for entrants, _ in plans] == list(range(24, 1, -1))
-    for entrants, rungs in plans:
-        assert entrants == [candidate for candidate in candidates if candidate in entrants]
-        assert rungs == search.halving_rungs(len(entrants), 1)
-
-
-def test_a_search_that_goes_on_keeps_its_plan_whatever_the_speed_is_now(tmp_path, monkeypatch):
-    machine = Machine(monkeypatch)
-    bench, candidates = make_trials(tmp_path)
-    winner = search.search(bench, candidates, SearchOptions(minutes=2), tmp_path)
-    machine.seconds_an_image *= 5
-    machine.trained.clear()
-    again, _ = make_trials(tmp_path)
-    assert search.search(again, candidates, SearchOptions(minutes=2), tmp_path) == winner
-    assert [task for task, *_ in machine.trained] == 2 * ["measuring the speed"]
-    assert again.rows == bench.rows
-
-
-def test_a_grid_trains_every_architecture_at_every_length(tmp_path, monkeypatch, capsys):
-    Machine(monkeypatch)
-    bench, candidates = make_trials(tmp_path)
-    search.search(bench, candidates, SearchOptions(grid=True), tmp_path)
-    judged = {trial for trial in bench.rows if trial.judged_on == "validation"}
-    lengths = (1 / 3, 1.0, 3.0)
-    expected = itertools.product(["validation"], candidates, lengths, range(3))
-    assert judged == set(itertools.starmap(Trial, expected))
-    assert "24 for 1/3 epoch from 3 seeds, then 24 for 1 epoch from 3 seeds" in capsys.readouterr().out
-
-
-# ---------------------------------------------------------------- trainings that fail
-
-ERRORS = [UserError("training diverged"), RuntimeError("CUDA out of memory"), MemoryError()]
-
-
-@pytest.mark.parametrize("error", ERRORS)
-def test_a_trial_that_fails_is_a_line_and_not_the_end(tmp_path, monkeypatch, capsys, error):
-    machine = Machine(monkeypatch)
-    fit = machine.fit
-
-    def fail_where_wide(model, data, test, settings, task=None):
-        if settings.n_features_1 > 3:  # the costliest, whose speed is measured first, among them
-            raise error
-        return fit(model, data, test, settings, task=task)
-
-    monkeypatch.setattr(train, "fit", fail_where_wide)
-    bench, candidates = make_trials(tmp_path)
-    winner = search.search(bench, candidates, SearchOptions(minutes=10), tmp_path)
-    assert winner.n_features_1 == 3
-    failed = [trial for trial, row in bench.rows.items() if row["error"] and trial.judged_on == "validation"]
-    assert {trial.architecture.n_features_1 for trial in failed} == {4}
-    assert len(failed) == 8  # once, in the first rung
-    out = capsys.readouterr().out
-    assert "8 failed (see error in results.csv)" in out
-    assert "not judged on the test set: there was not the time, or the training failed" in out
-    again, _ = make_trials(tmp_path)  # from the file
-    assert again.rows == bench.rows
-
-
-def test_where_all_fail_the_reason_is_said(tmp_path, monkeypatch):
-    machine = Machine(monkeypatch)
-    fit = machine.fit
-
-    def fail(model, data, test, settings, task=None):
-        if task != "measuring the speed":
-            raise UserError("training diverged")
-        return fit(model, data, test, settings, task=task)
-
-    monkeypatch.setattr(train, "fit", fail)
-    bench, candidates = make_trials(tmp_path)
-    with pytest.raises(UserError, match="no architecture could be compared: training diverged"):
-        search.search(bench, candidates, SearchOptions(minutes=10), tmp_path)
-
-
-# ---------------------------------------------------------------- what is trained
-
-
-@pytest.mark.parametrize(
-    ("passes", "judged_on", "n_images", "epochs"),
-    [
-        (1 / 3, "validation", 33, 1),
-        (1, "validation", 100, 1),
-        (5 / 3, "validation", 83, 2),
-        (5, "validation", 100, 5),
-        (2, "test", 120, 2),
-    ],
-)
-def test_a_brief_trial_sees_few_images_and_the_final_all_of_them(
-    monkeypatch, passes, judged_on, n_images, epochs
-):
-    machine = Machine(monkeypatch)
-    bench, _ = small_trials()
-    trial = Trial(judged_on, THE_SHEETS, passes, 4)
-    accuracy, loss = search.train_trial(trial, *bench.data[judged_on], small_settings(n_blocks=1), "rung 1")
-    ((task, n, settings),) = machine.trained
-    assert (task, n, settings.epochs, settings.seed) == ("rung 1", n_images, epochs, 4)
-    assert Architecture(*(getattr(settings, name) for name in Architecture._fields)) == THE_SHEETS
-    assert (accuracy, loss) == pytest.approx((0.82 + n / 1e6, 0.18 - n / 1e6))
+    def run(number, chosen, *length_and_seeds):
+        nonlocal before
+        assert chosen == before[: rungs[number - 1][0]]
+        assert tuple(length_and_seeds) == rungs[number - 1][1:]
+        drawn = {each: content.draw(accuracies) for each in chosen}
+        rest, before = before, []
+        for accuracy, cost in itertools.product((0.3, 0.2, 0.1, 0), range(12)):  # the oracle
+            before += [each for each in rest if drawn.get(each) == accuracy and costs[each] == cost]
+        before += [each for each in rest if drawn.get(each) is None]
+        return {each: drawn[each] for each in random.sample(chosen, len(chosen)) if drawn[each] is not None}
+
+    assert search.successive_halving(range(n), rungs, run, costs) == before
+
+
+# ---------------------------------------------------------------- one training
+
+
+def make_bench(folder, n_train=120, **options):
+    """Return what the functions of a search share, for small stripes, and no trainings yet."""
+    learned, n = stripes(n_train), n_train // 6
+    held_out, rest = search.random_order(n_train, 0).split([n, n_train - n])
+    data = {
+        "validation": (learned.subset(rest), learned.subset(held_out)),
+        "test": (learned, stripes(30, seed=1)),
+    }
+    sizes = {each: (sum(each[1:]), 7) for each in [SHEETS, *SMALL]} | {TINY: (5.0, 7)}
+    settings = small_settings(lr=None, init="xavier", **options)
+    return Namespace(
+        file=folder / "results.csv", data=data, settings=settings, sizes=sizes, grid=False, seconds=60
+    )
+
+
+TINY = Architecture("resnet", *NETWORK.values())
+SMALL = [Architecture(model, n, 2, 2, 4, 4) for model in ("encoder", "resnet") for n in (1, 2)]
 
 
 @pytest.mark.parametrize(("epochs", "lr"), [(1, 0.005), (2, 0.003)])
-def test_the_learning_rate_is_that_of_the_trials_own_length(monkeypatch, epochs, lr):
-    machine = Machine(monkeypatch)
-    search.train_trial(Trial("test", THE_SHEETS, epochs, 0), stripes(12), stripes(3), Settings(), "final")
-    assert machine.trained[0][2].lr == lr
+def test_a_final_trial_is_the_training_of_train_py(tmp_path, epochs, lr):
+    bench = make_bench(tmp_path)
+    row = search.train_trial(Trial("test", *TINY, 120, epochs, 4), bench, "task")
+    _, history = trained(small_settings(epochs=epochs, lr=lr, seed=4, init="xavier"), *bench.data["test"])
+    assert (row["accuracy"], row["loss"]) == (history[-1]["test_accuracy"], history[-1]["test_loss"])
+    assert (row["mflop"], row["n_parameters"], row["error"]) == (5.0, 7, "")
 
 
-@pytest.mark.parametrize("passes", [0.5, 0.75, 1.5])
-def test_a_broken_pass_over_sorted_images_has_all_classes_and_a_whole_one_their_order(monkeypatch, passes):
-    images, learnt = stripes(120), []
-    images = images.subset(images.labels.argsort(stable=True))  # as a folder is
-    row = {"test_accuracy": 0.5, "test_loss": 0.5}
-    monkeypatch.setattr(train, "fit", lambda model, data, *rest, **task: learnt.append(data) or [row])
-    for length in (passes, 3.0):
-        trial = Trial("test", THE_SHEETS, length, 0)
-        search.train_trial(trial, images, stripes(30, seed=1), small_settings(), "final")
-    part, whole = learnt
-    assert whole.ids == images.ids
-    assert len(set(part.ids)) == len(part) == len(whole) * passes / round(passes + 0.01)
-    counts = torch.bincount(part.labels, minlength=3)
-    assert counts.min() > len(part) / 5  # the first half of them had 40, 20 and none
-
-
-def test_the_speed_is_that_of_the_second_epoch_on_a_few_images(monkeypatch):
-    history = [{"seconds": 9.0}, {"seconds": 2.0}]
-    n_images = []
-    monkeypatch.setattr(
-        train, "fit", lambda model, data, *rest, **task: n_images.append(len(data)) or history
-    )
-    architecture = THE_SHEETS._replace(n_blocks=1)
-    assert search.seconds_an_image(architecture, stripes(100), small_settings()) == 2 / 100
-    assert search.seconds_an_image(architecture, stripes(3000), small_settings()) == 2 / 2048
-    assert n_images == [100, 2048]
+def test_a_brief_trial_sees_a_random_part_and_is_judged_by_as_many(tmp_path):
+    bench = make_bench(tmp_path)
+    learned, judged = bench.data["validation"]
+    order = learned.labels.argsort(stable=True)
+    bench.data["validation"] = learned.subset(order), judged  # sorted by class, as a folder is
+    row = search.train_trial(Trial("validation", *TINY, 12, 2, 0), bench, "task")
+    part = bench.data["validation"][0].subset(search.random_part(100, 12))
+    assert len(set(part.labels.tolist())) == 3
+    few = judged.subset(search.random_part(20, 12))
+    _, history = trained(small_settings(init="xavier"), part, few)
+    assert row["loss"] == history[-1]["test_loss"]
 
 
 def test_the_flops_are_those_of_a_hand_count():
     # Stem 1→2, one block 2→2→3 with its 1×1 bypass, all at 8×8; then 3·4·4 = 48 → 4 → 4 → 3.
-    convolutions = 64 * 9 * (1 * 2 + 2 * 2 + 2 * 3) + 64 * 2 * 3
-    linear = 48 * 4 + 4 * 4 + 4 * 3
-    mflop, n_parameters = search.size_of(Architecture("resnet", 1, 2, 3, 4, 4), 3, (1, 8, 8))
+    convolutions, linear = 64 * (9 * (1 * 2 + 2 * 2 + 2 * 3) + 2 * 3), 48 * 4 + 4 * 4 + 4 * 3
+    mflop, n_parameters = search.network_size(
+        Architecture("resnet", 1, 2, 3, 4, 4), small_settings(), stripes(3)
+    )
     assert mflop == pytest.approx(2 * (convolutions + linear) / 1e6)
-    biases = 2 + 2 + 3 + 3 + 4 + 4 + 3
-    assert n_parameters == 9 * (1 * 2 + 2 * 2 + 2 * 3) + 2 * 3 + linear + biases
+    assert n_parameters == 9 * (1 * 2 + 2 * 2 + 2 * 3) + 2 * 3 + linear + (2 + 2 + 3 + 3 + 4 + 4 + 3)
+
+
+# ---------------------------------------------------------------- time
+
+
+def remember_speed(bench, seconds, n_images):
+    """Write results.csv with a speed of the sheet's network: `seconds` for each of `n_images`."""
+    row = dict.fromkeys(search.COLUMNS, "0") | Trial("validation", *SHEETS, n_images, 2, 0)._asdict()
+    row |= {"mflop": bench.sizes[SHEETS][0], "seconds": seconds * n_images * 2 * 4 / 3, "error": ""}
+    with open(bench.file, "w", newline="") as file:
+        table = csv.DictWriter(file, search.COLUMNS)
+        table.writeheader()
+        table.writerow(row)
+
+
+@given(st.floats(0.0001, 100), st.floats(1, 1e6))
+def test_the_plan_is_the_longest_that_fits(tmp_path_factory, seconds_an_image, budget):
+    bench = make_bench(tmp_path_factory.mktemp("plan"), n_train=14400, epochs=5)
+    remember_speed(bench, seconds_an_image, 12000)
+    plans = []
+    for bench.seconds in (budget, 2 * budget):
+        n_images, epochs, seconds, final = search.plan(SMALL, bench)
+        assert 2000 <= n_images <= 12000
+        assert 1 <= epochs <= 5
+        assert final < seconds < bench.seconds or (n_images, epochs) == (2000, 1)
+        plans.append((n_images * epochs, seconds))
+    assert plans[0] <= plans[1]
+    # By hand: the costliest goes on, and an image's test takes a third of its training.
+    cost = sorted(seconds_an_image * bench.sizes[each][0] / bench.sizes[SHEETS][0] for each in SMALL)
+    last, brief = 1.2 * n_images + 800, max(2000, round(n_images / 3))
+    by_hand = final_by_hand = 10 * cost[-1] * epochs * (last + min(last, 2400) / 3)
+    by_hand += sum(cost) * max(1, epochs // 3) * (brief + min(brief, 2400) / 3)
+    by_hand += 3 * sum(cost[1:]) * epochs * (n_images + min(n_images, 2400) / 3)
+    assert (final, seconds) == (pytest.approx(final_by_hand), pytest.approx(by_hand))
+
+
+def test_after_the_deadline_only_the_very_first_training_begins(tmp_path):
+    bench = make_bench(tmp_path)
+    remember_speed(bench, 1, 100)
+    late, length = time.monotonic() - 1, (24, 1, 2)
+    assert list(search.train_all(SMALL, "validation", *length, bench, "stage", late)) == SMALL[:1]
+    assert list(search.train_all(SMALL, "validation", *length, bench, "stage", late)) == SMALL[:1]
+    found = search.train_all(SMALL, "validation", *length, bench, "stage")
+    assert [[row["seed"] for row in found[each]] for each in SMALL] == 4 * [[0, 1]]
+
+
+# ---------------------------------------------------------------- the command
+
+FLAGS = "--data images --n-blocks 1 2 --n-features-1 2 3 --n-features-2 2 --n-fully-1 4 --n-fully-2 4"
+FLAGS += " --batch-size 8 --precision fp32 --minutes 9 --threads 1 --epochs 2 --device cpu"
+
+
+def rows_of(folder):
+    """Return the rows of results.csv, in an order of their own, without times."""
+    return sorted(tuple({**row, "seconds": 0}.items()) for row in read_csv(folder / "results.csv"))
+
+
+def timeless(out):
+    """Return what a search printed, without its estimate of the time."""
+    return re.sub("about .*", "", out)
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    """(process, folder) of a search in two processes. It starts slowly, so it starts first."""
+    root = tmp_path_factory.mktemp("two")
+    write_folder(root / "images")
+    return under_torchrun(PROJECT / "search.py", f"{FLAGS} --out two", root), root
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """What `searched` remembers: (files, output) of one search."""
+    return {}
+
+
+@pytest.fixture
+def searched(type_in, whole):
+    """(type_in, what a search printed): in the current folder runs/search is that of FLAGS."""
+    write_folder(Path("images"))
+    if not whole:
+        ended = type_in(f"search.py {FLAGS}")
+        assert ended.status == 0, ended.err
+        whole |= {"files": contents(Path("runs")), "out": ended.out}
+    for name, content in whole["files"].items():
+        Path("runs", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("runs", name).write_bytes(content)
+    return type_in, whole["out"]
+
+
+def test_a_search_from_its_plan_to_the_command_that_it_prints(two, searched):
+    type_in, out = searched
+    rows = read_csv("runs/search/results.csv")
+    trials = [(row["judged_on"], int(row["n_images"]), int(row["epochs"])) for row in rows]
+    assert trials.count(("validation", 20, 1)) == 8
+    assert trials.count(("validation", 20, 2)) == 1 + 3 + 3  # the first measures the speed
+    assert trials.count(("test", 24, 2)) == len([each for each in trials if each[0] == "test"]) == 10
+    assert "24 training and 12 test images" in out
+    assert "full training has 20 of 20 images" in out
+    assert "stage 3 of 4: there was time for 6 of 6 trainings" in out
+    assert Path("runs/search/costs.png").exists()
+    line = out.split("next, to train the winner: python ")[1].strip()
+    assert type_in(f"train.py {line.split(maxsplit=1)[1]} --out again").status == 0
+    winner = Architecture(
+        *re.search(r"the winner .*  (\w+), (\d) blocks, (\d)/(\d) channels, (\d)/(\d)", out).groups()
+    )
+    tested = [row for row in rows if row["judged_on"] == "test" and tuple(row.values())[1:7] == winner]
+    again = read_csv("again/metrics.csv")[-1]
+    assert [row["accuracy"] for row in tested if row["seed"] == "0"] == [again["test_accuracy"]]
+    mean = sum(float(row["accuracy"]) for row in tested) / 5
+    assert f"the winner   {100 * mean:6.2f} ±" in out
+
+
+def test_lines_that_a_kill_left_in_any_order_are_continued(searched):
+    type_in, out = searched
+    results = Path("runs/search/results.csv")
+    whole, (header, *lines) = rows_of(results.parent), results.read_text().splitlines(keepends=True)
+    for n_left in (len(lines), 14):
+        results.write_text(header + "".join(random.Random(n_left).sample(lines, n_left)) + lines[-1][:20])
+        assert timeless(type_in(f"search.py {FLAGS}").out) == timeless(out)
+        assert rows_of(results.parent) == whole
+    results.write_text(header[:9])  # torn in the first line
+    assert timeless(type_in(f"search.py {FLAGS}").out) == timeless(out)
+
+
+def test_a_failed_training_is_a_row_and_leaves_its_architecture_out(searched):
+    type_in, _ = searched
+    results = Path("runs/search/results.csv")
+    best = re.search(r"^ +1 .*  (\w+), (\d) blocks, (\d)/(\d) channels", searched[1], re.MULTILINE).groups()
+    lines = results.read_text().splitlines()
+    failed = f"validation,{','.join(best)},4,4,20,1,0,"
+    kept = [line for line in lines if not line.startswith(failed)]
+    results.write_text("\n".join([*kept, f"{failed},,0.1,9,1,it diverged"]) + "\n")
+    out = type_in(f"search.py {FLAGS}").out
+    assert f"{best[0]}, {best[1]} blocks, {best[2]}/{best[3]}" not in out
+    assert "   7  " in out
+    assert "   8  " not in out
+
+
+def test_all_that_fail_are_named(type_in):
+    write_folder(Path("images"))
+    ended = type_in(f"search.py {FLAGS} --lr 1e30")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "results.csv" in ended.err
+    assert all(
+        "diverged" in row["error"] and not row["accuracy"] for row in read_csv("runs/search/results.csv")
+    )
+
+
+def test_no_time_still_gives_an_answer_and_more_time_reuses_it(type_in):
+    write_folder(Path("images"))
+    out = type_in(f"search.py {FLAGS} --minutes 0.00001").out
+    assert "stage 1 of 4: there was time for 1 of 8 trainings" in out
+    assert "not compared on the test set" in out
+    first = rows_of(Path("runs/search"))
+    assert len(first) == 2
+    assert (
+        "stage 1 of 4: there was time for 8 of 8 trainings"
+        in type_in(f"search.py {FLAGS} --n-blocks 2 1").out
+    )
+    assert set(first) < set(rows_of(Path("runs/search")))
+    assert type_in(f"search.py {FLAGS} --minutes 0.00001 --lr 0.01").status == 0
+    assert len(rows_of(Path("runs/search-2"))) == 2
+
+
+def test_a_grid_has_every_architecture_at_every_length_from_three_seeds(type_in):
+    write_folder(Path("images"))
+    flags = (
+        FLAGS.replace("--minutes 9", "--grid")
+        .replace("1 2 --n-features-1 2 3", "1 --n-features-1 2")
+        .replace("--epochs 2", "--epochs 3")
+    )
+    assert type_in(f"search.py {flags} --out grid").status == 0
+    trials = {
+        tuple(row.values())[:10] for row in read_csv("grid/results.csv") if row["judged_on"] == "validation"
+    }
+    small = itertools.product(["encoder", "resnet"], "1", "2", "2", "4", "4", ["20"], "13", "012")
+    assert {("validation", *each) for each in small} <= trials
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--grid --minutes 3", "--minutes"),
+        ("--data images --n-blocks 4", "--n-blocks"),
+        ("--data images --limit 1", "one training image"),
+        ("--data images --out images", "images"),
+        ("--init transfer", "--init"),
+        ("--data images --minutes 1 --out old", "old/results.csv"),
+    ],
+)
+def test_what_a_search_refuses(type_in, refused, flags, message):
+    write_folder(Path("images"))
+    if "old" in flags:
+        type_in(f"search.py {FLAGS} --minutes 0.00001 --out old")
+        Path("old/results.csv").write_text("judged_on,model\ntest,resnet\n")
+        flags = f"{FLAGS} --out old"
+    assert message in refused(f"search.py {flags}")
+
+
+def test_a_search_that_is_killed_or_shared_by_two_processes_ends_the_same(two, searched):
+    process, root = two
+    whole = rows_of(Path("runs/search"))
+    killed, results = started("search", f"{FLAGS} --out killed", root), root / "killed" / "results.csv"
+    while killed.is_alive() and (not results.exists() or results.read_bytes().count(b"\n") < 6):
+        time.sleep(0.02)
+    killed.kill()
+    killed.join()
+    assert set(rows_of(results.parent)) < set(whole)
+    process.join()
+    assert process.exitcode == 0, (root / "stderr").read_text()
+    assert rows_of(root / "two") == whole

@@ -1,139 +1,40 @@
-"""Training: it learns, it repeats itself exactly, and an interruption changes nothing."""
+"""Training: the loop learns, is the plain one, repeats itself exactly, and resumes bit by bit."""
 
 import math
-import time
 from dataclasses import replace
-from functools import cache
-
-from support import console, randomness, run_folder
-from support.console import UserError
 
 import pytest
 import torch
-import torchvision
-from conftest import same_weights, small_model, small_settings, small_vgg16, stripes
+from conftest import same_weights, small_model, small_settings, stripes, trained, without_times
 
-import data
 import models
 import train
+from data import random_order
+from support.console import UserError
 
 TRAIN, TEST = stripes(40), stripes(20, seed=1)
 
 
-def trained(run_settings, folder=None):
-    """Return (model, history) of a training from the start, or from `folder`'s state."""
-    model = small_model(run_settings, TRAIN)
-    return model, train.fit(model, TRAIN, TEST, run_settings, folder)
-
-
-def without_times(history):
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
-
-
 @pytest.mark.parametrize("model", ["encoder", "resnet"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_a_network_learns_32_images_by_heart(model, precision):
+def test_a_network_can_memorise_32_images(model, precision):
     images = stripes(32)
-    run_settings = small_settings(model=model, init="xavier", precision=precision, epochs=40, n_features_1=8)
-    network = small_model(run_settings, images)
-    history = train.fit(network, images, TEST, run_settings)
+    settings = small_settings(model=model, init="xavier", precision=precision, epochs=40, n_features_1=8)
+    network, history = trained(settings, images, TEST)
     assert history[0]["train_accuracy"] < 0.9
-    loss, accuracy = train.evaluate(network, images, run_settings)
+    loss, accuracy, _ = train.evaluate(network, images, settings)
     assert loss < 0.05
     assert accuracy == 1
 
 
-def test_the_same_seed_gives_the_same_weights():
-    run_settings = small_settings(augment=True)
-    model, history = trained(run_settings)
-    torch.rand(100)  # somebody else's random numbers in between
-    again, history_again = trained(run_settings)
-    assert same_weights(model, again)
-    assert without_times(history) == without_times(history_again)
-
-
-@pytest.mark.parametrize("model", ["encoder", "resnet"])
-def test_freezing_is_training_with_the_other_layers_fixed(model):
-    run_settings = small_settings(model=model, freeze=True, epochs=3)
-    frozen, start = small_model(run_settings, TRAIN), small_model(run_settings, TRAIN)
-    history = train.fit(frozen, TRAIN, TEST, run_settings)
-    last = models.last_layer(frozen)[0]
-    for name, value in frozen.state_dict().items():
-        assert torch.equal(value, start.state_dict()[name]) != name.startswith(last), name
-    for name, parameter in start.named_parameters():
-        parameter.requires_grad_(name.startswith(last))
-    expected = train.fit(start, TRAIN, TEST, replace(run_settings, freeze=False))
-    for name, value in frozen.state_dict().items():
-        assert torch.allclose(value, start.state_dict()[name], atol=1e-5), name
-    assert [row["test_accuracy"] for row in history] == [row["test_accuracy"] for row in expected]
-    assert train.evaluate(frozen, TEST, run_settings)[1] == history[-1]["test_accuracy"]
-
-
-def test_vgg16s_features_are_without_dropout(monkeypatch):
-    monkeypatch.setattr(torchvision.models, "vgg16", small_vgg16)  # for speed
-    images = stripes(2, size=32)
-    run_settings = small_settings(model="vgg16", image_size=32, freeze=True)
-    model = small_model(run_settings, images).train()
-    _, features, _ = train.frozen(model, images, images, run_settings)
-    _, again, _ = train.frozen(model.train(), images, images, run_settings)
-    assert features.images.shape == (2, 6)
-    assert torch.equal(features.images, again.images)
-    assert torch.allclose(
-        models.last_layer(model)[1](features.images), train.predict(model, images, run_settings), atol=1e-4
-    )
-
-
-def test_a_frozen_training_is_resumed_bit_by_bit(tmp_path, monkeypatch):
-    whole, history = trained(small_settings(freeze=True))
-    with monkeypatch.context() as patch:
-        patch.setattr(train, "write_csv", lambda *args: (_ for _ in ()).throw(Interrupted()))
-        patch.setattr(console.Watch, "due", lambda self: True)
-        patch.setattr(console.Watch, "time_to_save", lambda self: True)
-        with pytest.raises(Interrupted):
-            trained(small_settings(freeze=True), tmp_path)
-    resumed, resumed_history = trained(small_settings(freeze=True), tmp_path)
-    assert same_weights(whole, resumed)
-    assert without_times(history) == without_times(resumed_history)
-
-
-def test_computing_the_features_counts_as_training(monkeypatch):
-    def slow(*arguments, frozen=train.frozen):
-        time.sleep(0.2)
-        return frozen(*arguments)
-
-    monkeypatch.setattr(train, "frozen", slow)
-    first, second = trained(small_settings(freeze=True))[1]
-    assert first["seconds"] > 0.2
-    assert second["seconds"] < first["seconds"]
-
-
-def test_processes_share_out_a_batch_and_differ_in_dropout_alone(monkeypatch):
-    images = replace(TRAIN, labels=torch.arange(40))  # which says of each image which it is
-    run_settings = small_settings(augment=True, batch_size=15)
-    (whole, labels, _), *_ = train.training_batches(images, run_settings, epoch=1, n_seen=15)
-    shares, random_numbers = [], []
-    for number in range(2):
-        monkeypatch.setattr(train, "process_number", lambda number=number: number)
-        monkeypatch.setattr(train, "is_main", lambda number=number: number == 0)
-        monkeypatch.setattr(train, "n_processes", lambda: 2)
-        share, own_labels, n_images = next(train.training_batches(images, run_settings, epoch=1, n_seen=15))
-        random_numbers.append(torch.rand(1).item())
-        shares.append(share)
-        assert n_images == 15
-        assert torch.equal(own_labels, labels[number::2])
-    assert torch.equal(shares[0], whole[::2])
-    assert torch.equal(shares[1], whole[1::2])
-    assert random_numbers[0] != random_numbers[1]
-
-
 def test_the_loop_is_the_plain_one():
-    run_settings = small_settings(batch_size=16, epochs=3)
-    model, _ = trained(run_settings)
-    plain = small_model(run_settings, TRAIN)
-    optimizer = torch.optim.AdamW(plain.parameters(), lr=run_settings.lr)
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, run_settings.lr, total_steps=9)
+    settings = small_settings(batch_size=16, epochs=3)
+    model, _ = trained(settings, TRAIN, TEST)
+    plain = small_model(settings, TRAIN)
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=settings.lr)
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=9)
     for epoch in range(3):
-        order = randomness.random_order(40, run_settings.seed, epoch)
+        order = random_order(40, settings.seed, epoch)
         for batch in (order[:16], order[16:32], order[32:]):
             loss = torch.nn.functional.cross_entropy(plain(TRAIN.images[batch] / 255), TRAIN.labels[batch])
             optimizer.zero_grad()
@@ -142,6 +43,38 @@ def test_the_loop_is_the_plain_one():
             scheduler.step()
     for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
+
+
+def test_the_row_of_an_epoch_is_what_an_independent_count_finds():
+    settings = small_settings(epochs=1, batch_size=15, lr=1e-12)  # steps that change next to nothing
+    model, (row,) = trained(settings, TRAIN, TEST)
+    for split, part in (("train", TRAIN), ("test", TEST)):
+        with torch.no_grad():
+            probabilities = model(part.images / 255).softmax(dim=1).tolist()
+        losses = [-math.log(p[label]) for p, label in zip(probabilities, part.labels.tolist(), strict=True)]
+        right = [max(p) == p[label] for p, label in zip(probabilities, part.labels.tolist(), strict=True)]
+        assert row[f"{split}_loss"] == pytest.approx(sum(losses) / len(part), rel=1e-5)
+        assert row[f"{split}_accuracy"] == pytest.approx(sum(right) / len(part))
+    assert row["epoch"] == 1
+    assert row["seconds"] > 0
+
+
+def test_the_returned_logits_are_those_of_the_trained_network():
+    settings = small_settings()
+    model = small_model(settings, TRAIN)
+    _, logits = train.train(model, TRAIN, TEST, settings)
+    with torch.no_grad():
+        assert torch.allclose(logits, model(TEST.images / 255), atol=1e-5)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
+    settings = small_settings(augment=True)
+    (model, history), _ = trained(settings, TRAIN, TEST), torch.rand(100)  # other random numbers in between
+    again, history_again = trained(settings, TRAIN, TEST)
+    assert same_weights(model.state_dict(), again.state_dict())
+    assert without_times(history) == without_times(history_again)
+    other, _ = trained(small_settings(augment=True, seed=1), TRAIN, TEST)
+    assert not same_weights(model.state_dict(), other.state_dict())
 
 
 class Recorder(torch.nn.Module):
@@ -157,215 +90,139 @@ class Recorder(torch.nn.Module):
         return x.mean(dim=(1, 2, 3))[:, None] * self.weight
 
 
-def test_an_epoch_shows_every_image_once_in_another_order_with_other_random_numbers():
+def test_an_epoch_shows_every_image_once_in_another_order_and_with_other_random_numbers():
     recorder = Recorder()
-    train.fit(recorder, TRAIN, TEST, small_settings(batch_size=16, epochs=3))
-    shown = [
-        torch.cat([x for training, x, _ in recorder.seen if training]).flatten(1)[n : n + 40]
-        for n in (0, 40, 80)
-    ]
+    train.train(recorder, TRAIN, TEST, small_settings(batch_size=16, epochs=3))
+    shown = torch.cat([x for training, x, _ in recorder.seen if training]).flatten(1).split(40)
     expected = sorted((TRAIN.images / 255).flatten(1).tolist())
     assert all(sorted(epoch.tolist()) == expected for epoch in shown)
     assert not torch.equal(shown[0], shown[1])
     assert not torch.equal(shown[1], shown[2])
-    random_numbers = [number for training, _, number in recorder.seen if training]
-    assert len(set(random_numbers)) == 9  # so that dropout and augmentation differ in every step
+    assert (
+        len({number for training, _, number in recorder.seen if training}) == 9
+    )  # dropout differs in each step
 
 
-def test_prediction_is_in_evaluation_mode_and_never_augmented():
+def test_prediction_is_in_evaluation_mode_not_augmented_and_independent_of_batches():
     recorder = Recorder()
-    train.predict(recorder, TEST, small_settings(augment=True))
+    train.predict(recorder, TEST.images, small_settings(augment=True))
     assert not any(training for training, _, _ in recorder.seen)
     assert torch.equal(torch.cat([x for _, x, _ in recorder.seen]), TEST.images / 255)
-
-
-def test_bf16_is_used_and_close_to_fp32():
-    model = small_model(small_settings(init="xavier"), TRAIN)
-    exact, rounded = (train.predict(model, TEST, small_settings(precision=name)) for name in ("fp32", "bf16"))
-    assert not torch.equal(exact, rounded)
-    assert torch.allclose(exact, rounded, atol=0.05 * exact.abs().max().item())
-
-
-@pytest.mark.parametrize("model", ["encoder", "resnet", "vgg16"])
-def test_in_bf16_the_last_layer_and_the_loss_are_in_fp32(monkeypatch, model):
-    monkeypatch.setattr(torchvision.models, "vgg16", small_vgg16)  # for speed
-    images = stripes(4, size=32)
-    run_settings = small_settings(model=model, init="xavier", precision="bf16", image_size=32)
-    network = small_model(run_settings, images).eval()
-    layer = models.last_layer(network)[1]
-    seen = []
-    layer.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
-    logits = train.predict(network, images, run_settings)
-    assert seen[0].dtype == torch.bfloat16  # the layers below it are not
-    exact = seen[0].double() @ layer.weight.double().T + layer.bias.double()
-    assert torch.allclose(logits.double(), exact, rtol=1e-5, atol=1e-6)
-    assert not torch.equal(logits, logits.bfloat16().float())
-
-
-def test_convolutions_are_kept_in_channels_last_order():
     model = small_model(small_settings(), TRAIN)
-    assert model.blocks[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    whole, parts = (train.predict(model, TRAIN.images, small_settings(batch_size=n)) for n in (100, 7))
+    assert torch.allclose(whole, parts, atol=1e-5)
+    assert not whole.requires_grad
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
-        RuntimeError("MPS backend out of memory (MPS allocated: 8.86 GB, max allowed: 9.07 GB)."),
-    ],
-)
-def test_images_that_the_device_has_no_room_for_stay_where_they_are(monkeypatch, error):
-    def no_room(self, device):
-        raise error
-
-    whole, _ = trained(small_settings())
-    monkeypatch.setattr(data.ImageData, "to", no_room)
-    assert same_weights(whole, trained(small_settings())[0])
-
-
-def test_another_error_on_the_way_to_the_device_is_no_lack_of_room(monkeypatch):
-    def broken(self, device):
-        raise RuntimeError("CUDA error: device-side assert triggered")
-
-    monkeypatch.setattr(data.ImageData, "to", broken)
-    with pytest.raises(RuntimeError, match="device-side"):
-        trained(small_settings())
+def test_bf16_is_used_but_not_for_the_last_layer():
+    settings = small_settings(init="xavier", precision="bf16")
+    model = small_model(settings, TRAIN)
+    layer, seen = models.last_layer(model)[1], []
+    layer.register_forward_hook(lambda layer, inputs, output: seen.append(inputs[0]))
+    logits = train.predict(model, TEST.images, settings)
+    assert seen[0].dtype == torch.bfloat16
+    exact = torch.cat(seen).double() @ layer.weight.double().T + layer.bias.double()
+    assert torch.allclose(logits.double(), exact, rtol=1e-5, atol=1e-6)
+    in_fp32 = train.predict(model, TEST.images, small_settings())
+    assert torch.allclose(logits, in_fp32, atol=0.05 * in_fp32.abs().max().item())
 
 
 @pytest.mark.parametrize("n_steps", range(1, 9))
-@pytest.mark.parametrize("model", ["encoder", "resnet"])
-def test_the_shortest_training_moves_every_layer(model, n_steps):
-    run_settings = small_settings(model=model, init="xavier", epochs=1, batch_size=math.ceil(40 / n_steps))
-    start, (network, _) = small_model(run_settings, TRAIN), trained(run_settings)
+def test_the_shortest_training_changes_every_layer(n_steps):
+    settings = small_settings(init="xavier", epochs=1, batch_size=math.ceil(40 / n_steps))
+    start, (model, _) = small_model(settings, TRAIN), trained(settings, TRAIN, TEST)
     for name, weight in start.named_parameters():
-        moved = (network.state_dict()[name] - weight).abs().max()
-        assert run_settings.lr / 10 < moved < 10 * run_settings.lr, name
+        change = (model.state_dict()[name] - weight).abs().max()
+        assert settings.lr / 10 < change < 10 * settings.lr, name
 
 
-def test_the_row_of_an_epoch_is_what_an_independent_count_finds():
-    run_settings = small_settings(epochs=1, batch_size=40, lr=1e-12)  # one step that changes next to nothing
-    model, (row,) = trained(run_settings)
-    for split, part in (("train", TRAIN), ("test", TEST)):
-        with torch.no_grad():
-            probabilities = model(part.images / 255).softmax(dim=1)
-        losses = [
-            -math.log(p[label]) for p, label in zip(probabilities.tolist(), part.labels.tolist(), strict=True)
-        ]
-        right = [
-            max(p) == p[label] for p, label in zip(probabilities.tolist(), part.labels.tolist(), strict=True)
-        ]
-        assert row[f"{split}_loss"] == pytest.approx(sum(losses) / len(part), rel=1e-4)
-        assert row[f"{split}_accuracy"] == sum(right) / len(part)
-
-
-def test_prediction_does_not_depend_on_the_batches():
-    model = small_model(small_settings(), TRAIN)
-    whole = train.predict(model, TRAIN, small_settings(batch_size=100))
-    assert torch.allclose(whole, train.predict(model, TRAIN, small_settings(batch_size=7)), atol=1e-5)
-    assert whole.shape == (40, 3)
-    assert whole.dtype == torch.float32
-
-
-class Interrupted(Exception):
-    pass
-
-
-def killed(*args):
-    raise Interrupted
-
-
-uninterrupted = cache(trained)
+# ---------------------------------------------------------------- frozen features
 
 
 @pytest.mark.parametrize("model", ["encoder", "resnet"])
-@pytest.mark.parametrize("n_steps", [1, 2, 3, 5, 6, 8, 11, 15])  # of 15: in each epoch 4 full ones and a part
-def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(tmp_path, monkeypatch, model, n_steps):
-    run_settings = small_settings(model=model, init="xavier", augment=True, epochs=3, batch_size=9)
-    whole, history = uninterrupted(run_settings)
-    seen = []
+def test_freezing_is_training_with_the_other_layers_fixed(model):
+    settings = small_settings(model=model, epochs=3)
+    network, plain = small_model(settings, TRAIN), small_model(settings, TRAIN)
+    start = {name: value.clone() for name, value in network.state_dict().items()}
+    layer, *features = train.extract_features(network, TRAIN, TEST, settings)
+    history, _ = train.train(layer, *features, settings)
+    last = models.last_layer(network)[0]
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, start[name]) != name.startswith(last), name
+    for name, parameter in plain.named_parameters():
+        parameter.requires_grad_(name.startswith(last))
+    expected, _ = train.train(plain, TRAIN, TEST, settings)
+    for name, value in network.state_dict().items():
+        assert torch.allclose(value, plain.state_dict()[name], atol=1e-5), name
+    assert [row["test_accuracy"] for row in history] == [row["test_accuracy"] for row in expected]
+    assert train.evaluate(network, TEST, settings)[1] == history[-1]["test_accuracy"]
 
-    def interrupt(self, n_done, loss_sum):
-        seen.append(n_done)
-        if len(seen) == n_steps:
-            raise Interrupted
 
-    with monkeypatch.context() as patch:
-        patch.setattr(console.Watch, "due", lambda self: True)
-        patch.setattr(console.Watch, "show", interrupt)
-        # After every other step, and at the end of every other epoch.
-        patch.setattr(console.Watch, "time_to_save", lambda self, *seconds: len(seen) % 2 == 0)
-        with pytest.raises(Interrupted):
-            trained(run_settings, tmp_path)
-    assert (tmp_path / "state.pt").exists() == (n_steps > 2)
-    resumed, resumed_history = trained(run_settings, tmp_path)
-    assert same_weights(whole, resumed)
+def test_features_are_computed_without_dropout():
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(64, 3)).train()
+    _, features, _ = train.extract_features(network, TRAIN, TEST, small_settings())
+    assert torch.equal(features.images, TRAIN.images.flatten(1) / 255)
+
+
+# ---------------------------------------------------------------- interruptions
+
+
+@pytest.mark.parametrize("finished", [1, 2])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(tmp_path, finished):
+    settings = small_settings(init="xavier", augment=True, epochs=3, batch_size=9)
+    whole, history = trained(settings, TRAIN, TEST)
+
+    model, n_tests = small_model(settings, TRAIN), 0
+
+    def interrupt(module, inputs):  # in the test after so many finished epochs, which has three batches
+        nonlocal n_tests
+        n_tests += not module.training
+        if n_tests > 3 * finished:
+            raise KeyboardInterrupt
+
+    handle = model.register_forward_pre_hook(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(model, TRAIN, TEST, settings, tmp_path)
+    handle.remove()
+    resumed, resumed_history = trained(settings, TRAIN, TEST, tmp_path)
+    assert same_weights(whole.state_dict(), resumed.state_dict())
     assert without_times(history) == without_times(resumed_history)
     assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 1 + 3
 
 
-def test_an_interruption_after_an_epochs_last_step_does_not_repeat_it(tmp_path, monkeypatch):
-    run_settings = small_settings(batch_size=9)  # the last step has 4 images
-    whole, history = trained(run_settings)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(console.Watch, "due", lambda self: True)
-        patch.setattr(console.Watch, "time_to_save", lambda self: True)
-        patch.setattr(console.Watch, "seconds", lambda self: 60.0)
-        patch.setattr(train, "evaluate", killed)
-        with pytest.raises(Interrupted):
-            trained(run_settings, tmp_path)
-    resumed, resumed_history = trained(run_settings, tmp_path)
-    assert [row["seconds"] > 60 for row in resumed_history] == [True, False]  # those before count
-    assert same_weights(whole, resumed)
-    assert without_times(history) == without_times(resumed_history)
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path):
+    with pytest.raises(UserError, match="--lr"):
+        trained(small_settings(lr=1e38), TRAIN, TEST, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("module", "lost"), [(train, "write_csv"), (run_folder, "save_position")])
-def test_an_interruption_between_two_files_loses_no_row(tmp_path, monkeypatch, module, lost):
-    with monkeypatch.context() as patch:
-        patch.setattr(module, lost, killed)
-        with pytest.raises(Interrupted):
-            trained(small_settings(epochs=1), tmp_path)
-    trained(small_settings(epochs=1), tmp_path)
-    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 1 + 1
+def test_a_task_replaces_the_table(capsys):
+    train.train(small_model(small_settings(), TRAIN), TRAIN, TEST, small_settings(), task="trial 3")
+    assert capsys.readouterr().out == ""
 
 
-def test_a_run_that_goes_on_shows_the_epochs_before_and_writes_a_lost_or_damaged_table_anew(tmp_path, capsys):
-    trained(small_settings(), tmp_path)
-    shown = capsys.readouterr().out
-    whole = (tmp_path / "metrics.csv").read_bytes()
-    for damage in (None, b"epo"):
-        (tmp_path / "metrics.csv").unlink()
-        if damage:
-            (tmp_path / "metrics.csv").write_bytes(damage)
-        trained(small_settings(), tmp_path)
-        assert (tmp_path / "metrics.csv").read_bytes() == whole
-        assert capsys.readouterr().out == shown
+# ---------------------------------------------------------------- settings
 
 
-@pytest.mark.parametrize("batch_size", [8, 40])  # with 40, only the test after the one step can tell
-def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path, batch_size):
-    with pytest.raises(UserError, match="training diverged"):
-        trained(small_settings(lr=1e38, epochs=1, batch_size=batch_size), tmp_path)
-    assert not (tmp_path / "state.pt").exists()
-
-
-class OnAGpu:
-    """Stands for a GPU's tensor: all that may be done with it here is to fetch it."""
-
-    def __init__(self, tensor):
-        self.tensor = tensor
-
-    def cpu(self):
-        return self.tensor
-
-
-def test_the_weights_that_a_gpu_learnt_are_written_from_the_cpu(tmp_path, monkeypatch):
-    run_settings = small_settings()
-    model, history = trained(run_settings)
-    weights = model.state_dict()
-    monkeypatch.setattr(model, "state_dict", lambda: {name: OnAGpu(each) for name, each in weights.items()})
-    train.finish(tmp_path, model, TEST, history, run_settings)
-    written = torch.load(tmp_path / "model.pt", weights_only=True)
-    assert written.keys() == weights.keys()
-    assert all(torch.equal(written[name], weights[name]) for name in weights)
+@pytest.mark.parametrize(
+    ("n_images", "changes", "expected"),
+    [
+        (60000, {}, {"epochs": 5, "batch_size": 128, "lr": 0.003}),
+        (60000, {"epochs": 1}, {"epochs": 1, "lr": 0.005}),
+        (60000, {"model": "vgg16"}, {"batch_size": 32, "lr": 0.0001}),
+        (60000, {"model": "vgg16", "freeze": True}, {"batch_size": 32, "lr": 0.003}),
+        (60000, {"freeze": True}, {"batch_size": 32, "lr": 0.03}),
+        (1000, {}, {"epochs": 19}),  # 150 steps in epochs of 8
+        (40, {}, {"epochs": 50}),
+        (40, {"epochs": 3, "batch_size": 7, "lr": 1.0}, {"epochs": 3, "batch_size": 7, "lr": 1.0}),
+        (40, {"image_size": 32}, {"image_size": [32, 32]}),
+        (40, {}, {"image_size": [8, 9]}),
+    ],
+)
+def test_settings_are_completed_by_what_suits_model_and_data(n_images, changes, expected):
+    unset = dict.fromkeys(("epochs", "batch_size", "lr", "image_size", "device", "precision", "threads"))
+    settings = small_settings(**unset | {"threads": 1} | changes)
+    images = torch.zeros(1, 1, 8, 9, dtype=torch.uint8).expand(n_images, -1, -1, -1)
+    train.complete(settings, replace(TRAIN, images=images, labels=torch.zeros(n_images)))
+    assert {name: getattr(settings, name) for name in expected} == expected
+    assert all(getattr(settings, name) is not None for name in unset)

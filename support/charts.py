@@ -1,0 +1,316 @@
+"""Every picture, drawn with Pillow: line charts, costs, confusion matrices, contact sheets.
+
+Pictures are drawn at twice their size and then halved, which smooths them: lengths are half pixels.
+"""
+
+import math
+import unicodedata
+from contextlib import suppress
+from functools import cache
+
+from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
+from torchvision.transforms.functional import to_pil_image
+
+from support.console import printable
+from support.run_folder import PNG_MARK, written
+
+INK, GREY, PALE, GRID = (34, 34, 34), (102, 102, 102), (136, 136, 136), (228, 228, 228)
+BLUE, ORANGE = (31, 111, 180), (217, 100, 26)  # colour-blind eyes tell them apart
+COLOURS = (BLUE, ORANGE, (0, 143, 104), (194, 85, 143), INK, (160, 120, 0), (47, 147, 203), (140, 86, 75))
+# Fonts of Linux, Windows and macOS; Pillow's own, "", which has little but ASCII; fonts with Chinese.
+FONTS = ("DejaVuSans.ttf", "arial.ttf", "Arial.ttf", "", "NotoSansCJK-Regular.ttc", "msyh.ttc", "Songti.ttc")
+
+
+@cache
+def fonts(size):
+    """Return those of FONTS that this machine has."""
+    found = []
+    for name in FONTS:
+        with suppress(OSError):
+            found.append(ImageFont.truetype(name, size) if name else ImageFont.load_default(size))
+    return found
+
+
+@cache
+def draws(font, letter):
+    """Return whether `font` draws `letter`: neither nothing nor the box of a missing letter."""
+    mask = font.getmask(letter)
+    return letter == " " or bool(mask.getbbox() and bytes(mask) != bytes(font.getmask("\uffff")))
+
+
+def typeset(text, size):
+    """Return (text, font): the font with most letters of `text`. Others are escaped, such as \\u732b."""
+    text = printable(str(text))
+    font = max(fonts(size), key=lambda font: sum(draws(font, letter) for letter in text))
+    plain = {"×": "x", "→": ">", "–": "-", "…": "...", "●": ""}  # what we write ourselves
+    return "".join(c if draws(font, c) else plain.get(c, ascii(c)[1:-1]) for c in text), font
+
+
+def length(text, size=24):
+    """Return the width of `text` if it is written in `size`."""
+    text, font = typeset(text, size)
+    return font.getlength(text)
+
+
+def cut(text, width, size=24):
+    """Return `text`, without its middle if it is wider than `width`: names often differ at their ends."""
+    text = shown = printable(str(text))
+    n_left = len(text)
+    while n_left and length(shown, size) > width:
+        n_left -= 1
+        shown = f"{text[: n_left // 3]}…{text[len(text) - n_left + n_left // 3 :]}"
+    return shown
+
+
+class Canvas(ImageDraw.ImageDraw):
+    """A white picture to draw on."""
+
+    def __init__(self, width, height):
+        self.image = Image.new("RGB", (math.ceil(width), math.ceil(height)), "white")
+        super().__init__(self.image, "RGBA")  # RGBA: colours may be transparent
+
+    def write(self, x, y, text, anchor="l", size=24, fill=INK):
+        """Write `text` on one line that begins ("l"), has its middle ("m") or ends ("r") at (x, y)."""
+        text, font = typeset(text, size)
+        self.text((x, y), text, fill, font, f"{anchor}m")
+
+    def key(self, names, top, n_columns):
+        """Write `names`, numbered from 1, below `top`, column by column."""
+        n_rows, width = math.ceil(len(names) / n_columns), (self.image.width - 80) // n_columns
+        for i, name in enumerate(names):
+            x, y = 40 + i // n_rows * width, top + i % n_rows * 36
+            self.write(x, y, cut(f"{i + 1}  {name}", width - 24))
+
+    def save(self, path, title, subtitle=""):
+        """Write a PNG file: the title, the subtitle, and below them what was drawn."""
+        title, subtitle = cut(title, 2000, 32), cut(subtitle, 2000)
+        width = max(self.image.width, length(title, 32) + 80, length(subtitle) + 80)
+        whole = Canvas(width, self.image.height + 90 + 40 * bool(subtitle))
+        whole.write(40, 48, title, size=32)
+        whole.write(40, 94, subtitle, fill=GREY)
+        whole.image.paste(self.image, (0, whole.image.height - self.image.height))
+        marked = PngInfo()
+        marked.add_text(*PNG_MARK)
+        with written(path) as file:
+            whole.image.reduce(2).save(file, "PNG", pnginfo=marked)
+
+
+def ticks(low, high, log=False, whole=False):
+    """Return round numbers from `low` to `high`, evenly spaced unless on a log axis of factor 3 or more."""
+    powers = [10.0**power for power in range(-12, 13)]
+    if log and high > 3 * low:
+        factors = (1,) if high > 1000 * low else (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 7)
+        return [factor * power for power in powers for factor in factors if low <= factor * power <= high]
+    steps = [factor * power for power in powers for factor in (1, 2, 5) if power >= 1 or not whole]
+    step = next(step for step in steps if high - low <= 6 * step)
+    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+
+
+def axis(values, log=False, most=math.inf):
+    """Return (share, ticks) of an axis with room for `values`, but not above `most`.
+
+    share(value) is the place on the axis, from 0 to 1. A log axis shows 0, if it occurs, where it begins.
+    """
+    low, high = min(values), max(values)
+    if log:
+        least = min((value for value in values if value > 0), default=1)
+        start, end = least / 1.25, max(high, least) * 1.25
+        low, zero = (start, []) if low > 0 else (start / 3, [0])
+        return lambda x: math.log(max(x / low, 1)) / math.log(end / low), zero + ticks(start, end, log=True)
+    margin = (high - low) * 0.05 or 0.5
+    low, high = max(low - margin, min(low, 0)), min(high + margin, most)
+    whole = all(isinstance(value, int) for value in values)
+    return lambda x: (x - low) / (high - low), ticks(low, high, whole=whole)
+
+
+def axes(canvas, area, points, title, x_title, log_x=False, log_y=False, y_most=math.inf):
+    """Draw a diagram with room for `points`, none above `y_most`, into `area`; return its (x, y) → place."""
+    left, top, right, bottom = area
+    x_share, x_ticks = axis([x for x, _ in points], log_x)
+    y_share, y_ticks = axis([y for _, y in points], log_y, y_most)
+    canvas.write(left, top - 36, title)
+    for value in y_ticks:
+        y = bottom - (bottom - top) * y_share(value)
+        canvas.line((left, y, right, y), GRID, 2)
+        canvas.write(left - 14, y, f"{value:g}", "r")
+    for value in x_ticks:
+        x = left + (right - left) * x_share(value)
+        canvas.line((x, bottom, x, bottom + 8), GREY, 2)
+        canvas.write(x, bottom + 28, f"{value:g}", "m")
+    canvas.line((left, top, left, bottom, right, bottom), GREY, 2)
+    canvas.write((left + right) / 2, bottom + 68, x_title, "m")
+    return lambda x, y: (left + (right - left) * x_share(x), bottom - (bottom - top) * y_share(y))
+
+
+def draw_lines(path, title, rows):
+    """Draw rows of diagrams, in each row the same lines, and write a line's name at its end.
+
+    `rows` is a list of (heading, panels, lines). `panels` are dicts of the arguments title, x_title, log_x,
+    log_y, y_most of `axes`. `lines` are (name, curves), in `curves` for each panel a list of points
+    (x, y, low, high), where low and high are the edges of a band around the line.
+    """
+    n_panels = max(len(panels) for _, panels, _ in rows)
+    plot = 480 + 640 // n_panels
+    margin = 220 + max(length(cut(name, 660)) for *_, lines in rows for name, _ in lines)
+    heights = [max(540, 34 * len(lines)) for *_, lines in rows]
+    canvas = Canvas(n_panels * (plot + margin) + 20, sum(heights) + 225 * len(rows))
+    top = 100
+    for (heading, panels, lines), height in zip(rows, heights, strict=True):
+        canvas.write(40, top - 84, heading, size=26)
+        for number, options in enumerate(panels):
+            left = 120 + number * (plot + margin)
+            area = (left, top, left + plot, top + height)
+            draw_panel(canvas, area, options, [(name, curves[number]) for name, curves in lines])
+        top += height + 225
+    canvas.save(path, title)
+
+
+def draw_panel(canvas, area, options, lines):
+    """Draw one diagram of `draw_lines` into `area`, (left, top, right, bottom); `lines` are (name, curve)."""
+    place = axes(canvas, area, [(x, y) for _, curve in lines for x, *ys in curve for y in ys], **options)
+    lines = [(*line, COLOURS[i % len(COLOURS)], i < len(COLOURS)) for i, line in enumerate(lines)]
+    for _, curve, colour, _ in lines:
+        lower, upper = ([place(point[0], point[side]) for point in curve] for side in (2, 3))
+        canvas.polygon(lower + upper[::-1], (*colour, 40))
+        canvas.line((lower[-1], upper[-1]), (*colour, 110), 2)
+    ends = []
+    for name, curve, colour, is_new in lines:
+        points = [place(x, y) for x, y, *_ in curve]
+        canvas.line(points, colour, 4, joint="curve")
+        for point in points if len(points) <= 40 else []:  # hollow dots if the colour is used again
+            canvas.circle(point, 6, colour if is_new else "white", colour, 2)
+        ends.append((*points[-1][::-1], name, colour))
+    ends.sort()
+    _, top, right, bottom = area
+    for (y, x, name, colour), height in zip(ends, spread([y for y, *_ in ends], top, bottom), strict=True):
+        canvas.line((x, y, right + 8, y, right + 52, height), (*colour, 110), 2)
+        canvas.write(right + 58, height, cut(name, 660), fill=colour)
+
+
+def spread(wanted, top, bottom, gap=32):
+    """Return heights close to `wanted`, ascending, `gap` or more apart (an isotonic regression)."""
+    free, n = [y - gap * i for i, y in enumerate(wanted)], len(wanted)
+    means = [[sum(free[j:k]) / (k - j) for k in range(j + 1, n + 1)] for j in range(n)]
+    fitted = [max(min(means[j][i - j :]) for j in range(i + 1)) for i in range(n)]
+    return [min(max(y, top), bottom - gap * (n - 1)) + gap * i for i, y in enumerate(fitted)]
+
+
+def draw_curves(path, history, title):
+    """Draw a run's loss and error by epoch; `history` is a list of metrics.csv's rows, dicts."""
+    lines = []
+    for name, split in (("training", "train"), ("test", "test")):
+        losses = [float(row[f"{split}_loss"]) for row in history]
+        errors = [100 - 100 * float(row[f"{split}_accuracy"]) for row in history]
+        lines.append((name, [[(x, y, y, y) for x, y in enumerate(ys, 1)] for ys in (losses, errors)]))
+    titles = "loss (cross-entropy, log scale)", "error (%, log scale)"
+    panels = [{"title": text, "x_title": "epoch", "log_y": True} for text in titles]
+    draw_lines(path, title, [("", panels, lines)])
+
+
+def pareto(entries):
+    """Return the Pareto front of dicts with mflop and error: no other is as cheap and as good."""
+    ordered = sorted(entries, key=lambda entry: (entry["mflop"], entry["error"]))
+    return [e for i, e in enumerate(ordered) if all(e["error"] < other["error"] for other in ordered[:i])]
+
+
+def draw_costs(path, entries, title):
+    """Draw the error of architectures against their cost, and the Pareto front of those trained in full.
+
+    `entries` are dicts: model ("encoder" or "resnet"), architecture (text), mflop, error (%), error_sd (or
+    None), longest (bool: trained in full, not briefly), is_sheets (bool: the exercise sheet's network).
+    """
+    front = pareto(entry for entry in entries if entry["longest"])
+    canvas = Canvas(1800, 1020 + 36 * math.ceil(len(front) / 3))
+    points = []  # three of each entry: the lower end of its bar, itself, the upper end
+    for entry in entries:
+        error, sd = entry["error"], entry["error_sd"] or 0
+        points += [(entry["mflop"], y) for y in (max(error - sd, error / 2), error, error + sd)]
+    titles = "error (%, log scale)", "MFLOP of one image, forward (log scale)"
+    place = axes(canvas, (140, 90, 1740, 840), points, *titles, log_x=True, log_y=True)
+    canvas.line([place(entry["mflop"], entry["error"]) for entry in front], PALE, 4)
+    for i, entry in sorted(enumerate(entries), key=lambda pair: pair[1]["longest"]):
+        low, (x, y), high = (place(*point) for point in points[3 * i : 3 * i + 3])
+        canvas.line((low, high), GREY, 2)
+        colour = BLUE if entry["model"] == "encoder" else ORANGE
+        canvas.circle((x, y), *((10, colour) if entry["longest"] else (6, PALE)))
+        if entry["is_sheets"]:
+            canvas.circle((x, y), 18, None, INK, 2)
+            canvas.write(x, min(high[1], y - 18) - 20, "the sheet's network", "m")
+        if entry in front:
+            canvas.write(x - 18, min(y + 22, 824), front.index(entry) + 1, "m")
+    canvas.write(1400, 54, "● encoder", "r", fill=BLUE)
+    canvas.write(1530, 54, "● ResNet", "r", fill=ORANGE)
+    canvas.write(1740, 54, "● trained briefly", "r", fill=PALE)
+    canvas.write(40, 956, "Pareto front (grey line):")
+    canvas.key([entry["architecture"] for entry in front], 1000, 3)
+    canvas.save(path, title)
+
+
+def draw_confusion(path, matrix, classes, title, subtitle):
+    """Draw a confusion matrix, int64 (classes, classes), rows the true and columns the predicted classes.
+
+    Right answers are blue, wrong ones orange, each the deeper the more there are among their kind. If the
+    names do not fit above the columns, rows and columns are numbered, and a key is below the matrix.
+    """
+    n, counts, widest = len(classes), matrix.tolist(), max(map(length, classes)) + 20
+    cell = max(10, min(1920 // n, max(96, min(176, 600 // n), widest if widest <= 176 else 0)))
+    alike = len({unicodedata.normalize("NFKC", name).strip() for name in classes}) < n
+    numbered = alike or widest > cell
+    names = range(1, n + 1) if numbered else classes
+    left, top, side = 70 + max(length("true class"), *map(length, names)), 100, n * cell
+    below = 40 + 36 * math.ceil(n / 3 + 1) * numbered
+    canvas = Canvas(max(left + side + 160, 1500 * numbered), top + side + below)
+    canvas.write(left + side / 2, 20, "predicted class", "m")
+    canvas.write(left - 16, 20, "true class", "r")
+    canvas.write(left + side + 20, 20, "right", fill=GREY)
+    right, gap = matrix.diag(), 3 if cell >= 28 else 1
+    most = [max(1, int(kind.max())) for kind in (matrix - right.diag(), right)]
+    size = next((size for size in (28, 24, 20) if length(max(most), size) <= cell - 8), 0)
+    for i, row in enumerate(counts):
+        for j, count in enumerate(row):
+            x, y = left + j * cell, top + i * cell
+            depth = round(30 + 136 * count / most[i == j])
+            colour = (*(BLUE if i == j else ORANGE), depth) if count else (244, 244, 244)
+            canvas.rectangle((x, y, x + cell - gap, y + cell - gap), colour)
+            if count and size:
+                canvas.write(x + cell / 2, y + cell / 2, count, "m", size)
+    step = 1 if cell >= 28 else 10
+    for i in range(step - 1, n, step):
+        middle = (i + 0.5) * cell
+        canvas.write(left - 16, top + middle, names[i], "r")
+        canvas.write(left + middle, top - 28, names[i], "m")
+        share = f"{counts[i][i] / sum(counts[i]):.2%}" if sum(counts[i]) else "–"
+        canvas.write(left + side + 20, top + middle, share, fill=GREY)
+    if numbered:
+        canvas.key(classes, top + side + 60, 3)
+    canvas.save(path, title, subtitle)
+
+
+def draw_sheet(path, pictures, captions, title):
+    """Draw a contact sheet. `pictures` are PIL images or uint8 tensors (channels, height, width).
+
+    `captions` has three texts for each; too wide ones are broken after an arrow. Small pictures are enlarged
+    to exact squares, photos smoothly.
+    """
+    pictures = [p if isinstance(p, Image.Image) else to_pil_image(p) for p in pictures]
+    side = 288 if any(max(picture.size) > 64 for picture in pictures) else 224
+    n_columns = min(len(pictures), 2000 // (side + 32))
+    texts = []
+    for caption in captions:
+        whole = [t if length(t) <= side else t.replace("→ ", "→\n") for t in map(printable, caption)]
+        texts.append("\n".join(whole).split("\n"))
+    height = side + 48 + 30 * max(map(len, texts))
+    canvas = Canvas(n_columns * (side + 32) + 48, math.ceil(len(pictures) / n_columns) * height)
+    for index, (picture, lines) in enumerate(zip(pictures, texts, strict=True)):
+        left, top = 40 + index % n_columns * (side + 32), index // n_columns * height
+        longest = max(picture.size)
+        factor = side // 2 // longest * 2 if longest <= 64 else side / longest
+        size = [max(1, round(factor * edge)) for edge in picture.size]
+        method = Image.Resampling.NEAREST if longest <= 64 else Image.Resampling.LANCZOS
+        corner = left + (side - size[0]) // 4 * 2, top + (side - size[1]) // 4 * 2  # even: halved exactly
+        canvas.image.paste(picture.convert("RGB").resize(size, method), corner)
+        for number, line in enumerate(lines):
+            fill = INK if number < len(lines) - 2 else GREY
+            canvas.write(left, top + side + 24 + 30 * number, cut(line, side), fill=fill)
+    canvas.save(path, title)

@@ -1,0 +1,140 @@
+"""Which labels are likely to be wrong, and how many, given the probabilities of networks trained on them.
+
+Everywhere `labels` is int64 (N,), class indices, and `log_probabilities` is float (N, classes).
+"""
+
+import math
+
+import torch
+
+N_STEPS = 20  # of expectation maximisation
+UNSEEN = 0.5  # added to each label's counts, so that a mistake that was never seen is not impossible
+
+
+def ensemble(log_probabilities):
+    """Return the log-probabilities of several networks as one: (networks, N, classes) → (N, classes).
+
+    The ensemble's probabilities are the geometric means of the networks', divided by their sum.
+    """
+    return log_probabilities.mean(dim=0).log_softmax(dim=1)
+
+
+def log_ratios(log_probabilities):
+    """Return log p_k / π_k, float (N, classes), for the mean probability π_k of class k over all samples."""
+    return log_probabilities - (log_probabilities.logsumexp(dim=0) - math.log(len(log_probabilities)))
+
+
+def label_counts(labels, log_probabilities):
+    """Estimate how many samples with label i are of class k: float (classes, classes), i the row.
+
+    By expectation maximisation, as Saerens et al. (2002) estimate the shares of classes, here among samples
+    of one label: a sample is of class k with a probability proportional to counts[i, k] p_k / π_k, see
+    `log_ratios`; the sums of these probabilities are the next counts.
+    """
+    ratios, n_classes = log_ratios(log_probabilities), log_probabilities.shape[1]
+    counts = torch.bincount(labels, minlength=n_classes).diag().float()
+    for _ in range(N_STEPS):
+        probabilities = (ratios + (counts + UNSEEN / n_classes).log()[labels]).softmax(dim=1)
+        counts = torch.zeros(n_classes, n_classes).index_add_(0, labels, probabilities)
+    return counts
+
+
+def error_scores(labels, log_probabilities):
+    """Return the log of the odds that each label is wrong, float (N,), by Bayes' rule:
+
+        log Σ_{k ≠ i} c_ik p_k / π_k  -  log c_ii p_i / π_i      for the label i
+
+    c_ik is how often a sample of class k has the label i: if 4s and 9s are mixed up, a doubtful 4 comes
+    before an equally doubtful 7. c_ii is n_ii of the `label_counts`. Networks confuse similar classes too, so
+    only a clear excess over the median u of all n_ik, k ≠ i, is used: c_ik = u + max(0, n_ik - 3u - 3√n_ik).
+    """
+    counts = label_counts(labels, log_probabilities) + UNSEEN / log_probabilities.shape[1]
+    others = ~torch.eye(len(counts), dtype=torch.bool)
+    usual = counts[others].median()
+    excess = (counts - 3 * usual - 3 * counts.sqrt()).clamp(min=0)
+    log_odds = log_ratios(log_probabilities) + torch.where(others, usual + excess, counts).log()[labels]
+    of_label = log_odds.gather(1, labels[:, None]).squeeze(1)
+    return log_odds.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1) - of_label
+
+
+def count_errors(labels, log_probabilities):
+    """Estimate how many labels are wrong: two ints, (low, high), or None if there is no telling.
+
+    One is the sum of the `label_counts` off the diagonal. From many wrong labels networks learn to expect
+    them (Patrini et al. 2017): they give every class some probability in every image, and the sum is too low.
+    The other is the sum without these probabilities. Networks that contradict half of the labels cannot tell.
+    """
+    if (log_probabilities.argmax(dim=1) != labels).sum() >= len(labels) / 2:
+        return None
+    both = [label_counts(labels, each) for each in (log_probabilities, without_expected(log_probabilities))]
+    return tuple(sorted(round((each.sum() - each.trace()).item()) for each in both))
+
+
+def without_expected(log_probabilities):
+    """Return the log-probabilities without what networks give a class in every image, float (N, classes).
+
+    Among the samples with one prediction, that part of another class's probability is its 0.3-quantile:
+    samples that really look like the class have more. At most nine tenths of a probability are taken off.
+    """
+    probabilities = log_probabilities.exp()
+    predicted = probabilities.argmax(dim=1)
+    expected = torch.zeros(probabilities.shape[1], probabilities.shape[1])
+    for k in predicted.unique():
+        expected[k] = probabilities[predicted == k].quantile(0.3, dim=0)
+    expected.fill_diagonal_(0)
+    share = (expected[predicted].log() - log_probabilities).exp()  # of a probability, that is expected
+    return log_probabilities + (1 - share).clamp(min=0.1).log()
+
+
+def contradicted_copies(digests, labels, losses):
+    """Return which samples have a copy with another label that has a smaller loss, bool (N,).
+
+    `digests` are hashes of the images, equal for copies; `losses` is float (N,). Of the different labels of
+    copies at most one is right, most likely the one with the smallest loss.
+    """
+    best = {}
+    for index in losses.argsort(descending=True).tolist():
+        best[digests[index]] = labels[index]  # the last one stays: it has the smallest loss
+    return torch.tensor([label != best[digest] for digest, label in zip(digests, labels, strict=True)])
+
+
+def most_likely_errors(labels, predicted, order, n):
+    """Return the `n` first indices in `order` whose label is not `predicted`, or fewer: int64 (M,).
+
+    `predicted` is int64 (N,), `order` int64, indices. If all samples of a class are among them, one is left
+    out.
+    """
+    suspects = order[(predicted != labels)[order]][:n]
+    for label in labels.unique():
+        of_label = suspects[labels[suspects] == label]
+        if len(of_label) == (labels == label).sum():
+            suspects = suspects[suspects != of_label[-1]]
+    return suspects
+
+
+def true_labels(digests, labels, true_digests, known_labels):
+    """Return the label of each image in the true data, int64 (N,), or -1 if the image is not there.
+
+    `digests` are hashes of the images, `true_digests` and `known_labels`, ints, belong to the true data. If
+    an image has several labels there, its label in `labels` is true if it is one of them.
+    """
+    first, pairs = {}, set(zip(true_digests, known_labels, strict=True))
+    for digest, label in zip(true_digests, known_labels, strict=True):
+        first.setdefault(digest, label)
+    known = zip(digests, labels.tolist(), strict=True)
+    return torch.tensor(
+        [label if (digest, label) in pairs else first.get(digest, -1) for digest, label in known]
+    )
+
+
+def even_spread(predicted, n, n_classes):
+    """Return ((labels, variance), (predictions, variance)) of `n` suspects that are spread evenly.
+
+    The first of each pair are expected counts, float (classes,): if n_k of N samples are of the class k,
+    taken to be `predicted`, int64 (N,), then n n_k / N for the prediction k, and n (N - n_k) / (N (classes -
+    1)) for the label k. `variance` is relative to independent counts: the suspects are drawn without
+    replacement.
+    """
+    shares = torch.bincount(predicted, minlength=n_classes).double() / len(predicted)
+    drawn, n_others = (n - 1) / (len(predicted) - 1), n_classes - 1
+    return (n * (1 - shares) / n_others, 1 - drawn / n_others**2), (n * shares, 1 - drawn)

@@ -1,0 +1,145 @@
+"""Devices, precision, memory, and the processes that torchrun starts."""
+
+import atexit
+import ctypes
+import os
+import platform
+import sys
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from support.console import UserError, is_out_of_memory
+
+# ---------------------------------------------------------------- device
+
+
+def choose_device(name=None):
+    """Return `name` if it is a usable device, by default "cuda", "mps" or "cpu". Else raise UserError."""
+    if not name:
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and n_processes() > max(1, torch.cuda.device_count()):
+        raise UserError(f"--device cuda: {torch.cuda.device_count()} GPUs for {n_processes()} processes")
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError):
+        raise UserError(f"--device {name}: does not exist here; try --device cpu") from None
+    return name
+
+
+def processor():
+    """Return what torch knows of the processor, such as cpu_name and avx512_bf16; {} before torch 2.13."""
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+
+
+def hardware(device):
+    """Return the name of the processor or GPU that `device` stands for."""
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return f"{processor().get('cpu_name') or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def has_fast_bf16(device):
+    """Return whether `device` multiplies bf16 matrices in hardware; without that, fp32 is faster."""
+    if device.startswith("cuda"):
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    has = processor() if device == "cpu" else {}
+    # On Intel's AVX-512 without AMX, training in bf16 is slower than in fp32.
+    return bool(has.get("amx_bf16") or (has.get("avx512_bf16") and "Intel" not in has.get("cpu_name", "")))
+
+
+def autocast(settings):
+    """Return the context in which a network computes in `settings.precision` on `settings.device`."""
+    device_type = torch.device(settings.device).type
+    return torch.autocast(device_type, torch.bfloat16, enabled=settings.precision == "bf16")
+
+
+def to_device(tensors, device):
+    """Return `tensors.to(device)`, or `tensors` unchanged if they do not fit there."""
+    try:
+        return tensors.to(device)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return tensors
+
+
+def keep_freed_memory():
+    """Let this process keep the memory that it frees (Linux with glibc; see mallopt(3)).
+
+    By default malloc returns large blocks to the kernel, and each training step gets them back page by page.
+    vgg16 loses two thirds of its speed to these page faults, the ResNet a seventh.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: never return the end of the heap
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: never give a block a mapping of its own
+
+
+# ---------------------------------------------------------------- processes
+
+
+def join_torchrun():
+    """Join the other processes if torchrun started this one. All but the first stop printing.
+
+    One variable of torchrun's alone, such as LOCAL_RANK, means nothing: other programs set it too.
+    """
+    numbers = [os.environ.get(name, "") for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")]
+    if all(map(str.isdecimal, numbers)) and {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        if int(numbers[0]) > 0:
+            sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (for the rest of this process)
+        if int(numbers[1]) < torch.cuda.device_count():
+            torch.cuda.set_device(int(numbers[1]))  # "cuda" is another GPU in each process
+        dist.init_process_group(timeout=timedelta(days=1))  # one may wait for another's long work
+        atexit.register(dist.destroy_process_group)
+
+
+def together():
+    """Return whether this process and others work on the same thing."""
+    return dist.is_initialized() and not is_alone
+
+
+def rank():
+    """Return the number of this process, from 0. Process 0 prints and writes files."""
+    return dist.get_rank() if together() else 0
+
+
+def n_processes():
+    """Return how many processes work together; without torchrun it is 1."""
+    return dist.get_world_size() if together() else 1
+
+
+@contextmanager
+def alone():
+    """Let this process train a network of its own in the block, whatever the others do."""
+    global is_alone
+    is_alone = True
+    try:
+        yield
+    finally:
+        is_alone = False
+
+
+is_alone = False
+
+
+def gathered(value):
+    """Return the list of every process's `value`, which must be picklable."""
+    values = [value]
+    if n_processes() > 1:
+        values = n_processes() * [None]
+        dist.all_gather_object(values, value)
+    return values
+
+
+def from_first(function):
+    """Return `function()`, which only the first process calls. If it fails, torchrun ends the others."""
+    return gathered(function() if rank() == 0 else None)[0]
+
+
+def total(tensor):
+    """Return the sum of `tensor` over all processes, computed in place."""
+    if n_processes() > 1:
+        dist.all_reduce(tensor)
+    return tensor

@@ -1,0 +1,110 @@
+"""Is a difference significant? Four tests at the 5 % level, and the 95 % interval of a difference."""
+
+import math
+from collections import Counter
+from statistics import mean, stdev
+from typing import NamedTuple
+
+import torch
+
+LEVEL = 0.05  # a test calls a difference that is none significant this often
+
+
+class Difference(NamedTuple):
+    """The mean of some differences, its 95 % interval from `low` to `high`, and the p-value of their test."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+
+
+def paired_t_test(before, after):
+    """Return the Difference `after` - `before`: two lists with a number for each seed, in the same order.
+
+    Student (1908): if only chance moves n differences, their mean, divided by sd / √n, has a t distribution
+    with n - 1 degrees of freedom. One pair, or pairs that differ alike, have no spread: the rest is nan.
+    """
+    differences = [b - a for a, b in zip(before, after, strict=True)]
+    average, n = mean(differences), len(differences)
+    if not any(differences) and n > 1:
+        return Difference(0.0, 0.0, 0.0, 1.0)
+    error = stdev(differences) / math.sqrt(n) if n > 1 else 0.0
+    if error <= 1e-9 * abs(average):  # nothing but rounding
+        return Difference(average, math.nan, math.nan, math.nan)
+    half = critical_t(n - 1) * error
+    return Difference(average, average - half, average + half, t_p_value(average / error, n - 1))
+
+
+def t_p_value(t, degrees):
+    """Return how likely a t distribution with `degrees` of freedom is to lie beyond ±`t`.
+
+    A finite series; Abramowitz & Stegun (1964), 26.7.3 and 26.7.4.
+    """
+    angle, odd = math.atan2(abs(t), math.sqrt(degrees)), degrees % 2
+    term, total = math.cos(angle) if odd else 1.0, 0.0
+    for power in range(odd, degrees - 1, 2):
+        total += term
+        term *= (power + 1) / (power + 2) * math.cos(angle) ** 2
+    within = math.sin(angle) * total
+    return max(0.0, 1 - (2 / math.pi * (angle + within) if odd else within))
+
+
+def critical_t(degrees):
+    """Return the t beyond which, on both sides, 5 % of the t distribution lie: 12.706 for one degree."""
+    low, high = 0.0, 20.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_p_value(middle, degrees) > LEVEL else (low, middle)
+    return low
+
+
+def rank_test(first, second):
+    """Return the p-value of the rank sum test (Wilcoxon 1945) for two lists of numbers of different networks.
+
+    It is exact: of all ways to choose len(first) of the numbers, the share whose sum of ranks is at least as
+    far from the expected one. Equal numbers have their mean rank. For two lists of three p is at least 0.1.
+    """
+    values = sorted([*first, *second])
+    ranks = {value: 2 * values.index(value) + values.count(value) for value in values}  # doubled, so whole
+    ways = Counter({(0, 0): 1})  # to choose so many of the numbers with such a sum of ranks
+    for value in values:
+        for (n, total), count in list(ways.items()):
+            ways[n + 1, total + ranks[value]] += count
+    expected = len(first) * len(values)
+    distance = abs(sum(ranks[value] for value in first) - expected)
+    far = [way for way in ways if way[0] == len(first) and abs(way[1] - expected) >= distance]
+    return sum(map(ways.get, far)) / math.comb(len(values), len(first))
+
+
+def chi_square_test(counts, expected, variance=1.0):
+    """Return the p-value of Pearson's χ² test (1900): do `counts` differ from `expected` by more than chance?
+
+    Both are (classes,) and have the same sum. `variance` is the counts' variance relative to independent
+    ones: 1 - M / N for M of N samples, drawn without replacement. Classes in which none are expected do not
+    count; if fewer than five are expected in another, the test does not hold: nan.
+    """
+    counts, expected = counts[expected > 0].double(), expected[expected > 0].double()
+    if expected.min() < 5:
+        return math.nan
+    chi_square = ((counts - expected) ** 2 / expected).sum() / variance
+    p = torch.special.gammaincc(torch.tensor((len(counts) - 1) / 2, dtype=torch.float64), chi_square / 2)
+    return p.nan_to_num(1.0).item()  # nothing is left to chance: there is one class, or all samples are drawn
+
+
+def holm(p_values):
+    """Return the p-values of several tests, corrected for their number (Holm 1979); nan stays nan.
+
+    The smallest of n is multiplied by n, the next by n - 1, …, and none becomes less than a smaller one's.
+    """
+    corrected, greatest = list(p_values), 0.0
+    made = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
+    for n_smaller, (p, index) in enumerate(made):
+        greatest = max(greatest, min(1.0, (len(made) - n_smaller) * p))
+        corrected[index] = greatest
+    return corrected
+
+
+def verdict(p):
+    """Return what a p-value says: "significant", "no significant difference", or "" for nan."""
+    return "" if math.isnan(p) else "significant" if p < LEVEL else "no significant difference"

@@ -1,0 +1,253 @@
+"""The pictures: laws of ticks, axes and names, and pixels read back from the files."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageChops
+
+from support import charts
+
+few = settings(max_examples=12, deadline=None)
+
+
+def drawn(draw, path, *arguments):
+    """Return what `draw` writes to `path`; nothing of it may touch the picture's edge."""
+    draw(path, *arguments)
+    with Image.open(path) as picture:
+        picture = picture.convert("RGB")
+    left, top, right, bottom = ImageChops.invert(picture).getbbox()
+    assert min(left, top, picture.width - right, picture.height - bottom) >= 4
+    return picture
+
+
+def number_of(picture, colour):
+    return {colour: n for n, colour in picture.getcolors(1 << 18)}.get(colour, 0)
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.booleans())
+def test_ticks_are_round_even_and_none_is_left_out(low, span, whole):
+    values = charts.ticks(low, low + span, whole=whole)
+    slack = 1e-6 * span + 1e-9 * abs(low)
+    assert (0 if whole else 2) <= len(values) <= 7
+    assert all(low - slack <= value <= low + span + slack for value in values)
+    for step in [after - before for before, after in pairwise(values)]:
+        assert f"{step:.0e}"[0] in "125"
+        assert not whole or step % 1 == 0
+        assert values[0] - step < low + slack
+        assert values[-1] + step > low + span - slack
+
+
+@given(st.floats(1e-6, 1e3), st.floats(1.1, 1e8))
+def test_log_ticks_are_inside_and_never_too_few_to_read_the_axis(low, factor):
+    values = charts.ticks(low, low * factor, log=True)
+    assert 2 <= len(values) <= 10
+    assert values == sorted(set(values))
+    assert all(low * (1 - 1e-9) <= value <= low * factor * (1 + 1e-9) for value in values)
+
+
+@given(st.lists(st.just(0.0) | st.floats(1e-3, 100), min_size=1, max_size=9), st.booleans())
+@example([100.0], False)
+@example([0.0], True)
+def test_an_axis_has_room_for_its_values_in_their_order(values, log):
+    share, ticks = charts.axis(values, log, 100)
+    shares = [share(value) for value in sorted(values)]
+    assert shares == sorted(shares)
+    assert 0 <= shares[0] <= shares[-1] <= 1
+    assert all(-1e-9 <= share(tick) <= 1 + 1e-9 for tick in ticks)
+    if log:
+        assert (0 in ticks) == (0 in values)  # a log axis shows 0, apart from all that is above it
+        assert all(0 < share(value) < 1 for value in values if value)
+    else:
+        assert share(100) >= 1 - 1e-9  # nothing above `most`
+        assert share(0) <= 1e-9  # nor below 0
+
+
+def test_only_whole_numbers_are_ticks_of_whole_numbers():
+    assert [charts.axis([*range(1, n + 1)])[1] for n in (1, 2, 5)] == [[1], [1, 2], [1, 2, 3, 4, 5]]
+    assert charts.axis([1.0, 2.0])[1] != [1, 2]
+
+
+@given(st.lists(st.integers(0, 500), min_size=1, max_size=12), st.lists(st.integers(0, 40), min_size=12))
+def test_names_at_line_ends_stand_apart_and_as_close_as_can_be(wanted, gaps):
+    wanted.sort()
+    heights = charts.spread(wanted, 0, 500, 32)
+    assert all(below - above >= 32 - 1e-6 for above, below in pairwise(heights))
+    assert -1e-6 <= heights[0] <= heights[-1] <= 500 + 1e-6
+    other = [sum(gaps[: i + 1]) + 32 * i for i in range(len(wanted))]
+    if other[-1] <= 500:  # an arrangement that is no closer
+        distances = [sum((a - b) ** 2 for a, b in zip(wanted, to, strict=True)) for to in (heights, other)]
+        assert distances[0] <= distances[1] + 1e-6
+
+
+@given(st.text(), st.text())
+@example("猫", "犬")
+@example("a\nb", "ab")
+@example("\u200b", "")
+def test_different_texts_are_drawn_differently_and_no_letter_as_a_box(one, other):
+    assume(one != other and not set("×→–…●\\") & set(one + other))
+    texts = [charts.typeset(text, 24) for text in (one, other)]
+    assert texts[0][0] != texts[1][0]
+    for text, font in texts:
+        assert text.isprintable()
+        assert all(bytes(font.getmask(c)) != bytes(font.getmask("\uffff")) for c in text)
+
+
+@given(st.text("abWi é猫\n", min_size=1, max_size=40), st.integers(30, 300))
+def test_a_text_loses_its_middle_only_if_it_is_too_wide(text, width):
+    text = charts.printable(text)
+    shown = charts.cut(text, width)
+    assert charts.length(shown) <= width or shown == "…"
+    if shown == text:
+        return
+    assert charts.length(text) > width
+    start, end = shown.split("…")
+    assert text.startswith(start)
+    assert text.endswith(end)
+    assert 0 <= len(end) - 2 * len(start) <= 2
+    n = len(start + end) + 1  # with one letter more it would be too wide
+    longer = f"{text[: n // 3]}…{text[len(text) - n + n // 3 :]}"
+    assert n == len(text) or charts.length(longer) > width
+
+
+def history(n_epochs):
+    keys = "train_loss", "train_accuracy", "test_loss", "test_accuracy"
+    values = [(2 / e, 1 - 0.5 / e, 1 / e, 1 - 0.2 / e) for e in range(1, n_epochs + 1)]
+    return [dict(zip(keys, row, strict=True)) for row in values]
+
+
+@pytest.mark.parametrize("n_epochs", [1, 60])
+def test_of_both_curves_the_greater_value_is_drawn_higher(tmp_path, n_epochs):
+    picture = drawn(charts.draw_curves, tmp_path / "a.png", history(n_epochs), "a title " * 40)
+    for left in (0, picture.width // 2):  # the loss, the error
+        pixels = picture.crop((left, 90, left + 460, picture.height)).tobytes()
+        assert pixels.index(bytes(charts.BLUE)) < pixels.index(bytes(charts.ORANGE))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.png"]
+    mark = b"tEXt" + "\0".join(charts.PNG_MARK).encode()
+    assert mark in (tmp_path / "a.png").read_bytes()[:150]
+
+
+def test_bands_are_transparent_and_between_their_edges(tmp_path):
+    bands = [("a", 0, 8), ("b", 2, 10)]
+    for order in (bands, bands[::-1]):
+        lines = [(name, [[(x, 5, low, high) for x in (1, 2)]]) for name, low, high in order]
+        rows = [("", [{"title": "", "x_title": ""}], lines)]
+        picture = drawn(charts.draw_lines, tmp_path / "a.png", "", rows)
+        column = [picture.getpixel((150, y)) for y in range(80, picture.height - 80)]
+        tints = [tint for tint in dict.fromkeys(column) if column.count(tint) > 20 and tint != (255,) * 3]
+        assert len(tints) == 3  # only the upper band, both, only the lower band
+        starts = [column.index(tint) for tint in tints]
+        assert starts[2] - starts[1] == pytest.approx(3 * (starts[1] - starts[0]), abs=4)  # 8 to 2, 10 to 8
+
+
+@pytest.mark.parametrize(("n_lines", "name"), [(1, "a"), (20, "encoder, n_blocks 4, " * 4)])
+def test_every_line_has_its_name_beside_both_panels(tmp_path, n_lines, name):
+    panels = [{"title": "error", "x_title": "epoch", "log_y": True}, {"title": "loss", "x_title": "s"}]
+    pictures = []
+    for last in "12":
+        names = [f"{name}{number}" for number in range(n_lines - 1)] + [f"{name}{last}"]
+        rows = [("heading", panels, [(name, [[(1, 2, 1, 3), (2, 1, 0.5, 2)]] * 2) for name in names])]
+        pictures.append(drawn(charts.draw_lines, tmp_path / "a.png", "title", rows * 2))
+    left, top, right, bottom = ImageChops.difference(*pictures).getbbox()
+    assert right > pictures[0].width / 2 > left > 300
+    assert bottom > pictures[0].height / 2 > top
+
+
+def contrast_with_ink(colour):
+    def luminance(rgb):  # of the Web Content Accessibility Guidelines
+        shares = [(c / 255 + 0.055) / 1.055 for c in rgb]
+        return sum(part * share**2.4 for part, share in zip((0.2126, 0.7152, 0.0722), shares, strict=True))
+
+    return (luminance(colour) + 0.05) / (luminance(charts.INK) + 0.05)
+
+
+@few
+@given(st.lists(st.sampled_from((0, 3000, 6000, 9000, 12000)), min_size=9, max_size=9))
+@example([0] * 9)
+@example([9, 1, 5, 0, 5, 0, 0, 2, 1])
+def test_right_cells_are_blue_wrong_ones_orange_deeper_for_more_and_legible(tmp_path_factory, counts):
+    path, names = tmp_path_factory.mktemp("a") / "a.png", ("cat", "dog", "cow")
+    picture = drawn(charts.draw_confusion, path, torch.tensor(counts).view(3, 3), names, "title", "a note")
+    cells = [colour for n, colour in picture.getcolors(1 << 18) if n > 4000 and colour != (255,) * 3]
+    assert all(contrast_with_ink(colour) >= 4.5 for colour in cells)
+    for hue, kind in ((0, counts[::4]), (2, [n for i, n in enumerate(counts) if i % 4])):
+        depths = {colour[hue] for colour in cells if colour[hue] < colour[2 - hue] - 15}
+        n_different = len({round(136 * n / max(kind)) for n in kind if n})
+        assert len(depths) == n_different
+
+
+@pytest.mark.parametrize("n", [2, 20, 100])
+@pytest.mark.parametrize("name", ["{}", "{} of a class's long name {}"])
+def test_any_number_of_classes_with_any_names_fits_and_differs(tmp_path, n, name):
+    names, pictures = [name.format(i, i) for i in range(n)], []
+    for last in (n - 1, n):
+        names[-1] = name.format(last, "")
+        matrix = torch.eye(n, dtype=torch.int64).roll(1, 1)
+        pictures.append(drawn(charts.draw_confusion, tmp_path / "a.png", matrix, names, "title", ""))
+    assert pictures[0] != pictures[1]
+    assert max(pictures[0].size) < 2500
+
+
+def test_names_that_look_alike_are_numbered(tmp_path):
+    pairs = [("a", "b"), ("a", "a "), ("e\u0301", "\u00e9")]
+    matrix = torch.eye(2, dtype=torch.int64)
+    pictures = (drawn(charts.draw_confusion, tmp_path / "a.png", matrix, pair, "", "") for pair in pairs)
+    plain, *keyed = (picture.height for picture in pictures)
+    assert min(keyed) > plain  # the key is below
+
+
+KEYS = "mflop", "error", "model", "longest", "error_sd", "is_sheets", "architecture"
+
+
+def board(*rows):
+    return [dict(zip(KEYS, (*row, "an architecture"), strict=True)) for row in rows]
+
+
+@given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=12))
+def test_the_front_holds_those_than_which_none_is_as_cheap_and_as_good(points):
+    front = charts.pareto(dict(zip(KEYS, point, strict=False)) for point in points)
+    best = [p for p in set(points) if not any(q[0] <= p[0] and q[1] <= p[1] and q != p for q in points)]
+    assert [(entry["mflop"], entry["error"]) for entry in front] == sorted(best)
+
+
+def test_costs_show_models_spread_and_the_sheets_network(tmp_path):
+    first, last = (20, 2, "encoder", True, None, False), (10, 4, "resnet", False, None, False)
+    rows = [(first, last), (first, (*last[:3], True, *last[4:])), (first, (*last[:4], 1.0, False))]
+    rows += [((*first[:5], True), last), ((20, 0.0, *first[2:]),)]
+    entries = (board(*row) for row in rows)
+    brief, full, spread, sheets, _ = (drawn(charts.draw_costs, tmp_path / "a.png", e, "a") for e in entries)
+    for picture, colour in (
+        (full, charts.ORANGE),
+        (full, charts.PALE),
+        (spread, charts.GREY),
+        (sheets, charts.INK),
+    ):
+        assert number_of(picture, colour) > number_of(brief, colour) + 20
+    assert full.height == brief.height  # one row of the key has room for three
+
+
+@few
+@given(st.integers(1, 64), st.integers(1, 64), st.sampled_from([1, 3]))
+def test_every_pixel_of_a_small_picture_is_a_square(tmp_path_factory, height, width, channels):
+    image = (torch.arange(channels * height * width).view(channels, height, width) * 7 % 200).to(torch.uint8)
+    path, factor = tmp_path_factory.mktemp("a") / "a.png", 112 // max(height, width)
+    picture = drawn(charts.draw_sheet, path, [image], [("", "", "")], "")
+    left, top, right, bottom = ImageChops.invert(picture).getbbox()
+    assert (right - left, bottom - top) == (width * factor, height * factor)
+    shown = charts.to_pil_image(image).convert("RGB").resize((width * factor, height * factor), 0)
+    assert picture.crop((left, top, right, bottom)).tobytes() == shown.tobytes()
+
+
+def test_photos_are_large_and_captions_keep_class_names_and_the_ends_of_files(tmp_path):
+    sizes = (3000, 20), (90, 400), (65, 65)
+    photos = [Image.new("RGB", size, (200, 30, i)) for i, size in enumerate(sizes)]
+    long, pictures = "a_very_long_name_of_a_photo_in_a_folder_", []
+    for first, last in (("a → b", "1.jpg"), (f"{long} → b", f"{long}1"), (f"{long} → b", f"{long}2")):
+        caption = first, "loss 7.31", last
+        pictures.append(drawn(charts.draw_sheet, tmp_path / "a.png", photos * 3, [caption] * 9, "title"))
+        counts = [number_of(pictures[-1], (200, 30, i)) for i in range(3)]
+        assert counts == [3 * 144, pytest.approx(3 * 144 * 32, rel=0.05), 3 * 144 * 144]
+    assert pictures[1] != pictures[2]
+    assert pictures[1].height > pictures[0].height  # the first line is broken after its arrow

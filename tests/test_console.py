@@ -1,0 +1,206 @@
+"""What every command shares: one-line errors, harmless output, flags, progress."""
+
+import io
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+from commands import PROJECT, started
+from conftest import FLAGS, write_folder
+from hypothesis import given
+from hypothesis import strategies as st
+
+from support import console
+from support.console import UserError
+
+
+def ended(main, capfd):
+    """Return (status, stdout, stderr) of a command that calls `main`."""
+    try:
+        console.run_command(main)
+        status = 0
+    except SystemExit as end:
+        status = end.code
+    return status, *capfd.readouterr()
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "fact"),
+    [
+        (UserError("two\nlines"), "two lines"),
+        (UserError("a \x1b[31mred name"), r"\x1b[31m"),
+        (KeyboardInterrupt(), "interrupted"),
+        (OSError(28, "No space left on device", "runs/x"), "runs/x: No space left on device"),
+        (MemoryError(), "--limit"),
+        (RuntimeError("CUDA out of memory. Tried to allocate"), "--batch-size"),
+    ],
+)
+def test_what_a_user_can_cause_is_one_line_and_status_2(capfd, monkeypatch, error, fact):
+    monkeypatch.setattr(sys, "argv", ["somewhere/train.py"])
+    status, _, err = ended(lambda: fail(error), capfd)
+    assert status == 2
+    assert err.startswith("train.py: ")
+    assert fact in err
+    assert err.count("\n") == 1
+
+
+def test_a_fault_of_ours_keeps_its_traceback():
+    with pytest.raises(RuntimeError, match="a bug"):
+        console.run_command(lambda: fail(RuntimeError("a bug")))
+
+
+@given(st.text())
+def test_printed_names_cannot_control_the_terminal(text):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", newline="")
+    console.Escaped(stream).write(text)
+    stream.flush()
+    written = stream.buffer.getvalue().decode("ascii")
+    assert written.count("\n") == text.count("\n")
+    assert all(c.isprintable() or c == "\n" for c in written)
+
+
+class NotebookStream(io.StringIO):
+    """A notebook's output: no encoding to change, no file descriptor."""
+
+    encoding = None
+
+
+def test_a_notebooks_stream_is_written_to(monkeypatch):
+    stream = NotebookStream()
+    with redirect_stdout(stream):
+        console.run_command(lambda: print("Ärger"))
+    assert stream.getvalue() == "Ärger\n"
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", "nan", str(2**31)])
+def test_numbers_out_of_range_are_refused(refused, text):
+    assert "--epochs" in refused(f"train.py --epochs {text}")
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"), [("--seed", "-1"), ("--seed", str(2**32)), ("--lr", "inf"), ("--lr", "0")]
+)
+def test_seeds_and_rates_out_of_range_are_refused(refused, flag, text):
+    assert flag in refused(f"train.py {flag} {text}")
+
+
+@pytest.mark.parametrize(
+    ("line", "fact"),
+    [
+        ("--model lenet", "lenet"),
+        ("--epochs", "--epochs"),
+        ("--data=", "--data"),
+        ("--data nowhere", "nowhere"),
+        ("--model vgg16 --n-blocks 2", "--n-blocks"),
+        ("--init pretrained", "vgg16"),
+        ("--weights x.pt", "--init"),
+        ("--init transfer", "--weights"),
+        ("--freeze", "--init"),
+        ("--freeze --augment --init transfer --weights x.pt", "--augment"),
+        ("--data images --init transfer --weights nowhere.pt", "nowhere.pt"),
+        ("--data images --device cuda:99", "cuda:99"),
+        ("--data images --n-blocks 4", "8 → 4 → 2 → 1 → nothing; the smallest size that works is 16×16"),
+        (
+            "--data images --model vgg16 --image-size 18",
+            "18 → 9 → 4 → 2 → 1 → nothing; the smallest size that works is 32×32",
+        ),
+        ("--data images --n-blocks 2000000", "2000000"),
+        ("--data images --n-blocks 2 --lr 1e30", "--lr"),
+        ("--resume nowhere", "nowhere"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line(refused, folder, line, fact):
+    assert fact in refused(f"train.py {line} --threads 1")
+    assert not Path("runs/resnet-default").exists() or "1e30" in line  # refused before a folder is made
+
+
+def test_help_lists_every_flag_with_its_default(type_in):
+    help_text = type_in("train.py --help").out
+    assert {"--model", "--init", "--n-features-1", "--resume"} <= set(re.findall(r"--[\w-]+", help_text))
+    assert "default: 144" in help_text
+
+
+@pytest.mark.parametrize("words", [["a b", "-x", "it's"], [Path("-out"), "ü"], ["$HOME", "*"]])
+def test_a_printed_command_is_what_the_shell_understands(words, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    line = console.command("train.py", *words)
+    expected = [f"./{word}" if isinstance(word, Path) else word for word in words]
+    assert shlex.split(line) == ["python", "train.py", *expected]
+
+
+def test_printed_commands_work_in_another_folder(tmp_path):
+    write_folder(tmp_path / "images")
+    line = [sys.executable, PROJECT / "train.py", "--data", "images", "--epochs", "1", *FLAGS.split()]
+    out = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    (following,) = re.findall("next.*: (python .*compare.py.*)", out)
+    words = [sys.executable, *shlex.split(following)[1:]]
+    assert "resnet default" in subprocess.run(words, cwd=tmp_path, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.4, "0 s"), (59.6, "1 min 00 s"), (3599, "59 min 59 s"), (11100, "3 h 05 min")]
+)
+def test_durations_are_said_as_a_person_does(seconds, text):
+    assert console.duration(seconds) == text
+
+
+class Terminal(io.StringIO):
+    """A stream that looks like a terminal."""
+
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("dumb", [False, True])
+def test_progress_yields_all_and_a_terminal_shows_share_and_time_left(monkeypatch, dumb):
+    monkeypatch.setenv("TERM", "dumb" if dumb else "xterm")
+    with redirect_stdout(Terminal()) as stream:
+        items = list(console.progress((time.sleep(0.06) or n for n in range(6)), "reading\x1b", 6, n_after=6))
+    assert items == [0, 1, 2, 3, 4, 5]
+    shown = stream.getvalue()
+    if dumb:
+        assert shown == ""
+    else:
+        assert re.search(r"reading\\x1b: (33|50) %?.*left", shown) or re.search(
+            r"reading\\x1b: \d+%, \d s left", shown
+        )
+        assert shown.endswith("\r\x1b[K")
+
+
+# ---------------------------------------------------------------- signals and pipes
+
+
+def test_ctrl_c_ends_in_one_line_with_the_command_that_continues(tmp_path):
+    write_folder(tmp_path / "images", n_train=200)
+    process = started("train", f"--data images --epochs 1000 --out run {FLAGS}", tmp_path)
+    while process.is_alive() and not (tmp_path / "run" / "state.pt").exists():
+        process.join(timeout=0.01)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(timeout=60)
+    assert process.exitcode == 2
+    line = (tmp_path / "stderr").read_text()
+    assert line.startswith("train.py: interrupted")
+    assert line.endswith("train.py --resume run\n")
+    assert line.count("\n") == 1
+
+
+def test_a_reader_who_leaves_ends_the_run_in_one_line(tmp_path):
+    write_folder(tmp_path / "images", n_train=200)
+    os.mkfifo(tmp_path / "stdout")
+    process = started("train", f"--data images --epochs 1000 --out run {FLAGS}", tmp_path)
+    with open(tmp_path / "stdout") as reader:
+        reader.readline()
+    process.join(timeout=60)
+    assert process.exitcode == 2
+    assert (tmp_path / "stderr").read_text().count("\n") == 1

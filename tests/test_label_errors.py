@@ -1,0 +1,208 @@
+"""Label errors: scores and counts against a version by hand, and against data of which the truth is known."""
+
+import math
+from collections import Counter
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from data import make_wrong
+from support import label_errors
+from support.label_errors import count_errors, error_scores, label_counts
+
+# ---------------------------------------------------------------- by hand, sample by sample
+
+
+@st.composite
+def outputs(draw):
+    """Labels, and log-probabilities of one to three networks, with losses that are often equal."""
+    n, n_networks, n_classes = draw(st.integers(1, 12)), draw(st.integers(1, 3)), draw(st.integers(2, 4))
+    labels = draw(st.lists(st.integers(0, n_classes - 1), min_size=n, max_size=n))
+    n_values = n * n_networks * n_classes
+    values = draw(st.lists(st.integers(-9, 0), min_size=n_values, max_size=n_values))
+    return torch.tensor(labels), torch.tensor(values).float().view(n_networks, n, n_classes).log_softmax(2)
+
+
+def ensemble_by_hand(log_probabilities):
+    """The logarithms of the geometric means of the networks' probabilities, divided by their sums."""
+    samples = zip(*log_probabilities.tolist(), strict=True)
+    means = [[sum(logs) / len(logs) for logs in zip(*sample, strict=True)] for sample in samples]
+    return [[log - math.log(sum(map(math.exp, row))) for log in row] for row in means]
+
+
+def counts_by_hand(labels, rows):
+    n_classes = len(rows[0])
+    shares = [sum(map(math.exp, column)) / len(rows) for column in zip(*rows, strict=True)]
+    counts = [[labels.count(i) if i == k else 0 for k in range(n_classes)] for i in range(n_classes)]
+    for _ in range(20):
+        sums = [[0] * n_classes for _ in range(n_classes)]
+        for label, row in zip(labels, rows, strict=True):
+            priors = [count + 0.5 / n_classes for count in counts[label]]
+            weights = [math.exp(row[k]) / shares[k] * priors[k] for k in range(n_classes)]
+            for k in range(n_classes):
+                sums[label][k] += weights[k] / sum(weights)
+        counts = sums
+    return counts, shares
+
+
+def score_by_hand(label, row, counts, shares):
+    classes = range(len(row))
+    counts = [[count + 0.5 / len(row) for count in of_label] for of_label in counts]
+    others = sorted(counts[i][k] for i in classes for k in classes if i != k)
+    usual = others[(len(others) - 1) // 2]
+    more = [max(0, count - 3 * usual - 3 * math.sqrt(count)) for count in counts[label]]
+    wrong = sum((usual + more[k]) * math.exp(row[k]) / shares[k] for k in classes if k != label)
+    return math.log(wrong) - math.log(counts[label][label] * math.exp(row[label]) / shares[label])
+
+
+@given(outputs())
+def test_counts_and_scores_are_those_of_bayes_rule(given):
+    labels, log_probabilities = given
+    rows = ensemble_by_hand(log_probabilities)
+    together = label_errors.ensemble(log_probabilities)
+    assert torch.allclose(together, torch.tensor(rows), atol=1e-5)
+    counts, shares = counts_by_hand(labels.tolist(), rows)
+    assert torch.allclose(label_counts(labels, together), torch.tensor(counts), atol=1e-3)
+    scores = [
+        score_by_hand(label, row, counts, shares) for label, row in zip(labels.tolist(), rows, strict=True)
+    ]
+    assert error_scores(labels, together).tolist() == pytest.approx(scores, abs=2e-3)
+
+
+def test_if_all_mistakes_are_equally_frequent_the_score_sorts_as_the_loss():
+    labels = torch.arange(400) % 4
+    sure = 3 + torch.rand(100, generator=torch.Generator().manual_seed(0)).repeat_interleave(4)
+    log_probabilities = (sure[:, None] * torch.eye(4)[labels]).log_softmax(1)
+    losses = -log_probabilities[torch.arange(400), labels]
+    scores = error_scores(labels, log_probabilities)
+    order = losses.argsort(descending=True)
+    assert (scores[order].diff() <= 1e-4).all()
+    assert scores[order[0]] > scores[order[-1]] + 0.5
+
+
+def test_certain_networks_give_finite_scores():
+    """Class 2 has no sample, and the only sample of class 1 is surely of class 0."""
+    scores = error_scores(torch.tensor([0, 0, 0, 1]), torch.tensor([[0, -300.0, -300.0]]).expand(4, 3))
+    assert scores.isfinite().all()
+    assert scores.argmax() == 3
+
+
+# ---------------------------------------------------------------- how many are wrong
+
+
+def calibrated(n_classes, seed, distance=4):
+    """Return classes and probabilities of 6,000 samples: numbers around their class's, by Bayes' rule."""
+    generator = torch.Generator().manual_seed(seed)
+    classes = torch.randint(n_classes, (6000,), generator=generator)
+    values = distance * classes + torch.randn(6000, generator=generator)
+    squares = (values[:, None] - distance * torch.arange(n_classes)) ** 2
+    return classes, (-squares / 2).softmax(dim=1).clamp(min=1e-30)
+
+
+@settings(max_examples=12)
+@given(st.integers(2, 5), st.integers(0, 2**31), st.sampled_from([0, 0.02, 0.1]))
+def test_the_number_of_wrong_labels_is_found_by_networks_that_know_how_sure_they_are(n_classes, seed, share):
+    classes, probabilities = calibrated(n_classes, seed)
+    n_wrong = int(share * 6000)
+    labels, _ = make_wrong(classes, n_classes, n_wrong, seed)
+    counts = label_counts(labels, probabilities.log())
+    true_counts = torch.zeros(n_classes, n_classes)
+    for pair, count in Counter(zip(labels.tolist(), classes.tolist(), strict=True)).items():
+        true_counts[pair] = count
+    assert torch.allclose(counts.sum(dim=1), true_counts.sum(dim=1))
+    assert torch.allclose(counts, true_counts, rtol=0.1, atol=45)
+    low, high = count_errors(labels, probabilities.log())
+    assert (low, high) == pytest.approx((n_wrong, n_wrong), abs=25 + n_wrong / 10)
+
+
+@settings(max_examples=12)
+@given(st.integers(3, 5), st.integers(0, 2**31), st.sampled_from([0.05, 0.1]))
+def test_networks_that_expect_wrong_labels_are_seen_through(n_classes, seed, share):
+    classes, probabilities = calibrated(n_classes, seed)
+    labels, wrong = make_wrong(classes, n_classes, int(share * len(classes)), seed)
+    expects = torch.full((n_classes, n_classes), share / (n_classes - 1)).fill_diagonal_(1 - share)
+    low, high = count_errors(labels, (probabilities @ expects).log())
+    assert low < len(wrong) / 3  # such networks find a wrong label as likely as it is
+    assert high == pytest.approx(len(wrong), rel=0.15)
+
+
+@settings(max_examples=12)
+@given(st.integers(2, 4), st.integers(0, 2**31))
+def test_classes_that_overlap_are_not_counted_as_wrong(n_classes, seed):
+    classes, probabilities = calibrated(n_classes, seed, distance=3)
+    low, high = count_errors(classes, probabilities.log())
+    assert low < 40
+    assert high < 90  # of some 800 that are contradicted
+
+
+@pytest.mark.parametrize(("n_contradicted", "tells"), [(19, True), (20, False)])
+def test_networks_that_contradict_half_of_the_labels_cannot_tell(n_contradicted, tells):
+    labels = torch.arange(40) % 2
+    predicted = torch.cat([1 - labels[:n_contradicted], labels[n_contradicted:]])
+    estimate = count_errors(labels, (3 * torch.eye(2)[predicted]).log_softmax(dim=1))
+    assert (estimate is not None) == tells
+
+
+# ---------------------------------------------------------------- copies, suspects, the truth
+
+shades = st.lists(st.integers(0, 3), min_size=1, max_size=8)  # as hashes: equal for copies
+
+
+@given(shades, st.data())
+def test_of_copies_only_those_with_the_best_label_are_not_contradicted(digests, content):
+    n = len(digests)
+    labels = torch.tensor(content.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n)))
+    losses = torch.tensor(content.draw(st.permutations(range(n))), dtype=torch.float)
+    contradicted = label_errors.contradicted_copies(digests, labels, losses)
+    for index, digest in enumerate(digests):
+        copies = [other for other, its in enumerate(digests) if its == digest]
+        assert contradicted[index] == (labels[index] != labels[min(copies, key=losses.__getitem__)])
+
+
+@given(st.data(), st.integers(1, 12), st.integers(0, 14))
+def test_suspects_are_the_first_whose_label_is_contradicted_and_no_class_loses_its_last(
+    content, n_samples, n
+):
+    some = st.lists(st.integers(0, 2), min_size=n_samples, max_size=n_samples)
+    labels, predicted = content.draw(some), content.draw(some)
+    order = content.draw(st.permutations(range(n_samples)))[: content.draw(st.integers(0, n_samples))]
+    wanted = [index for index in order if labels[index] != predicted[index]][:n]
+    for label in set(labels):
+        if {index for index in range(n_samples) if labels[index] == label} <= set(wanted):
+            wanted.remove([index for index in wanted if labels[index] == label][-1])
+    tensors = [torch.tensor(each, dtype=torch.int64) for each in (labels, predicted, order)]
+    assert label_errors.most_likely_errors(*tensors, n).tolist() == wanted
+
+
+@given(shades, st.data())
+def test_the_true_label_is_that_of_the_same_image(digests, content):
+    n = len(digests)
+    labels = content.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))
+    known = content.draw(st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 2)), max_size=8))
+    true = label_errors.true_labels(
+        digests, torch.tensor(labels), [d for d, _ in known], [k for _, k in known]
+    )
+    for index, digest in enumerate(digests):
+        there = [label for its, label in known if its == digest]
+        own = labels[index]
+        assert true[index] == (own if own in there else there[0] if there else -1)
+
+
+@pytest.mark.parametrize("n_classes", [3, 10])
+def test_what_an_even_spread_expects_is_what_random_wrong_labels_have(n_classes):
+    truth = torch.arange(n_classes).repeat(300)[: 300 * n_classes - 150]  # the classes differ in size
+    truth = torch.cat([truth, torch.zeros(400, dtype=torch.int64)])
+    found = torch.zeros(2, 200, n_classes)
+    for seed in range(200):
+        wrong, changed = make_wrong(truth, n_classes, 200, seed)
+        for kind, values in enumerate((wrong[changed], truth[changed])):
+            found[kind, seed] = torch.bincount(values, minlength=n_classes)
+    for counts, (expected, variance) in zip(
+        found, label_errors.even_spread(truth, 200, n_classes), strict=True
+    ):
+        assert expected.sum() == pytest.approx(200)
+        assert torch.allclose(counts.mean(0).double(), expected, atol=4 * math.sqrt(200 / 4 / 200))
+        chi_squares = ((counts - expected) ** 2 / expected).sum(1) / variance
+        assert chi_squares.mean() == pytest.approx(n_classes - 1, rel=0.2)  # the mean of χ²

@@ -1,0 +1,92 @@
+"""Activations and gradients by layer: against a pass by hand, the laws of Glorot and He, and of runs in folders."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import FLAGS, write_folder
+from PIL import Image
+from torch import nn
+
+import data
+import models
+from studies import layers
+from support.run_folder import read_csv, read_run, read_tensors
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_stds_are_those_of_a_pass_by_hand(inplace):
+    torch.manual_seed(0)
+    model = models.encoder(3, image_size=8, n_blocks=2, n_features_1=4, n_features_2=4)
+    images, labels = torch.rand(6, 1, 8, 8), torch.arange(6) % 3
+    for layer in model:
+        if isinstance(layer, nn.ReLU):
+            layer.inplace = inplace  # as vgg16's are
+    rows = layers.layer_stds(model, images, labels)
+    outputs, x = {}, images
+    for name, layer in model.named_children():
+        x = torch.relu(x) if isinstance(layer, nn.ReLU) else layer(x)
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            x.retain_grad()
+            outputs[name] = x
+    sum(F.cross_entropy(x[i : i + 1], labels[i : i + 1]) for i in range(6)).backward()
+    assert [name for name, *_ in rows] == list(outputs)
+    for (_, activation, gradient), output in zip(rows, outputs.values(), strict=True):
+        assert activation == pytest.approx(output.std().item(), rel=1e-4)
+        assert gradient == pytest.approx(output.grad.std().item(), rel=1e-4)
+
+
+def test_xavier_halves_the_variance_at_every_relu_and_kaiming_keeps_it():
+    torch.manual_seed(0)
+    plain = [module for _ in range(12) for module in (nn.Linear(400, 400), nn.ReLU())]
+    network, batch = nn.Sequential(*plain, nn.Linear(400, 10)), (torch.randn(64, 400), torch.arange(64) % 10)
+    models.initialise_xavier(network)
+    stds = [activation for _, activation, _ in layers.layer_stds(network, *batch)]
+    assert stds[10] / stds[0] == pytest.approx(0.5**5, rel=0.5)  # ten layers on
+    for layer in plain[::2]:
+        nn.init.kaiming_normal_(layer.weight)
+    stds = [activation for _, activation, _ in layers.layer_stds(network, *batch)]
+    assert stds[10] / stds[0] == pytest.approx(1, rel=0.5)
+
+
+@pytest.fixture
+def show(tmp_path, type_in, monkeypatch):
+    """A function that shows the layers of a run; in the current folder are images/ and a finished run."""
+    write_folder(tmp_path / "images")
+    ended = type_in(f"train.py {FLAGS} --lr 0.02 --epochs 2 --data images --init xavier --out runs/xavier")
+    assert ended.status == 0, ended.err
+    monkeypatch.setitem(sys.modules, "layers", layers)
+    return lambda folder: type_in(f"layers.py {folder} --csv table.csv")
+
+
+def test_a_run_is_shown_at_the_start_and_trained(show):
+    shutil.copytree("runs/xavier", "runs/unfinished")
+    Path("runs/unfinished/model.pt").unlink()
+    ended = show("runs/xavier runs/unfinished")
+    assert ended.status == 0, ended.err
+    networks = {}
+    for row in read_csv("table.csv"):
+        networks.setdefault(row["network"], []).append(list(row.values())[1:])
+    states = "runs/xavier, at the start", "runs/xavier, trained", "runs/unfinished, at the start"
+    assert list(networks) == [f"{state}, on images" for state in states]
+    start, trained, unfinished = networks.values()
+    assert start == unfinished != trained
+    settings = read_run("runs/xavier").settings
+    model = models.build(settings, 3, 1)
+    sample = data.load("images")[0].subset(data.random_part(24, 32))
+    batch = data.batch_to_float(sample.images, (8, 8)), sample.labels
+    for rows, state in ((start, model.state_dict()), (trained, read_tensors("runs/xavier/model.pt"))):
+        model.load_state_dict(state)
+        for (name, *stds), expected in zip(rows, layers.layer_stds(model, *batch), strict=True):
+            assert (name, *map(float, stds)) == pytest.approx(expected)
+    Image.open("runs/layers.png").verify()
+
+
+def test_a_run_whose_images_have_changed_is_refused(show):
+    write_folder(Path("images"), n_train=30)
+    ended = show("runs/xavier")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "runs/xavier" in ended.err

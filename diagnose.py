@@ -380,7 +380,9 @@ def main(arguments=None):
     train.complete(settings, noisy, *((10, 10) if settings.freeze else (2, 10)))
     model = models.build(settings, len(noisy.classes), noisy.images.shape[1])
     n_parameters = sum(parameter.numel() for parameter in model.parameters())
-    described = run_folder.describe_run("diagnose.py", settings, data.describe_data(noisy, test), n_parameters)
+    described = run_folder.describe_run(
+        "diagnose.py", settings, data.describe_data(noisy, test), n_parameters
+    )
     labels = torch.cat([noisy.labels, test.labels])
     all_kept = torch.ones(len(labels), dtype=torch.bool)
     decisions = review.Decisions(all_kept, labels, ~all_kept)

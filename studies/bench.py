@@ -1,25 +1,15 @@
-"""How fast our training loop is, compared with others on the same network, images and machine.
+"""How fast our training loop is, compared with others on the sheet's ResNet, MNIST and the same machine.
 
-    python -m studies.bench
+    python -m studies.bench --peers --to-99
 
-measures how many of 6,000 images of MNIST the sheet's ResNet learns per second, in the second epoch, by
-
-    ours              train.py
-    plain             as in PyTorch's tutorials: a DataLoader makes a Pillow image and a tensor of each image
-    plain_workers     the same with two processes that load
-    plain_in_memory   a plain loop on tensors that are on the device already
-    plain_recipe      `plain` with our initial weights and learning rates
-    lightning         with --peers: Lightning's Trainer with the DataLoader of `plain`
-
---to-99 also measures the seconds of training on all of MNIST, without tests, until 99 % of the test images
-are right: trainings of 1, 2, … epochs are tried, and the first one that gets there counts. Ratios compare
-numbers of one round. ONEDNN_MAX_CPU_ISA=AVX2 in front limits convolutions to what most laptops have.
+measures for each of LOOPS the images per second in the second epoch of 6,000 images. --to-99 also measures
+the seconds of training, without tests, until 99 % of the test images are right: trainings of 1, 2, … epochs
+are tried, and the first one that gets there counts. Ratios compare numbers of one round. To measure as on a
+laptop without AVX-512, put ONEDNN_MAX_CPU_ISA=AVX2 in front.
 """
 
 import os
-import sys
 import time
-from argparse import Namespace
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib.util import find_spec
@@ -39,7 +29,8 @@ from data import load
 from support import console, machine, run_folder
 
 N_ROUNDS, N_IMAGES = 3, 6000
-METHOD = "spawn" if sys.platform == "win32" else "forkserver"  # starts a process that inherits no settings
+KINDS = ("workers", "in_memory", "recipe")
+METHOD = "spawn"  # starts a process that inherits neither memory nor settings
 
 # ---------------------------------------------------------------- the loops: (model, seconds of each epoch)
 
@@ -64,7 +55,11 @@ def loader(data, n_workers=0):
 
 
 def plain(data, settings, kind=None):
-    """Train as PyTorch's tutorials do, but for what `kind` says: "workers", "in_memory" or "recipe"."""
+    """Train as PyTorch's tutorials do: a DataLoader makes a Pillow image and a tensor of each image.
+
+    Of the other KINDS, "workers" has two processes that load, "in_memory" has tensors on the device instead
+    of a DataLoader, and "recipe" has our initial weights and learning rates.
+    """
     batches, data = loader(data, 2 if kind == "workers" else 0), data.to(settings.device)
     model, seconds = models.ResNet().to(settings.device), []
     optimizer, scheduler = torch.optim.AdamW(model.parameters()), None
@@ -114,9 +109,8 @@ def lightning(data, settings):
     return module.model.to(settings.device), [end - start for start, end in pairwise(module.times)]
 
 
-LOOPS = {"plain": plain, "lightning": lightning}
-LOOPS |= {f"plain_{kind}": partial(plain, kind=kind) for kind in ("workers", "in_memory", "recipe")}
-LOOPS["ours"] = ours  # the last one, because train.train changes how its process keeps memory
+LOOPS = {"plain": plain} | {f"plain_{kind}": partial(plain, kind=kind) for kind in KINDS}
+LOOPS |= {"lightning": lightning, "ours": ours}  # ours is last, because it changes how memory is kept
 
 # ---------------------------------------------------------------- the measurements
 
@@ -125,7 +119,8 @@ def run(name, data, seed, n_epochs):
     """Return (settings, model, seconds of each epoch) of a training by one of LOOPS."""
     parser = console.Parser()
     console.add_training_flags(parser, models.ARCHITECTURE, init="xavier")
-    settings = parser.parse_args([], Namespace(seed=seed, epochs=n_epochs))
+    settings = parser.parse_args([])
+    settings.seed, settings.epochs = seed, n_epochs
     train.complete(settings, data)
     torch.manual_seed(seed)
     return settings, *LOOPS[name](data, settings)
@@ -142,12 +137,9 @@ def measure(seed, source, names, to_99):
             if train.evaluate(model, test, settings)[1] >= 0.99:
                 measured |= {(f"{name}_to_99", "s"): sum(seconds), (f"{name}_to_99, epochs", ""): n_epochs}
                 break
-    for name in names[:-1]:
-        measured[f"ours / {name}", "×"] = measured["ours", "images/s"] / measured[name, "images/s"]
-    for name in to_99[:-1]:
-        ratio = measured[f"{name}_to_99", "s"] / measured["ours_to_99", "s"]
-        measured[f"{name}_to_99 / ours_to_99", "×"] = ratio
-    return measured
+    ratios = {f"ours / {name}": ("ours", name, "images/s") for name in names[:-1]}
+    ratios |= {f"{name}_to_99 / ours_to_99": (f"{name}_to_99", "ours_to_99", "s") for name in to_99[:-1]}
+    return measured | {(ratio, "×"): measured[a, u] / measured[b, u] for ratio, (a, b, u) in ratios.items()}
 
 
 def main():
@@ -162,10 +154,10 @@ def main():
         raise console.UserError("--peers: pip install lightning first")
     names = [name for name in LOOPS if given.peers or name != "lightning"]
     to_99 = [name for name in names if name not in ("plain_workers", "plain_in_memory")] * given.to_99
-    device, isa = machine.choose_device(), os.environ.get("ONEDNN_MAX_CPU_ISA")
-    here = {"hardware": machine.hardware(device) + f", oneDNN limited to {isa}" * bool(isa)}
-    here |= {"precision": "bf16" if machine.has_fast_bf16(device) else "fp32"}
-    here |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
+    device, isa = machine.choose_device(), os.environ.get("ONEDNN_MAX_CPU_ISA", "all")
+    here = {"hardware": machine.hardware(device), "oneDNN": isa, "torch": torch.__version__}
+    here["precision"] = "bf16" if machine.has_fast_bf16(device) else "fp32"
+    here["threads"] = torch.get_num_threads()
     rounds, rows = [], []
     for seed in console.progress(range(N_ROUNDS), "measuring"):
         with ProcessPoolExecutor(1, get_context(METHOD)) as process:

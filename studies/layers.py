@@ -1,8 +1,6 @@
-"""How large a network's activations and gradients are in each layer: does the signal get through?
+"""How large a network's activations and gradients are in each layer, at the start and trained (sheet 1.1 c).
 
-    python -m studies.layers runs/vgg16-xavier runs/vgg16-default
-
-shows the networks of runs of train.py, at the start and trained (exercise sheet 1.1 c).
+python -m studies.layers runs/vgg16-xavier runs/vgg16-default
 """
 
 from argparse import Namespace
@@ -14,8 +12,6 @@ from torch import autograd, nn
 import models
 from data import batch_to_float, describe_data, load, random_part
 from support import charts, console, run_folder
-
-COLUMNS = ("network", "layer", "activation_std", "gradient_std")
 
 
 def layer_stds(model, images, labels):
@@ -65,15 +61,17 @@ def main():
         print(f"\n{name}\nstandard deviations:     activations  gradients")
         for layer, *stds in rows:
             print(f"{layer:24}{stds[0]:12.2g}{stds[1]:11.2g}")
-            table.append(dict(zip(COLUMNS, (name, layer, *stds), strict=True)))
+            table.append(
+                {"network": name, "layer": layer, "activation_std": stds[0], "gradient_std": stds[1]}
+            )
         _, *columns = zip(*rows, strict=True)
         lines.append((name, [[(x, y, y, y) for x, y in enumerate(stds, 1)] for stds in columns]))
-    panel, kinds = {"x_title": "layer, from image to logits", "log_y": True}, ("activations", "gradients")
-    panels = [panel | {"title": f"standard deviation of the {kind}"} for kind in kinds]
+    panel = {"x_title": "layer, from image to logits", "log_y": True}
+    panels = [panel | {"title": f"standard deviation of the {kind}s"} for kind in ("activation", "gradient")]
     run_folder.check_replaceable(given.picture)
     charts.draw_lines(given.picture, "Activations and gradients by layer", [("", panels, lines)])
     if given.csv:
-        run_folder.check_replaceable(given.csv, COLUMNS)
+        run_folder.check_replaceable(given.csv, table[0])
         run_folder.write_csv(given.csv, table)
 
 

@@ -140,8 +140,7 @@ def measure(noise, number, given):
         found, precision = judge(wrong[order])
         numbers = {"found": found, "average_precision": precision, "estimate": estimate}
         rows.append(row | {"method": method} | numbers)
-        print("{method:30} found {found:,}, precision {average_precision:.3f}".format(**rows[-1]), end="")
-        print(f", estimate {estimate:,}" if estimate != "" else "")
+        print(f"{method:40} found {found:6,}, average precision {precision:.3f}, estimate {estimate}")
     return rows
 
 

@@ -139,7 +139,9 @@ def test_a_second_round_knows_what_the_first_one_decided(tmp_path, top):
     path.write_text("\n".join(["id,action,new_label,given", *rows]))
     first = review.read_decisions(path, ids, classes, labels)
     assert same(first, decisions([3], [0], [(2, 0), (5, 0)], labels))
-    copy_folder(tmp_path / "mine", tmp_path / "copy", review.new_classes(ids, classes, labels, first))
+    changes = review.new_classes(ids, classes, labels, first)
+    assert changes == {ids[2]: "a", ids[3]: None, ids[5]: "a"}
+    copy_folder(tmp_path / "mine", tmp_path / "copy", changes)
     ids = [f"{top}{name}" for name in ("a/1", "a/2", "a/2-1", "a/5", "b/4")]
     assert all((tmp_path / "copy" / name).is_file() for name in ids)
     labels = torch.tensor([0, 0, 0, 0, 1])

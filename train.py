@@ -192,7 +192,8 @@ def main():
     network = f"{settings.model}, {settings.init} initialisation, {n_parameters:,} parameters"
     hardware = f"{settings.device}, {settings.precision}, {settings.threads} threads"
     print(f"{network}; seed {settings.seed}; {hardware}")
-    described = run_folder.describe_run("train.py", settings, describe_data(train_data, test_data), n_parameters)
+    about_data = describe_data(train_data, test_data)
+    described = run_folder.describe_run("train.py", settings, about_data, n_parameters)
     if resume:
         folder = Path(resume)
         run_folder.check_same(folder, config, described)

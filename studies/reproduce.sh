@@ -49,6 +49,7 @@ cleaning)
 gpu)
     for n in 1 5; do seeds gpu-$n --data mnist --epochs $n; done
     seeds gpu-64 --model vgg16 --data mnist --image-size 64 --epochs 3
+    run train.py gpu-224 --model vgg16 --init xavier --data mnist
     table gpu compare.py $new/gpu-* ;;
 *) sed -n 2p studies/reproduce.sh >&2 && exit 2 ;;
 esac

@@ -25,7 +25,7 @@ def copies():
 
 
 def started(module, arguments, cwd):
-    """Start the command `module`, such as "train", in the folder `cwd`; its output goes to stdout and stderr there."""
+    """Start the command `module`, such as "train", in the folder `cwd`, with its output in files there."""
     process = copies().Process(target=run_as_typed, args=(module, arguments.split(), cwd), daemon=True)
     process.start()
     return process

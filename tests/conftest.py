@@ -1,4 +1,4 @@
-"""What several test files use: small data sets, as tensors and as real files, and commands as a user types them."""
+"""What several test files use: small data sets, as tensors and as files, and commands as typed."""
 
 import os
 import sys
@@ -97,7 +97,7 @@ def type_in(tmp_path, monkeypatch, capfd):
 
 @pytest.fixture
 def refused(type_in):
-    """A function that runs a command line that must be refused: one line on stderr, status 2. Returns the line."""
+    """A function that runs a command that must be refused: one line on stderr, which it returns, status 2."""
 
     def run(line):
         ended = type_in(line)

@@ -1,4 +1,4 @@
-"""The commands as a user types them: the user's three, every training flag, a folder of photos from start to end."""
+"""The commands as a user types them: each training flag, kill -9, a folder of photos from start to end."""
 
 import math
 import os

@@ -1,4 +1,4 @@
-"""Comparisons: which runs are one line, the numbers, unfinished and damaged runs, and what is never overwritten."""
+"""Comparisons: which runs are one line, unfinished and damaged runs, and what is never overwritten."""
 
 import os
 import shutil

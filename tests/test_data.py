@@ -141,7 +141,7 @@ def test_torchvisions_folder_is_read_but_never_hides_class_folders(here):
 
 
 def test_an_unknown_name_lists_the_known_ones(here):
-    with pytest.raises(UserError, match="nowhere.*auto, mnist, fashion, digits"):
+    with pytest.raises(UserError, match=r"nowhere.*auto, mnist, fashion, digits"):
         data.load("nowhere")
 
 

@@ -254,7 +254,8 @@ def test_16_bit_colour_is_read_only_if_it_uses_the_full_range(tmp_path):
 def test_what_is_transparent_becomes_white(pixels, kind):
     pixels[0, 0], pixels[2, 3] = (9, 9, 9, 255), (200, 0, 0, 255)  # two colours, so that white it is
     with tempfile.TemporaryDirectory() as root:
-        read = as_array(image_files.read_image(write(Path(root, f"a.{kind}"), pixels, lossless=True, exact=True)))
+        file = write(Path(root, f"a.{kind}"), pixels, lossless=True, exact=True)
+        read = as_array(image_files.read_image(file))
     colour, alpha = np.split(pixels.astype(float), [3], axis=2)
     assert np.abs(read - (colour * alpha + 255 * (255 - alpha)) / 255).max() <= 0.5
 

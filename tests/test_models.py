@@ -1,4 +1,4 @@
-"""The networks: shapes, gradients, parameter counts and initialisation, compared with independent calculations."""
+"""The networks: shapes, gradients, parameter counts, initialisation, by independent calculations."""
 
 import math
 import socket

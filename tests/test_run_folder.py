@@ -56,11 +56,10 @@ def small_files_only():
 def test_what_cannot_be_written_whole_leaves_the_old_file(tmp_path):
     file = tmp_path / "file"
     file.write_text("old")
-    with small_files_only(), pytest.raises(OSError, match="large"), run_folder.written(file) as opened:
-        opened.write(bytes(5000))
-    with pytest.raises(KeyboardInterrupt), run_folder.written(file) as opened:
-        opened.write(b"half")
-        raise KeyboardInterrupt
+    with small_files_only(), pytest.raises(OSError, match="large"):
+        run_folder.write_tensors(file, torch.zeros(5000))
+    with pytest.raises(ZeroDivisionError), run_folder.written(file) as opened:
+        opened.write(bytes([1, 2, 1 // 0]))
     assert contents(tmp_path) == {"file": b"old"}
 
 

@@ -3,6 +3,7 @@
 import os
 import sys
 from argparse import Namespace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -83,7 +84,7 @@ def type_in(tmp_path, monkeypatch, capfd):
     def run(line):
         script, *arguments = line.split()
         monkeypatch.setattr(sys, "argv", [script, *arguments])
-        module = __import__(script.removesuffix(".py"))
+        module = __import__(Path(script).stem)
         status = 0
         try:
             run_command(module.main)

@@ -5,7 +5,6 @@ import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
@@ -139,13 +138,11 @@ def test_a_printed_command_is_what_the_shell_understands(words, monkeypatch):
     assert shlex.split(line) == ["python", "train.py", *expected]
 
 
-def test_printed_commands_work_in_another_folder(tmp_path):
-    write_folder(tmp_path / "images")
-    line = [sys.executable, PROJECT / "train.py", "--data", "images", "--epochs", "1", *FLAGS.split()]
-    out = subprocess.run(line, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    (following,) = re.findall("next.*: (python .*compare.py.*)", out)
-    words = [sys.executable, *shlex.split(following)[1:]]
-    assert "resnet default" in subprocess.run(words, cwd=tmp_path, capture_output=True, text=True).stdout
+def test_printed_commands_work_in_another_folder(type_in, folder):
+    out = type_in(f"{PROJECT}/train.py --data images --epochs 1 --out run {FLAGS}").out
+    (following,) = re.findall("next.*: python (.*compare.py.*)", out)
+    assert Path(following.split()[0]).is_file()
+    assert "resnet default" in type_in(following).out
 
 
 @pytest.mark.parametrize(

@@ -76,3 +76,9 @@ def test_a_run_whose_images_have_changed_is_refused(show):
     ended = show("runs/xavier")
     assert (ended.status, ended.err.count("\n")) == (2, 1)
     assert "runs/xavier" in ended.err
+
+
+def test_no_other_file_is_written_over(show):
+    Path("runs/layers.png").write_text("mine")
+    assert show("runs/xavier").status == 2
+    assert Path("runs/layers.png").read_text() == "mine"

@@ -1,7 +1,6 @@
 """Devices and precision; processes that torchrun starts, and variables of torchrun's that mean nothing."""
 
 import os
-import re
 import signal
 from pathlib import Path
 
@@ -73,9 +72,11 @@ def test_some_of_torchruns_variables_mean_nothing(type_in, folder, monkeypatch, 
 
 
 def test_two_processes_train_one_network_and_continue_after_a_kill(tmp_path):
-    write_folder(tmp_path / "images", n_train=25, n_test=11)  # the last batch is one image, for two processes
+    write_folder(tmp_path / "images")
     arguments = f"--data images --epochs 6 --augment --image-size 9 {FLAGS}"
     process = under_torchrun(PROJECT / "train.py", f"{arguments} --out two", tmp_path)
+    (tmp_path / "alone").mkdir()
+    alone = started("train", f"{arguments} --out one".replace("images", "../images"), tmp_path / "alone")
     while process.is_alive() and not (tmp_path / "two" / "state.pt").exists():
         process.join(timeout=0.01)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
@@ -86,23 +87,11 @@ def test_two_processes_train_one_network_and_continue_after_a_kill(tmp_path):
 
     process = under_torchrun(PROJECT / "train.py", "--resume two", tmp_path)
     process.join(timeout=120)
-    assert process.exitcode == 0
-    assert (tmp_path / "stdout").read_text().count(
-        "test accuracy"
-    ) == 2  # a column, and the result: one speaks
-    alone = started("train", f"{arguments} --out one", tmp_path)
     alone.join(timeout=120)
-    one, two = (read_csv(tmp_path / name / "metrics.csv") for name in ("one", "two"))
+    assert (process.exitcode, alone.exitcode) == (0, 0)
+    assert (tmp_path / "stdout").read_text().count("test accuracy") == 2  # column and result: one speaks
+    one, two = (read_csv(tmp_path / name / "metrics.csv") for name in ("alone/one", "two"))
     assert len(two) == 6
-    # The first epoch is the same but for rounding and the single image, which both processes saw.
-    assert float(one[0]["train_loss"]) == pytest.approx(float(two[0]["train_loss"]), rel=0.05)
-    assert float(one[-1]["test_loss"]) == pytest.approx(float(two[-1]["test_loss"]), abs=0.2)
-    weights = [torch.load(tmp_path / name / "model.pt", weights_only=True) for name in ("one", "two")]
-    assert all(torch.allclose(weights[0][name], weights[1][name], atol=0.1) for name in weights[0])
-
-
-def test_an_error_under_torchrun_is_told_once(tmp_path):
-    process = under_torchrun(PROJECT / "train.py", "--data nowhere", tmp_path)
-    process.join(timeout=60)
-    assert process.exitcode == 1
-    assert len(re.findall("^train.py: --data nowhere", (tmp_path / "stderr").read_text(), re.MULTILINE)) == 1
+    for metric in ("train_loss", "test_loss"):  # AdamW makes more of roundings from step to step
+        assert float(one[0][metric]) == pytest.approx(float(two[0][metric]), rel=1e-3)
+        assert float(one[-1][metric]) == pytest.approx(float(two[-1][metric]), rel=0.02)

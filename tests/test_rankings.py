@@ -42,7 +42,7 @@ def test_a_network_never_learns_the_labels_that_it_ranks(tmp_path):
     fold, *others = data.random_order(31, 1005, 2**32 - 2).chunk(3)
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
-        outputs.append(rankings.held_out(noisy, noisy.labels, settings, 5, tmp_path / name)[0])
+        outputs.append(rankings.held_out(noisy, noisy.labels, settings, 5, tmp_path / name).squeeze(0))
         noisy.labels[fold] = (noisy.labels[fold] + 1) % 3  # for the other
     assert torch.equal(*(output[fold] for output in outputs))
     assert (outputs[0] != outputs[1])[torch.cat(others)].any(dim=1).all()
@@ -84,6 +84,8 @@ def test_the_command_ranks_each_set_and_trains_only_once(study):
     assert cells == [(*one, method) for one in sets for method in ("diagnose.py", "loss alone")]
     noisy, _, truth = rankings.noisy_set("images-random-6", 3)
     files = sorted(Path("runs/rankings").rglob("result.pt"))
+    trained = [(read_tensors(file)["row"]["seed"], read_tensors(file)["row"]["epoch"]) for file in files]
+    assert trained == 2 * [(1009, 10), (1010, 10), (1011, 10)]
     logits = [
         read_tensors(file)["logits"][0] for file in files if file.parents[1].name.startswith("images-random")
     ]

@@ -17,14 +17,7 @@ from torchvision.transforms import v2
 
 from support.console import Parser, UserError, path, positive, run_command, seed
 from support.image_files import read_images
-from support.image_folders import (
-    check_new,
-    check_outside,
-    copy_folder,
-    list_folder,
-    new_folder,
-    write_images,
-)
+from support.image_folders import check_outside, copy_folder, list_folder, new_folder, write_images
 from support.named_sets import NAMES, find, read
 
 
@@ -222,13 +215,9 @@ def affine_maps(n, image_size, degrees=10, translate=0.05, scale=0.1, shear=0.1)
     scale_x, scale_y = torch.exp(scale * scale_x), torch.exp(scale * scale_y)
     cos, sin = angle.cos(), angle.sin()
     height, width = image_size
-    to_x = torch.stack(
-        [scale_x * cos, scale_y * (slant * cos - sin) * height / width, 2 * translate * shift_x]
-    )
-    to_y = torch.stack(
-        [scale_x * sin * width / height, scale_y * (slant * sin + cos), 2 * translate * shift_y]
-    )
-    return torch.stack([to_x, to_y]).permute(2, 0, 1)
+    to_x = (scale_x * cos, scale_y * (slant * cos - sin) * height / width, 2 * translate * shift_x)
+    to_y = (scale_x * sin * width / height, scale_y * (slant * sin + cos), 2 * translate * shift_y)
+    return torch.stack([torch.stack(to_x), torch.stack(to_y)]).permute(2, 0, 1)
 
 
 # ---------------------------------------------------------------- commands
@@ -236,7 +225,6 @@ def affine_maps(n, image_size, degrees=10, translate=0.05, scale=0.1, shear=0.1)
 
 def export(out, source="auto", image_size=None):
     """Write the data set `source`, as `load` takes it, to the new folder `out` as PNG files."""
-    check_new(out)
     if Path(source).is_dir():
         check_outside(out, Path(source))
     with new_folder(out) as folder:
@@ -257,12 +245,9 @@ def make_wrong(labels, n_classes, count, seed, classes=None):
     if len(classes) < 2:
         raise UserError("labels can be made wrong among two or more classes only")
     if len(candidates) < count:
-        raise UserError(
-            f"{count:,} wrong labels are too many: {len(candidates):,} images, {len(classes)} classes"
-        )
-    generator = torch.Generator().manual_seed(
-        mix(seed, 2**32 - 1)
-    )  # (seed, 0) orders a training's first epoch
+        raise UserError(f"{count:,} wrong labels are too many for {len(candidates):,} images")
+    # Not (seed, 0), which orders a training's first epoch: the wrong labels would all be in its first batch.
+    generator = torch.Generator().manual_seed(mix(seed, 2**32 - 1))
     changed = candidates[torch.randperm(len(candidates), generator=generator)[:count]].sort().values
     steps = torch.randint(1, len(classes), (count,), generator=generator)  # 0 would be the same class
     wrong = labels.clone()
@@ -295,9 +280,7 @@ def main():
     command = commands.add_parser("export", help="write a data set as PNG files")
     command.add_argument("out", help="new folder")
     command.add_argument("--source", type=path, default="auto", help="as for train.py's --data")
-    command.add_argument(
-        "--image-size", type=positive(int), metavar="N", help="resize mixed or larger images to N×N pixels"
-    )
+    command.add_argument("--image-size", type=positive(int), metavar="N", help="resize to N×N pixels")
     command = commands.add_parser("mislabel", help="copy an image folder, with some wrong training labels")
     command.add_argument("source", help="image folder")
     command.add_argument("out", help="new folder")

@@ -18,17 +18,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 import models
 from data import batch_to_float, batches, describe_data, find, introduce, load
-from support import charts, machine, run_folder
-from support.console import (
-    Parser,
-    UserError,
-    add_training_flags,
-    check_flags,
-    command,
-    path,
-    progress,
-    run_command,
-)
+from support import charts, console, machine, run_folder
+from support.console import Parser, UserError, command, path, progress, run_command
 
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")  # of metrics.csv
 HEADER = "epoch  train loss  train accuracy  test loss  test accuracy  seconds"
@@ -171,7 +162,7 @@ def main():
     """Train as the command line says."""
     machine.join_torchrun()
     parser = Parser(description=__doc__)
-    add_training_flags(parser, models.ARCHITECTURE)
+    console.add_training_flags(parser, models.ARCHITECTURE)
     parser.add_argument("--out", type=path, metavar="DIR", help="new run folder (default: in runs/)")
     parser.add_argument("--resume", type=path, metavar="RUN", help="continue the run in this folder")
     settings = parser.parse_args()
@@ -181,7 +172,7 @@ def main():
         return
     if resume:
         settings, config = run_folder.resumed(resume, parser)
-    check_flags(settings, models.ARCHITECTURE)
+    console.check_flags(settings, models.ARCHITECTURE)
     settings.data = machine.from_first(lambda: find(settings.data))
     settings.image_size = settings.image_size or (224 if settings.model == "vgg16" else None)
     train_data, test_data = load(settings.data, settings.limit, settings.image_size)

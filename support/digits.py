@@ -131,9 +131,7 @@ def write_digits(labels, generator):
 
 def draw(points, generator):
     """Return images of the paths `points` (N, N_POINTS, 2): uint8 (N, 1, 28, 28), white on black."""
-    pen = 0.9 + 0.45 * torch.rand(
-        len(points), 1, 1, generator=generator
-    )  # sigma of its Gaussian spot, pixels
+    pen = 0.9 + 0.45 * torch.rand(len(points), 1, 1, generator=generator)  # σ of a Gaussian spot, pixels
     size = (points.amax(dim=1, keepdim=True) - points.amin(dim=1, keepdim=True)).amax(dim=2, keepdim=True)
     points = points * (20 - 2.4 * pen) / size  # fills the 20×20 box, the pen's width included
     middles = (points[:, 1:] + points[:, :-1]) / 2

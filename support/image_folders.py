@@ -99,9 +99,8 @@ def find_images(folder, left_out):
     """
     images = []
     for entry in files_in(folder, left_out):
-        is_image = entry.name.lower().endswith(SUFFIXES) and (
-            entry.is_file() or entry.is_symlink()
-        )  # no pipe
+        is_file = entry.is_file() or entry.is_symlink()  # not a pipe, which might never end
+        is_image = entry.name.lower().endswith(SUFFIXES) and is_file
         if not is_image and not os.path.exists(entry.path):
             raise UserError(
                 f"{entry.path}: is a link to {os.readlink(entry.path)}, which is missing; remove it"

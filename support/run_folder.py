@@ -83,9 +83,7 @@ def read_csv(path):
 
 def write_tensors(path, tensors):
     """Write nested dicts and lists of tensors, numbers and texts as `torch.save` does."""
-    buffer = (
-        io.BytesIO()
-    )  # because torch.save turns the OSError of a full disk into a RuntimeError of its own
+    buffer = io.BytesIO()  # on a full disk, torch.save would raise a RuntimeError of its own
     torch.save(tensors, buffer)
     with written(path) as file:
         file.write(buffer.getbuffer())

@@ -221,7 +221,7 @@ def draw_costs(path, entries, title):
     None), longest (bool: trained in full, not briefly), is_sheets (bool: the exercise sheet's network).
     """
     front = pareto(entry for entry in entries if entry["longest"])
-    canvas = Canvas(1800, 1020 + 36 * math.ceil(len(front) / 3))
+    canvas = Canvas(1800, 1020 + 36 * math.ceil(len(front) / 2))
     points = []  # three of each entry: the lower end of its bar, itself, the upper end
     for entry in entries:
         error, sd = entry["error"], entry["error_sd"] or 0
@@ -243,7 +243,7 @@ def draw_costs(path, entries, title):
     canvas.write(1530, 54, "● ResNet", "r", fill=ORANGE)
     canvas.write(1740, 54, "● trained briefly", "r", fill=PALE)
     canvas.write(40, 956, "Pareto front (grey line):")
-    canvas.key([entry["architecture"] for entry in front], 1000, 3)
+    canvas.key([entry["architecture"] for entry in front], 1000, 2)
     canvas.save(path, title)
 
 

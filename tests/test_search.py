@@ -233,6 +233,7 @@ def test_a_search_from_its_plan_to_the_command_that_it_prints(two, searched):
     assert trials.count(("test", 24, 2)) == len([each for each in trials if each[0] == "test"]) == 10
     assert "24 training and 12 test images" in out
     assert "full training has 20 of 20 images" in out
+    assert "stage 2 of 4: there was time for 3 of 3 trainings" in out
     assert "stage 3 of 4: there was time for 6 of 6 trainings" in out
     assert Path("runs/search/costs.png").exists()
     line = out.split("next, to train the winner: python ")[1].strip()

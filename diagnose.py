@@ -379,7 +379,7 @@ def main(arguments=None):
     truth = find_truth(noisy, clean)
     train.complete(settings, noisy, *((10, 10) if settings.freeze else (2, 10)))
     model = models.build(settings, len(noisy.classes), noisy.images.shape[1])
-    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    n_parameters = models.count_parameters(model)
     described = run_folder.describe_run(
         "diagnose.py", settings, data.describe_data(noisy, test), n_parameters
     )

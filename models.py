@@ -187,6 +187,11 @@ def last_layer(model):
     return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)][-1]
 
 
+def count_parameters(model):
+    """Return the number of parameters of `model`."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def load_imagenet(model, file=None):
     """Load ImageNet weights into a `vgg16(...)`, except for its new last layer.
 

@@ -157,7 +157,7 @@ def network_size(architecture, settings, data):
     model = models.build(settings, len(data.classes), data.images.shape[1])
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, data.images.shape[1], *settings.image_size))
-    return counter.get_total_flops() / 1e6, sum(parameter.numel() for parameter in model.parameters())
+    return counter.get_total_flops() / 1e6, models.count_parameters(model)
 
 
 def plan(candidates, bench):
@@ -283,7 +283,7 @@ def main():
     settings.lr = given.lr  # by default it depends on the epochs of a training
     candidates = list(dict.fromkeys(architectures(vars(given), settings.image_size)))
     if not candidates:
-        raise UserError("the images are too small for so many blocks; try --n-blocks 1")
+        raise UserError("the images are too small for these blocks; try --n-blocks 1")
     sizes = {each: network_size(each, settings, train_data) for each in [*candidates, SHEETS]}
     folder = machine.from_first(lambda: folder_of(settings, data, sizes[SHEETS][1], given.out))
     bench = Namespace(file=folder / "results.csv", data=data, settings=settings, sizes=sizes, grid=given.grid)

@@ -179,7 +179,7 @@ def main():
     introduce(train_data, test_data)
     complete(settings, train_data)
     model = models.build(settings, len(train_data.classes), train_data.images.shape[1])
-    n_parameters = sum(parameter.numel() for parameter in model.parameters())
+    n_parameters = models.count_parameters(model)
     network = f"{settings.model}, {settings.init} initialisation, {n_parameters:,} parameters"
     hardware = f"{settings.device}, {settings.precision}, {settings.threads} threads"
     print(f"{network}; seed {settings.seed}; {hardware}")

@@ -47,7 +47,7 @@ def with_noise(clean, kind, count, seed):
 def noisy_set(noise, seed, n_images=None):
     """Return (noisy ImageData, test ImageData, true labels) of DATA-KIND-COUNT or CLEAN:NOISY.
 
-    With `n_images`, they have only so many training images, chosen at random.
+    With `n_images`, they have only that number of training images, chosen at random.
     """
     (clean, _, folder), match = noise.partition(":"), re.fullmatch("([^-]+)-(.+)-([0-9]+)", noise)
     if not folder and not match:

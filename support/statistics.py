@@ -67,7 +67,7 @@ def rank_test(first, second):
     """
     values = sorted([*first, *second])
     ranks = {value: 2 * values.index(value) + values.count(value) for value in values}  # doubled, so whole
-    ways = Counter({(0, 0): 1})  # to choose so many of the numbers with such a sum of ranks
+    ways = Counter({(0, 0): 1})  # of choosing that number of values with that sum of ranks
     for value in values:
         for (n, total), count in list(ways.items()):
             ways[n + 1, total + ranks[value]] += count

@@ -20,6 +20,7 @@ from statistics import mean, stdev
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # OpenMP reads this when torch is imported; see train.py
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -140,15 +141,15 @@ def train_all(chosen, judged_on, n_images, epochs, n_seeds, bench, stage, deadli
     rows = machine.from_first(lambda: read_results(bench.file))
     todo = [trial for trial in trials if trial not in rows][machine.rank() :: machine.n_processes()]
     for number, trial in enumerate(console.progress(todo, stage), 1):
-        if time.monotonic() > deadline and len(rows) + number > 2:  # the measured speed is always a row
+        if time.monotonic() > deadline and len(rows) + number > 3:  # two rows are there: the measured speeds
             break
         row = train_trial(trial, bench, f"{stage}, training {number} of {len(todo)}")
         with open(bench.file, "a", encoding="utf-8", newline="") as file:
             csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(run_folder.quoted(row))
     machine.gathered(None)  # waits for the other processes
     rows = machine.from_first(lambda: read_results(bench.file))
-    trained = {each: [rows[t] for t in trials if t[1:7] == each and t in rows] for each in chosen}
-    return {each: trained[each] for each in chosen if trained[each]}
+    trained = [[rows[t] for t in trials if t[1:7] == each and t in rows] for each in chosen]
+    return {each: own for each, own in zip(chosen, trained, strict=True) if own}
 
 
 def network_size(architecture, settings, data):
@@ -163,14 +164,16 @@ def network_size(architecture, settings, data):
 def plan(candidates, bench):
     """Return (n_images, epochs, seconds needed, those of stage 4) of the longest full training that fits.
 
-    With less time it has fewer epochs, then only half of the images, a third, and so on. All speeds follow
-    from the sheet's network's and the FLOPs. The costliest architectures are taken for the best.
+    With less time it has fewer epochs, then only half of the images, a third, and so on. Times follow from
+    FLOPs and short trainings of the cheapest and the costliest network. The costliest count as the best.
     """
     images, n_held_out = bench.data["validation"][0].images, len(bench.data["validation"][1])
     n = min(len(images), max(128, 2**20 // images[0].numel()))  # takes a few seconds
-    row = train_all([SHEETS], "validation", n, 2, 1, bench, "measuring the speed")[SHEETS][0]
-    speed = row["seconds"] / row["mflop"] / (2 * n * 4 / 3) / machine.n_processes()  # testing takes a third
-    costs = sorted((speed * bench.sizes[each][0] for each in candidates), reverse=True)
+    extremes = (choose([*candidates, SHEETS], key=bench.sizes.get) for choose in (min, max))
+    measured = train_all(list(extremes), "validation", n, 2, 1, bench, "measuring the speed")
+    n_seen = 2 * n * 4 / 3 * machine.n_processes()  # testing takes a third
+    points = [bench.sizes[each][0] for each in measured], [row["seconds"] for (row,) in measured.values()]
+    costs = np.sort(np.interp([bench.sizes[each][0] for each in candidates], *points))[::-1] / n_seen
     lengths = [(len(images), epochs) for epochs in range(bench.settings.epochs, 0, -1)]
     lengths += [(round(len(images) / part), 1) for part in range(2, len(images) // LEAST + 1)]
     for n_images, epochs in lengths:
@@ -290,8 +293,8 @@ def main():
     bench.seconds = math.inf if given.grid else 60 * given.minutes
     shuffled = [candidates[index] for index in random_order(len(candidates), given.seed)]
     flags = {"init": given.init} | typed | search(shuffled, bench, started)._asdict()
-    flags = {name: flags[name] for name in flags if name not in ("minutes", "grid", "out")}
-    words = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
+    names = [name for name in flags if name not in ("minutes", "grid", "out")]
+    words = [f"--{name.replace('_', '-')}={flags[name]}" for name in names]
     print(f"\nnext, to train the winner: {console.command('train.py', *words)}")
 
 

@@ -139,20 +139,22 @@ def test_the_flops_are_those_of_a_hand_count():
 # ---------------------------------------------------------------- time
 
 
-def remember_speed(bench, seconds, n_images):
-    """Write results.csv with a speed of the sheet's network: `seconds` for each of `n_images`."""
-    row = dict.fromkeys(search.COLUMNS, "0") | Trial("validation", *SHEETS, n_images, 2, 0)._asdict()
-    row |= {"mflop": bench.sizes[SHEETS][0], "seconds": seconds * n_images * 2 * 4 / 3, "error": ""}
+def remember_speeds(bench, seconds_an_image, n_images):
+    """Write results.csv with the speeds of the cheapest and the costliest network."""
+    by_cost = sorted([*SMALL, SHEETS], key=bench.sizes.get)
     with open(bench.file, "w", newline="") as file:
         table = csv.DictWriter(file, search.COLUMNS)
         table.writeheader()
-        table.writerow(row)
+        for each in (by_cost[0], by_cost[-1]):
+            seconds = seconds_an_image(bench.sizes[each][0]) * n_images * 2 * 4 / 3
+            row = dict.fromkeys(search.COLUMNS, "0") | Trial("validation", *each, n_images, 2, 0)._asdict()
+            table.writerow(row | {"mflop": bench.sizes[each][0], "seconds": seconds, "error": ""})
 
 
-@given(st.floats(0.0001, 100), st.floats(1, 1e6))
-def test_the_plan_is_the_longest_that_fits(tmp_path_factory, seconds_an_image, budget):
+@given(st.floats(0, 1), st.floats(0.0001, 100), st.floats(1, 1e6))
+def test_the_plan_is_the_longest_that_fits(tmp_path_factory, start, a_mflop, budget):
     bench = make_bench(tmp_path_factory.mktemp("plan"), n_train=14400, epochs=5)
-    remember_speed(bench, seconds_an_image, 12000)
+    remember_speeds(bench, lambda mflop: start + a_mflop * mflop, 12000)
     plans = []
     for bench.seconds in (budget, 2 * budget):
         n_images, epochs, seconds, final = search.plan(SMALL, bench)
@@ -162,7 +164,7 @@ def test_the_plan_is_the_longest_that_fits(tmp_path_factory, seconds_an_image, b
         plans.append((n_images * epochs, seconds))
     assert plans[0] <= plans[1]
     # By hand: the costliest goes on, and an image's test takes a third of its training.
-    cost = sorted(seconds_an_image * bench.sizes[each][0] / bench.sizes[SHEETS][0] for each in SMALL)
+    cost = sorted(start + a_mflop * bench.sizes[each][0] for each in SMALL)
     last, brief = 1.2 * n_images + 800, max(2000, round(n_images / 3))
     by_hand = final_by_hand = 10 * cost[-1] * epochs * (last + min(last, 2400) / 3)
     by_hand += sum(cost) * max(1, epochs // 3) * (brief + min(brief, 2400) / 3)
@@ -172,7 +174,7 @@ def test_the_plan_is_the_longest_that_fits(tmp_path_factory, seconds_an_image, b
 
 def test_after_the_deadline_only_the_very_first_training_begins(tmp_path):
     bench = make_bench(tmp_path)
-    remember_speed(bench, 1, 100)
+    remember_speeds(bench, lambda mflop: 1, 100)
     late, length = time.monotonic() - 1, (24, 1, 2)
     assert list(search.train_all(SMALL, "validation", *length, bench, "stage", late)) == SMALL[:1]
     assert list(search.train_all(SMALL, "validation", *length, bench, "stage", late)) == SMALL[:1]
@@ -229,7 +231,10 @@ def test_a_search_from_its_plan_to_the_command_that_it_prints(two, searched):
     rows = read_csv("runs/search/results.csv")
     trials = [(row["judged_on"], int(row["n_images"]), int(row["epochs"])) for row in rows]
     assert trials.count(("validation", 20, 1)) == 8
-    assert trials.count(("validation", 20, 2)) == 1 + 3 + 3  # the first measures the speed
+    assert trials.count(("validation", 20, 2)) - 3 - 3 in (
+        1,
+        2,
+    )  # the speed; stage 2 may use one
     assert trials.count(("test", 24, 2)) == len([each for each in trials if each[0] == "test"]) == 10
     assert "24 training and 12 test images" in out
     assert "full training has 20 of 20 images" in out
@@ -290,7 +295,7 @@ def test_no_time_still_gives_an_answer_and_more_time_reuses_it(type_in):
     assert "stage 1 of 4: there was time for 1 of 8 trainings" in out
     assert "not compared on the test set" in out
     first = rows_of(Path("runs/search"))
-    assert len(first) == 2
+    assert len(first) == 3
     out = type_in(f"search.py {FLAGS} --n-blocks 2 1").out
     assert "stage 1 of 4: there was time for 8 of 8 trainings" in out
     assert set(first) < set(rows_of(Path("runs/search")))

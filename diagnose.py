@@ -59,13 +59,13 @@ def rank(split, log_probabilities):
     those that the networks contradict come first. `n_wrong` estimates how many labels are wrong: (low, high)
     or None.
     """
-    together = label_errors.ensemble(log_probabilities)
-    losses, scores = losses_of(split.labels, together), label_errors.error_scores(split.labels, together)
-    copies = label_errors.contradicted_copies(data.digests(split.images), split.labels, losses)
+    labels, together = split.labels, label_errors.ensemble(log_probabilities)
+    losses, scores = losses_of(labels, together), label_errors.error_scores(labels, together)
+    copies = label_errors.contradicted_copies(data.digests(split.images), labels, losses)
     order = top_losses(scores)
     order = order[top_losses(copies[order].float())]
-    n_wrong, predicted = label_errors.count_errors(split.labels, together), together.argmax(dim=1)
-    view = {"split": split, "predicted": predicted, "probabilities": together.exp(), "n_wrong": n_wrong}
+    view = {"split": split, "predicted": together.argmax(dim=1), "probabilities": together.exp()}
+    view["n_wrong"] = label_errors.count_errors(labels, together)
     return Namespace(order=order, ranks=order.argsort() + 1, scores=scores, losses=losses, **view)
 
 
@@ -91,9 +91,9 @@ def diagnose(model, splits, truth, parts, settings, options, folder):
     print(f"\nto decide which labels are wrong, open {(folder / 'review.html').resolve().as_uri()}")
     print("the networks that follow only measure the effect: Ctrl-C loses nothing", flush=True)
     if options.write_clean and not os.path.exists(options.write_clean):
-        write_copy(settings.data, options.write_clean, splits, parts)
+        carry_out(settings.data, folder / "top_losses.csv", options.write_clean)
     after = true = []
-    if is_changed(noisy.labels, parts[0]).any():
+    if review.is_changed(noisy.labels, parts[0]).any():
         after, _ = fit("cleaned", parts[0].new_labels, parts[0].kept)
         print_effect("effect of the cleaning", before, after)
     if truth is not None and (truth != noisy.labels).any():
@@ -138,17 +138,12 @@ def train_networks(splits, truth, settings, n_seeds, folder, layer, labelling, l
     return rows, logits
 
 
-def is_changed(labels, decisions):
-    """Return which images are removed or get another label than `labels`, int64 (N,): bool (N,)."""
-    return ~decisions.kept | (decisions.new_labels != labels)
-
-
 def with_suspects(view, decisions, n):
     """Return the `decisions` of a person, in which also the `n` most likely errors in `view` are removed.
 
     By default they are as many as the higher estimate says, but none if the person changed something.
     """
-    changed = is_changed(view.split.labels, decisions)
+    changed = review.is_changed(view.split.labels, decisions)
     n = n or (0 if changed.any() or not view.n_wrong else view.n_wrong[1])
     order = view.order[~(changed | decisions.confirmed)[view.order]]
     kept = decisions.kept.clone()
@@ -156,19 +151,19 @@ def with_suspects(view, decisions, n):
     return decisions._replace(kept=kept)
 
 
-def write_copy(source, out, splits, parts):
-    """Copy the image folder `source` to `out`, without decoding, as the review.Decisions `parts` say.
-
-    `splits`, one for each of `parts`, have ids, labels and classes. Prints the numbers of files.
-    """
-    new = {}
-    for split, part in zip(splits, parts, strict=True):
-        new |= review.new_classes(split.ids, split.classes, split.labels, part)
+def carry_out(source, table, out):
+    """Copy the image folder `source` to `out`, without decoding, as the decisions in `table` say."""
+    listings = image_folders.list_folder(source)
+    ids = [Path(each).relative_to(source).as_posix() for listing in listings for each in listing.files]
+    classes, labels = listings[0].classes, torch.tensor(listings[0].labels + listings[1].labels)
+    new = review.new_classes(ids, classes, labels, review.read_decisions(table, ids, classes, labels))
     n_in, n_out = image_folders.copy_folder(Path(source), out, new)
     n_removed = list(new.values()).count(None)
     print(f"{out}: a copy of {source}, {n_in:,} files in, {n_out:,} out", end="; ")
     print(f"images removed: {n_removed:,}, relabelled: {len(new) - n_removed:,}")
     print(f"to train on it: {command('train.py', '--data', Path(out))}")
+    again = command("diagnose.py", "--data", Path(out), "--decisions", Path(table))
+    print(f"to check its labels again, without those that you kept: {again}")
 
 
 # ---------------------------------------------------------------- what is printed and drawn
@@ -176,7 +171,7 @@ def write_copy(source, out, splits, parts):
 
 def report(views, parts, truth, settings, folder):
     """Print what the noisy networks say about the labels; write the pictures, the tables and the page."""
-    tabs, classes, suspects = [], views[0].split.classes, is_changed(views[0].split.labels, parts[0])
+    tabs, classes, suspects = [], views[0].split.classes, review.is_changed(views[0].split.labels, parts[0])
     for name, view, part in zip(("train", "test"), views, parts, strict=True):
         split, of_test = view.split, name == "test"
         matrix = confusion_matrix(split.labels, view.predicted, len(classes))
@@ -315,17 +310,6 @@ def find_truth(noisy, clean):
     return truth
 
 
-def carry_out(source, file, out):
-    """Copy the image folder `source` to `out` as the decisions in `file` say."""
-    listings = image_folders.list_folder(source)
-    ids = [Path(each).relative_to(source).as_posix() for listing in listings for each in listing.files]
-    classes, labels = listings[0].classes, torch.tensor(listings[0].labels + listings[1].labels)
-    decisions = review.read_decisions(file, ids, classes, labels)
-    write_copy(source, out, [Namespace(ids=ids, classes=classes, labels=labels)], [decisions])
-    again = command("diagnose.py", "--data", Path(out), "--decisions", Path(file))
-    print(f"to check its labels again, without those that you kept: {again}")
-
-
 def number_or_auto(text):
     """Parse the value of --remove."""
     return None if text == "auto" else console.positive(int)(text)
@@ -379,20 +363,17 @@ def main(arguments=None):
     truth = find_truth(noisy, clean)
     train.complete(settings, noisy, *((10, 10) if settings.freeze else (2, 10)))
     model = models.build(settings, len(noisy.classes), noisy.images.shape[1])
-    n_parameters = models.count_parameters(model)
-    described = run_folder.describe_run(
-        "diagnose.py", settings, data.describe_data(noisy, test), n_parameters
-    )
-    labels = torch.cat([noisy.labels, test.labels])
-    all_kept = torch.ones(len(labels), dtype=torch.bool)
-    decisions = review.Decisions(all_kept, labels, ~all_kept)
-    if options.decisions and not resume:  # the file may change until the run is resumed
-        decisions = review.read_decisions(options.decisions, noisy.ids + test.ids, noisy.classes, labels)
-    folder = Path(resume) if resume else run_folder.new_folder("diagnosis", options.out)
+    about_data, n_parameters = data.describe_data(noisy, test), models.count_parameters(model)
+    described = run_folder.describe_run("diagnose.py", settings, about_data, n_parameters)
     if resume:
+        folder = Path(resume)
         run_folder.check_same(folder, config, described)
         decisions = review.Decisions(**run_folder.read_tensors(folder / "decisions.pt"))
-    run_folder.write_tensors(folder / "decisions.pt", decisions._asdict())
+    else:
+        images = noisy.ids + test.ids, noisy.classes, torch.cat([noisy.labels, test.labels])
+        decisions = review.read_decisions(options.decisions, *images)
+        folder = run_folder.new_folder("diagnosis", options.out)
+        run_folder.write_tensors(folder / "decisions.pt", decisions._asdict())  # the table may change
     run_folder.write_config(folder, described | {"options": vars(options)})
     parts = list(map(review.Decisions, *(each.split([len(noisy), len(test)]) for each in decisions)))
     with run_folder.resumable("diagnose.py", folder):

@@ -64,8 +64,12 @@ def read_decisions(path, ids, classes, labels):
     The table has the columns id and action (remove, keep, relabel or empty), and for relabel new_label, or
     predicted if that is empty. Images that it does not name are kept. A keep is confirmed if the column given
     has the same label or none. Raises UserError for faults, unknown ids and a class without any image left.
+    Without a `path` all images are kept.
     """
-    content, images = Path(path).read_bytes(), (ids, tuple(classes), labels)
+    images = (ids, tuple(classes), labels)
+    if not path:
+        return decide(path, "id,action", *images)
+    content = Path(path).read_bytes()
     unicode = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     with suppress(UnicodeDecodeError):
         return decide(path, content.decode(unicode), *images)
@@ -130,9 +134,14 @@ def find_class(text, classes):
     return numbers.index(number) if number is not None and numbers.count(number) == 1 else None
 
 
+def is_changed(labels, decisions):
+    """Return which images are removed or get another label than `labels`, int64 (N,): bool (N,)."""
+    return ~decisions.kept | (decisions.new_labels != labels)
+
+
 def new_classes(ids, classes, labels, decisions):
     """Return {id: new class, or None if removed} of the images that do not stay as they are."""
-    changed = (~decisions.kept | (decisions.new_labels != labels)).nonzero().flatten().tolist()
+    changed = is_changed(labels, decisions).nonzero().flatten().tolist()
     return {ids[i]: classes[decisions.new_labels[i]] if decisions.kept[i] else None for i in changed}
 
 

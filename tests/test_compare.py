@@ -72,7 +72,7 @@ def test_runs_that_differ_in_their_seed_are_one_line(compare):
     assert "augment" in b["name"]
     assert "augment" not in a["name"]
     assert out.count("tested on") == 2
-    assert "resized to 9×9" in out
+    assert "9×9 pixels" in out
     assert max(map(len, out.splitlines())) <= 100
     Image.open("runs/compare.png").verify()
 
@@ -133,9 +133,9 @@ def test_a_damaged_run_does_not_hide_the_others(compare):
 
 
 def test_runs_of_other_commands_are_passed_over(compare):
-    config = read_config("runs/b")
-    write_config("runs/b", config | {"script": "diagnose.py"})
-    assert "runs/b" not in compare()[1]
+    Path("runs/diagnosis").mkdir()
+    write_config("runs/diagnosis", read_config("runs/b") | {"script": "diagnose.py"})
+    assert "diagnosis" not in compare()[1]
 
 
 @pytest.mark.parametrize(

@@ -137,7 +137,7 @@ def main():
         data, sizes = runs[0].config["data"], {tuple(run.settings.image_size) for run in runs}
         heading = f"tested on {data['source']}, {data['n_test']:,} images"
         if len(sizes) == 1:
-            heading += " of {}×{} pixels".format(*sizes.pop())
+            heading += " at {}×{} pixels".format(*sizes.pop())
         rows = [row_of(group, name_of(group[0], runs)) for group in groups]
         print(f"\n{heading}")
         print_table(rows)

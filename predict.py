@@ -73,8 +73,8 @@ def predict_images(network, classes, images, settings):
 def print_rows(rows):
     """Print the first rows as an aligned table, and how many images each class has if there are more."""
     shown = rows[:N_PRINTED]
-    width = max(len(name) for row in shown for name in (row["predicted"], row["second"], "second best"))
-    print(f"{'class':{width}}  probability  {'second best':{width}}  probability  file")
+    width = max(len(name) for row in shown for name in (row["predicted"], row["second"], "second"))
+    print(f"{'class':{width}}  probability  {'second':{width}}  probability  file")
     for file, name, p, second, q in map(dict.values, shown):
         print(f"{name:{width}}  {p:11.2%}  {second:{width}}  {q:11.2%}  {file}")
     if len(rows) > N_PRINTED:
@@ -122,12 +122,12 @@ def main():
             rows += predict_images(network, classes, images, settings)
             brightness += sum(image.float().mean().item() / 255 for image in images.values())
     if rows:
+        if given.csv:
+            run_folder.write_csv(given.csv, rows)
         print_rows(rows)
         least_sure = sorted(rows, key=lambda row: row["probability"])[:N_DRAWN]
         draw(given.picture, least_sure, [read(row["file"], data, given.invert) for row in least_sure])
         note_negatives(brightness / len(rows), data["brightness"], given.invert)
-    if rows and given.csv:
-        run_folder.write_csv(given.csv, rows)
     for error in errors:
         print(printable(str(error)), file=sys.stderr)
     if errors:

@@ -6,7 +6,7 @@ Pictures are drawn at twice their size and then halved, which smooths them: leng
 import math
 from contextlib import suppress
 from functools import cache
-from statistics import fmean
+from itertools import accumulate
 
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
@@ -184,11 +184,12 @@ def draw_panel(canvas, area, titles, lines):
 
 
 def spread(wanted, top, bottom, gap=32):
-    """Return heights close to `wanted`, ascending, `gap` or more apart (an isotonic regression)."""
-    free, n = [y - gap * i for i, y in enumerate(wanted)], len(wanted)
-    means = [[fmean(free[j:k]) for k in range(j + 1, n + 1)] for j in range(n)]
-    fitted = [max(min(means[j][i - j :]) for j in range(i + 1)) for i in range(n)]
-    return [min(max(y, top), bottom - gap * (n - 1)) + gap * i for i, y in enumerate(fitted)]
+    """Return heights close to `wanted`, ascending, from `top` to `bottom`, `gap` or more apart."""
+    lower = list(accumulate(wanted, lambda above, y: max(above + gap, y)))
+    upper = list(accumulate(wanted[::-1], lambda below, y: min(below - gap, y)))[::-1]
+    middle = [(a + b) / 2 for a, b in zip(lower, upper, strict=True)]
+    last = bottom - gap * (len(wanted) - 1)
+    return [min(max(y, top + gap * i), last + gap * i) for i, y in enumerate(middle)]
 
 
 def draw_curves(path, history, title):

@@ -44,8 +44,8 @@ def read_runs(folders):
 def traits(run):
     """Return {name: words} of what may tell a run from others of the same model and initialisation."""
     settings, data, platform = vars(run.settings), run.config["data"], run.config["platform"]
-    words = {name: f"{name} {v}" for name, v in settings.items() if v and name not in HIDDEN}
-    words |= {name: name for name in ("freeze", "augment") if settings[name]}
+    shown = {name: value for name, value in settings.items() if value and name not in HIDDEN}
+    words = {name: name if value is True else f"{name} {value}" for name, value in shown.items()}
     words["image_size"] = "at " + "×".join(map(str, settings["image_size"]))
     words["images"] = f"{data['n_train']:,} images of {data['source']}"
     hardware = f"{platform['hardware']}, {settings['precision']}, {settings['threads']} threads"
@@ -65,17 +65,17 @@ def name_of(run, others):
 
 
 def group_seeds(runs):
-    """Return lists of `runs` that differ only in their seed, in the order in which they are given."""
-    groups = {}
+    """Return a list of groups for each set of test images; the runs of a group differ only in their seed."""
+    sections = {}
     for run in runs:
-        settings, config = run.settings, run.config
-        same = traits(run) | {"images": config["data"]["fingerprints"], "weights": config["weights"]}
+        settings, (train_images, test_images) = run.settings, run.config["data"]["fingerprints"]
+        same = traits(run) | {"images": train_images, "weights": run.config["weights"]}
         key = settings.model, settings.init, len(run.history), run.finished, repr(same)
-        group = groups.setdefault(key, {})
+        group = sections.setdefault(test_images, {}).setdefault(key, {})
         other = group.setdefault(settings.seed, run)
         if other is not run:
             print(f"Note: {run.folder} is left out: it repeats seed {settings.seed} of {other.folder}")
-    return [list(group.values()) for group in groups.values()]
+    return [[list(group.values()) for group in groups.values()] for groups in sections.values()]
 
 
 def row_of(group, name):
@@ -128,11 +128,8 @@ def main():
     parser.add_argument("runs", nargs="*", type=path, metavar="RUN", help="run folders (default: runs/*)")
     add_output_flags(parser, "runs/compare.png")
     given = parser.parse_args()
-    sections = {}  # by the test images
-    for group in group_seeds(read_runs(given.runs)):
-        sections.setdefault(group[0].config["data"]["fingerprints"][1], []).append(group)
     table, diagrams = [], []
-    for groups in sections.values():
+    for groups in group_seeds(read_runs(given.runs)):
         runs = [group[0] for group in groups]
         data, sizes = runs[0].config["data"], {tuple(run.settings.image_size) for run in runs}
         heading = f"tested on {data['source']}, {data['n_test']:,} images"

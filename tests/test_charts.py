@@ -196,12 +196,8 @@ def test_costs_show_models_spread_and_the_sheets_network(tmp_path):
     rows += [((*first[:5], True), last), ((20.0, 0.0, *first[2:]),)]
     entries = (board(*row) for row in rows)
     brief, full, spread, sheets, _ = (drawn(charts.draw_costs, tmp_path / "a.png", e, "a") for e in entries)
-    for picture, colour in (
-        (full, charts.ORANGE),
-        (full, charts.PALE),
-        (spread, charts.GREY),
-        (sheets, charts.INK),
-    ):
+    added = (full, charts.ORANGE), (full, charts.PALE), (spread, charts.GREY), (sheets, charts.INK)
+    for picture, colour in added:
         assert number_of(picture, colour) > number_of(brief, colour) + 20
     assert full.height == brief.height  # one row of the key has room for three
 

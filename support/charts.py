@@ -247,10 +247,10 @@ def draw_confusion(path, matrix, classes, title, subtitle):
     names do not fit above the columns, rows and columns are numbered, and a key is below the matrix.
     """
     n, counts = len(classes), matrix.tolist()
-    widest = max(map(length, classes)) + 20
-    cell = max(10, min(176, 1920 // n, max(96, 600 // n, widest)))
-    numbered = widest > cell
+    most_room = min(176, 1920 // n)
+    numbered = max(map(length, classes)) + 20 > most_room
     names = range(1, n + 1) if numbered else classes
+    cell = max(10, min(most_room, max(96, 600 // n, 20 + max(map(length, names)))))
     left, top, side = 70 + max(length("true class"), *map(length, names)), 100, n * cell
     below = 40 + 36 * math.ceil(n / 3 + 1) * numbered
     canvas = Canvas(max(left + side + 160, 1500 * numbered), top + side + below)

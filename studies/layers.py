@@ -66,10 +66,10 @@ def main():
             )
         _, *columns = zip(*rows, strict=True)
         lines.append((name, [[(x, y, y, y) for x, y in enumerate(stds, 1)] for stds in columns]))
-    panel = {"x_title": "layer, from image to logits", "log_y": True}
-    panels = [panel | {"title": f"standard deviation of the {kind}s"} for kind in ("activation", "gradient")]
+    kinds, x_title = ("activations", "gradients"), "layer, from image to logits"
+    panels = [(f"standard deviation of the {kind}", x_title) for kind in kinds]
     run_folder.check_replaceable(given.picture)
-    charts.draw_lines(given.picture, "Activations and gradients by layer", [("", panels, lines)])
+    charts.draw_lines(given.picture, "Activations and gradients by layer", panels, [("", lines)])
     if given.csv:
         run_folder.check_replaceable(given.csv, table[0])
         run_folder.write_csv(given.csv, table)

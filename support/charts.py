@@ -4,9 +4,9 @@ Pictures are drawn at twice their size and then halved, which smooths them: leng
 """
 
 import math
-import unicodedata
 from contextlib import suppress
 from functools import cache
+from itertools import accumulate
 
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
@@ -20,6 +20,9 @@ BLUE, ORANGE = (31, 111, 180), (217, 100, 26)  # colour-blind eyes tell them apa
 COLOURS = (BLUE, ORANGE, (0, 143, 104), (194, 85, 143), INK, (160, 120, 0), (47, 147, 203), (140, 86, 75))
 # Fonts of Linux, Windows and macOS; Pillow's own, "", which has little but ASCII; fonts with Chinese.
 FONTS = ("DejaVuSans.ttf", "arial.ttf", "Arial.ttf", "", "NotoSansCJK-Regular.ttc", "msyh.ttc", "Songti.ttc")
+# Ticks of a logarithmic axis, times powers of ten: the first of these rows that gives at most eight.
+FINE = 1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9
+LOG_TICKS = FINE, (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)
 
 
 @cache
@@ -43,7 +46,7 @@ def typeset(text, size):
     """Return (text, font): the font with most letters of `text`. Others are escaped, such as \\u732b."""
     text = printable(str(text))
     font = max(fonts(size), key=lambda font: sum(draws(font, letter) for letter in text))
-    plain = {"×": "x", "→": ">", "–": "-", "…": "...", "●": ""}  # what we write ourselves
+    plain = {"×": "x", "→": ">", "–": "-", "●": ""}  # what we write ourselves
     return "".join(c if draws(font, c) else plain.get(c, ascii(c)[1:-1]) for c in text), font
 
 
@@ -96,90 +99,82 @@ class Canvas(ImageDraw.ImageDraw):
             whole.image.reduce(2).save(file, "PNG", pnginfo=marked)
 
 
-def ticks(low, high, log=False, whole=False):
-    """Return round numbers from `low` to `high`, evenly spaced unless on a log axis of factor 3 or more."""
-    powers = [10.0**power for power in range(-12, 13)]
-    if log and high > 3 * low:
-        factors = (1,) if high > 1000 * low else (1, 2, 5) if high > 10 * low else (1, 1.5, 2, 3, 4, 5, 7)
-        return [factor * power for power in powers for factor in factors if low <= factor * power <= high]
-    steps = [factor * power for power in powers for factor in (1, 2, 5) if power >= 1 or not whole]
-    step = next(step for step in steps if high - low <= 6 * step)
-    return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
+def axis(values, start, end):
+    """Return (place, ticks) of an axis from `start` to `end`: place(value) is the place of a value on it.
 
-
-def axis(values, log=False, most=math.inf):
-    """Return (share, ticks) of an axis with room for `values`, but not above `most`.
-
-    share(value) is the place on the axis, from 0 to 1. A log axis shows 0, if it occurs, where it begins.
+    It is linear if all `values` are ints, such as epochs, else logarithmic; then 0 is shown at `start`.
     """
     low, high = min(values), max(values)
-    if log:
+    if all(isinstance(value, int) for value in values):
+        steps = [factor * 10**power for power in range(10) for factor in (1, 2, 5)]
+        step = next(step for step in steps if high - low <= 6 * step)
+        ticks = [value for value in range(low, high + 1) if value % step == 0]
+        scale, margin = float, (high - low) / 20 or 0.5
+        low, high = low - margin, high + margin
+    else:
+        scale, zero = math.log, [0] if low <= 0 else []
         least = min((value for value in values if value > 0), default=1)
-        start, end = least / 1.25, max(high, least) * 1.25
-        low, zero = (start, []) if low > 0 else (start / 3, [0])
-        return lambda x: math.log(max(x / low, 1)) / math.log(end / low), zero + ticks(start, end, log=True)
-    margin = (high - low) * 0.05 or 0.5
-    low, high = max(low - margin, min(low, 0)), min(high + margin, most)
-    whole = all(isinstance(value, int) for value in values)
-    return lambda x: (x - low) / (high - low), ticks(low, high, whole=whole)
+        low, high = least / 1.25, max(high, least) * 1.25
+        powers = [10.0**power for power in range(-12, 13)]
+        rows = [[f * p for p in powers for f in factors if low <= f * p <= high] for factors in LOG_TICKS]
+        ticks = zero + next((row for row in rows if len(row) <= 8), rows[-1])
+        low = low / 3 if zero else low
+    unit = (end - start) / (scale(high) - scale(low))
+    return lambda x: start + unit * (scale(max(x, low)) - scale(low)), ticks
 
 
-def axes(canvas, area, points, title, x_title, log_x=False, log_y=False, y_most=math.inf):
-    """Draw a diagram with room for `points`, none above `y_most`, into `area`; return its (x, y) → place."""
+def axes(canvas, area, points, title, x_title):
+    """Draw axes with room for `points` into `area`, (left, top, right, bottom); return (x, y) → place."""
     left, top, right, bottom = area
-    x_share, x_ticks = axis([x for x, _ in points], log_x)
-    y_share, y_ticks = axis([y for _, y in points], log_y, y_most)
+    place_x, x_ticks = axis([x for x, _ in points], left, right)
+    place_y, y_ticks = axis([y for _, y in points], bottom, top)
     canvas.write(left, top - 36, title)
     for value in y_ticks:
-        y = bottom - (bottom - top) * y_share(value)
+        y = place_y(value)
         canvas.line((left, y, right, y), GRID, 2)
         canvas.write(left - 14, y, f"{value:g}", "r")
     for value in x_ticks:
-        x = left + (right - left) * x_share(value)
+        x = place_x(value)
         canvas.line((x, bottom, x, bottom + 8), GREY, 2)
         canvas.write(x, bottom + 28, f"{value:g}", "m")
     canvas.line((left, top, left, bottom, right, bottom), GREY, 2)
     canvas.write((left + right) / 2, bottom + 68, x_title, "m")
-    return lambda x, y: (left + (right - left) * x_share(x), bottom - (bottom - top) * y_share(y))
+    return lambda x, y: (place_x(x), place_y(y))
 
 
-def draw_lines(path, title, rows):
+def draw_lines(path, title, panels, rows):
     """Draw rows of diagrams, in each row the same lines, and write a line's name at its end.
 
-    `rows` is a list of (heading, panels, lines). `panels` are dicts of the arguments title, x_title, log_x,
-    log_y, y_most of `axes`. `lines` are (name, curves), in `curves` for each panel a list of points
-    (x, y, low, high), where low and high are the edges of a band around the line.
+    `panels` are the (title, x_title) of each diagram in a row, `rows` a list of (heading, lines), `lines` a
+    list of (name, curves). `curves` has a list of points (x, y, low, high) for each panel; low and high are
+    the edges of a band around the line.
     """
-    n_panels = max(len(panels) for _, panels, _ in rows)
-    plot = 480 + 640 // n_panels
-    margin = 220 + max(length(cut(name, 660)) for *_, lines in rows for name, _ in lines)
-    heights = [max(540, 34 * len(lines)) for *_, lines in rows]
-    canvas = Canvas(n_panels * (plot + margin) + 20, sum(heights) + 225 * len(rows))
+    plot, margin = 800, 220 + max(length(cut(name, 660)) for _, lines in rows for name, _ in lines)
+    heights = [max(540, 34 * len(lines)) for _, lines in rows]
+    canvas = Canvas(len(panels) * (plot + margin) + 20, sum(heights) + 225 * len(rows))
     top = 100
-    for (heading, panels, lines), height in zip(rows, heights, strict=True):
-        canvas.write(40, top - 84, heading, size=26)
-        for number, options in enumerate(panels):
+    for (heading, lines), height in zip(rows, heights, strict=True):
+        canvas.write(40, top - 84, heading)
+        for number, titles in enumerate(panels):
             left = 120 + number * (plot + margin)
-            area = (left, top, left + plot, top + height)
-            draw_panel(canvas, area, options, [(name, curves[number]) for name, curves in lines])
+            curves = [(name, curves[number]) for name, curves in lines]
+            draw_panel(canvas, (left, top, left + plot, top + height), titles, curves)
         top += height + 225
     canvas.save(path, title)
 
 
-def draw_panel(canvas, area, options, lines):
+def draw_panel(canvas, area, titles, lines):
     """Draw one diagram of `draw_lines` into `area`, (left, top, right, bottom); `lines` are (name, curve)."""
-    place = axes(canvas, area, [(x, y) for _, curve in lines for x, *ys in curve for y in ys], **options)
-    lines = [(*line, COLOURS[i % len(COLOURS)], i < len(COLOURS)) for i, line in enumerate(lines)]
-    for _, curve, colour, _ in lines:
-        lower, upper = ([place(point[0], point[side]) for point in curve] for side in (2, 3))
+    place = axes(canvas, area, [(x, y) for _, curve in lines for x, *ys in curve for y in ys], *titles)
+    ends = []
+    for i, (name, curve) in enumerate(lines):
+        colour = COLOURS[i % len(COLOURS)]
+        points, lower, upper = ([place(point[0], point[side]) for point in curve] for side in (1, 2, 3))
         canvas.polygon(lower + upper[::-1], (*colour, 40))
         canvas.line((lower[-1], upper[-1]), (*colour, 110), 2)
-    ends = []
-    for name, curve, colour, is_new in lines:
-        points = [place(x, y) for x, y, *_ in curve]
         canvas.line(points, colour, 4, joint="curve")
         for point in points if len(points) <= 40 else []:  # hollow dots if the colour is used again
-            canvas.circle(point, 6, colour if is_new else "white", colour, 2)
+            canvas.circle(point, 6, colour if i < len(COLOURS) else "white", colour, 2)
         ends.append((*points[-1][::-1], name, colour))
     ends.sort()
     _, top, right, bottom = area
@@ -189,11 +184,12 @@ def draw_panel(canvas, area, options, lines):
 
 
 def spread(wanted, top, bottom, gap=32):
-    """Return heights close to `wanted`, ascending, `gap` or more apart (an isotonic regression)."""
-    free, n = [y - gap * i for i, y in enumerate(wanted)], len(wanted)
-    means = [[sum(free[j:k]) / (k - j) for k in range(j + 1, n + 1)] for j in range(n)]
-    fitted = [max(min(means[j][i - j :]) for j in range(i + 1)) for i in range(n)]
-    return [min(max(y, top), bottom - gap * (n - 1)) + gap * i for i, y in enumerate(fitted)]
+    """Return heights close to `wanted`, ascending, from `top` to `bottom`, `gap` or more apart."""
+    lower = list(accumulate(wanted, lambda above, y: max(above + gap, y)))
+    upper = list(accumulate(wanted[::-1], lambda below, y: min(below - gap, y)))[::-1]
+    middle = [(a + b) / 2 for a, b in zip(lower, upper, strict=True)]
+    last = bottom - gap * (len(wanted) - 1)
+    return [min(max(y, top + gap * i), last + gap * i) for i, y in enumerate(middle)]
 
 
 def draw_curves(path, history, title):
@@ -203,9 +199,8 @@ def draw_curves(path, history, title):
         losses = [float(row[f"{split}_loss"]) for row in history]
         errors = [100 - 100 * float(row[f"{split}_accuracy"]) for row in history]
         lines.append((name, [[(x, y, y, y) for x, y in enumerate(ys, 1)] for ys in (losses, errors)]))
-    titles = "loss (cross-entropy, log scale)", "error (%, log scale)"
-    panels = [{"title": text, "x_title": "epoch", "log_y": True} for text in titles]
-    draw_lines(path, title, [("", panels, lines)])
+    panels = ("loss (cross-entropy, log scale)", "epoch"), ("error (%, log scale)", "epoch")
+    draw_lines(path, title, panels, [("", lines)])
 
 
 def pareto(entries):
@@ -217,20 +212,18 @@ def pareto(entries):
 def draw_costs(path, entries, title):
     """Draw the error of architectures against their cost, and the Pareto front of those trained in full.
 
-    `entries` are dicts: model ("encoder" or "resnet"), architecture (text), mflop, error (%), error_sd (or
-    None), longest (bool: trained in full, not briefly), is_sheets (bool: the exercise sheet's network).
+    `entries` are dicts: model ("encoder" or "resnet"), architecture (text), mflop (float), error (%),
+    error_sd (or None), longest (bool: trained in full, not briefly), is_sheets (bool: the exercise sheet's).
     """
     front = pareto(entry for entry in entries if entry["longest"])
     canvas = Canvas(1800, 1020 + 36 * math.ceil(len(front) / 2))
-    points = []  # three of each entry: the lower end of its bar, itself, the upper end
-    for entry in entries:
-        error, sd = entry["error"], entry["error_sd"] or 0
-        points += [(entry["mflop"], y) for y in (max(error - sd, error / 2), error, error + sd)]
+    points = [(e["mflop"], e["error"] + sd) for e in entries for sd in (0, e["error_sd"] or 0)]
     titles = "error (%, log scale)", "MFLOP of one image, forward (log scale)"
-    place = axes(canvas, (140, 90, 1740, 840), points, *titles, log_x=True, log_y=True)
+    place = axes(canvas, (140, 90, 1740, 840), points, *titles)
     canvas.line([place(entry["mflop"], entry["error"]) for entry in front], PALE, 4)
-    for i, entry in sorted(enumerate(entries), key=lambda pair: pair[1]["longest"]):
-        low, (x, y), high = (place(*point) for point in points[3 * i : 3 * i + 3])
+    for entry in sorted(entries, key=lambda entry: entry["longest"]):
+        error, sd = entry["error"], entry["error_sd"] or 0
+        low, (x, y), high = (place(entry["mflop"], each) for each in (error - sd, error, error + sd))
         canvas.line((low, high), GREY, 2)
         colour = BLUE if entry["model"] == "encoder" else ORANGE
         canvas.circle((x, y), *((10, colour) if entry["longest"] else (6, PALE)))
@@ -253,11 +246,11 @@ def draw_confusion(path, matrix, classes, title, subtitle):
     Right answers are blue, wrong ones orange, each the deeper the more there are among their kind. If the
     names do not fit above the columns, rows and columns are numbered, and a key is below the matrix.
     """
-    n, counts, widest = len(classes), matrix.tolist(), max(map(length, classes)) + 20
-    cell = max(10, min(1920 // n, max(96, min(176, 600 // n), widest if widest <= 176 else 0)))
-    alike = len({unicodedata.normalize("NFKC", name).strip() for name in classes}) < n
-    numbered = alike or widest > cell
+    n, counts = len(classes), matrix.tolist()
+    most_room = min(176, 1920 // n)
+    numbered = max(map(length, classes)) + 20 > most_room
     names = range(1, n + 1) if numbered else classes
+    cell = max(10, min(most_room, max(96, 600 // n, 20 + max(map(length, names)))))
     left, top, side = 70 + max(length("true class"), *map(length, names)), 100, n * cell
     below = 40 + 36 * math.ceil(n / 3 + 1) * numbered
     canvas = Canvas(max(left + side + 160, 1500 * numbered), top + side + below)
@@ -288,12 +281,12 @@ def draw_confusion(path, matrix, classes, title, subtitle):
 
 
 def draw_sheet(path, pictures, captions, title):
-    """Draw a contact sheet. `pictures` are PIL images or uint8 tensors (channels, height, width).
+    """Draw a contact sheet. `pictures` are uint8 tensors (channels, height, width).
 
     `captions` has three texts for each; too wide ones are broken after an arrow. Small pictures are enlarged
     to exact squares, photos smoothly.
     """
-    pictures = [p if isinstance(p, Image.Image) else to_pil_image(p) for p in pictures]
+    pictures = [to_pil_image(picture).convert("RGB") for picture in pictures]
     side = 288 if any(max(picture.size) > 64 for picture in pictures) else 224
     n_columns = min(len(pictures), 2000 // (side + 32))
     texts = []
@@ -309,7 +302,7 @@ def draw_sheet(path, pictures, captions, title):
         size = [max(1, round(factor * edge)) for edge in picture.size]
         method = Image.Resampling.NEAREST if longest <= 64 else Image.Resampling.LANCZOS
         corner = left + (side - size[0]) // 4 * 2, top + (side - size[1]) // 4 * 2  # even: halved exactly
-        canvas.image.paste(picture.convert("RGB").resize(size, method), corner)
+        canvas.image.paste(picture.resize(size, method), corner)
         for number, line in enumerate(lines):
             fill = INK if number < len(lines) - 2 else GREY
             canvas.write(left, top + side + 24 + 30 * number, cut(line, side), fill=fill)

@@ -23,10 +23,7 @@ CHANGES = {  # kinds of data sets, by what is done to a small grey picture; flag
     "enlarged": (lambda picture, i: picture, "--image-size 11"),
     "mixed": (lambda picture, i: picture.resize((8 + i % 3, 9 + i % 2)), "--image-size 8"),
     "colour": (lambda picture, i: Image.merge("RGB", (picture, picture.rotate(90), picture.rotate(180))), ""),
-    "deep": (
-        lambda picture, i: Image.fromarray(np.asarray(picture).astype(np.uint16) * 4),
-        "",
-    ),  # 10 of 16 bits
+    "deep": (lambda picture, i: Image.fromarray(np.asarray(picture, np.uint16) * 4), ""),  # 10 of 16 bits
 }
 
 
@@ -124,14 +121,12 @@ def test_the_first_rows_are_printed_and_all_are_counted(type_in, make_run):
     assert not [line for line in few if "images (" in line]
 
 
-def test_a_named_file_is_tried_whatever_its_name(type_in, make_run):
+def test_a_named_file_is_tried_whatever_its_name_and_only_once(type_in, make_run):
     make_run()
     for name in ("no-ending", ".hidden.png"):
         shutil.copy("images/test/row0/000.png", name)
-    assert [row["file"] for row in predicted(type_in, "run no-ending .hidden.png")] == [
-        "no-ending",
-        ".hidden.png",
-    ]
+    rows = predicted(type_in, "run no-ending .hidden.png no-ending")
+    assert [row["file"] for row in rows] == ["no-ending", ".hidden.png"]
 
 
 NAMES = st.sampled_from(["a", "B", "äb", "-x", "=1+1", "\x1b[31m", "c\nd", "train"])

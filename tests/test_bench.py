@@ -14,7 +14,7 @@ from support.run_folder import read_csv
 
 def weights(name, n_epochs, seed=3):
     """Return the weights that a loop ends with, one tensor. An epoch is one step: its order is no matter."""
-    _, model, seconds = bench.run(name, stripes(40, n_classes=10, size=28), seed, n_epochs)
+    _, model, seconds = bench.run(name, stripes(20, n_classes=10, size=28), seed, n_epochs)
     assert len(seconds) == n_epochs
     assert min(seconds) > 0
     return torch.cat([weight.detach().flatten() for weight in model.parameters()])

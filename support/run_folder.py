@@ -62,9 +62,7 @@ def quoted(row):
 
 def unquoted(row):
     """Return the dict `row` as it was before `quoted`."""
-    return {
-        name: cell[1:] if cell[:1] == "'" and FORMULA.match(cell[1:]) else cell for name, cell in row.items()
-    }
+    return {name: re.sub(f"^'(?={FORMULA.pattern})", "", cell) for name, cell in row.items()}
 
 
 def read_csv(path):
@@ -105,14 +103,14 @@ PNG_MARK = ("Software", "Image classification, from the exercise sheet to the nu
 def check_replaceable(path, columns=None):
     """Raise an error if `path` cannot be written, or if it may not be replaced.
 
-    Only our own pictures, and tables with `columns`, may be replaced; nothing in the folder of a run may.
-    Makes the folder of `path`.
+    Pictures of ours and tables with `columns` may be replaced, but nothing in the folder of a run. Makes the
+    folder of `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=path.parent).close()  # raises an OSError that names the folder
-    if path.is_dir() or Path(path.parent, "config.json").exists():
-        raise UserError(f"{path}: is a folder, or in the folder of a run; choose another name")
+    if Path(path.parent, "config.json").exists():
+        raise UserError(f"{path}: is in the folder of a run; choose another name")
     if path.exists():
         with open(path, "rb") as file:
             start = file.read(10000)

@@ -1,4 +1,4 @@
-"""The commands as a user types them: each training flag, kill -9, a folder of photos from start to end."""
+"""The commands as a user types them: each training flag, signals, a folder of photos from start to end."""
 
 import math
 import os
@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commands import started
-from conftest import FLAGS, contents, same_weights, without_times, write_folder
+from commands import copies, started
+from conftest import FLAGS, NETWORK, contents, same_weights, without_times, write_folder
 from PIL import Image
 
 import models
 from support.run_folder import read_csv
 
+copies()
 SHORT = f"--data images --epochs 2 --init xavier {FLAGS}"
 
 
@@ -63,9 +64,11 @@ def train(type_in, folder):
     return run
 
 
-@pytest.mark.parametrize(
-    "flags",
-    [
+def test_each_flag_changes_what_is_learned(train):
+    write_folder(Path("two"), n_train=18, n_test=9, n_classes=2)
+    torch.save(models.ResNet(3, 1, 8, **NETWORK).state_dict(), "other.pt")
+    plain = train()[1]
+    for flags in (
         "--model encoder",
         "--init default",
         "--n-blocks 1",
@@ -83,17 +86,8 @@ def train(type_in, folder):
         "--seed 1",
         "--precision bf16",
         "--init transfer --weights other.pt",
-    ],
-)
-def test_a_flag_changes_what_is_learned(train, flags):
-    write_folder(Path("two"), n_train=18, n_test=9, n_classes=2)
-    torch.save(
-        models.ResNet(
-            3, 1, 8, n_blocks=2, n_features_1=4, n_features_2=4, n_fully_1=8, n_fully_2=8
-        ).state_dict(),
-        "other.pt",
-    )
-    assert train(flags)[1] != train()[1]
+    ):
+        assert train(flags)[1] != plain, flags
 
 
 def test_the_layers_have_the_widths_of_the_flags(train):
@@ -135,29 +129,32 @@ def test_augmentation_changes_training_images_only_and_precision_rounds(train):
     assert 0 < abs(float(rounded["test_loss"]) - float(still["test_loss"])) < 0.02
 
 
-# ---------------------------------------------------------------- kill -9
+# ---------------------------------------------------------------- kill -9, Ctrl-C and kill
 
 
-def test_a_run_that_is_killed_again_and_again_ends_as_one_that_is_not(tmp_path):
-    write_folder(tmp_path / "images", n_train=200)
+def test_a_run_that_is_ended_again_and_again_ends_as_one_that_is_not(tmp_path):
+    write_folder(tmp_path / "images")
     line = f"--data images --epochs 20 --augment {FLAGS}"
-    whole = started("train", f"{line} --out whole", tmp_path)
-    process = started("train", f"{line} --out killed", tmp_path)
-    table = tmp_path / "killed" / "metrics.csv"
-    for n_epochs in (2, 6, 7):
+    process = started("train", f"{line} --out ended", tmp_path)
+    table = tmp_path / "ended" / "metrics.csv"
+    for number, n_epochs in ((signal.SIGINT, 1), (signal.SIGKILL, 3), (signal.SIGTERM, 5)):
         while process.is_alive() and not (table.exists() and table.read_text().count("\n") > n_epochs):
             process.join(timeout=0.002)
-        os.kill(process.pid, signal.SIGKILL)
+        os.kill(process.pid, number)
         process.join(timeout=60)
-        assert process.exitcode == -signal.SIGKILL
-        process = started("train", "--resume killed", tmp_path)
+        assert process.exitcode == (-9 if number == signal.SIGKILL else 2)
+        if process.exitcode == 2:
+            said = (tmp_path / "stderr").read_text()
+            assert re.fullmatch(r"train\.py: interrupted; .*train\.py --resume ended\n", said)
+        process = started("train", "--resume ended", tmp_path)
     process.join(timeout=120)
+    whole = started("train", f"{line} --out whole", tmp_path)
     whole.join(timeout=120)
     assert (process.exitcode, whole.exitcode) == (0, 0)
-    assert same_weights(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
-    rows = [without_times(read_csv(tmp_path / name / "metrics.csv")) for name in ("whole", "killed")]
+    assert same_weights(weights(tmp_path / "whole"), weights(tmp_path / "ended"))
+    rows = [without_times(read_csv(tmp_path / name / "metrics.csv")) for name in ("whole", "ended")]
     assert rows[0] == rows[1]
-    assert contents(tmp_path / "killed").keys() == contents(tmp_path / "whole").keys()  # nothing half written
+    assert contents(tmp_path / "ended").keys() == contents(tmp_path / "whole").keys()  # nothing half written
 
 
 # ---------------------------------------------------------------- a folder of photos

@@ -1,17 +1,19 @@
-"""Devices and precision; processes that torchrun starts, and variables of torchrun's that mean nothing."""
+"""Devices and precision; processes that torchrun starts, and a variable of torchrun's that means nothing."""
 
 import os
+import re
 import signal
-from pathlib import Path
 
 import pytest
 import torch
-from commands import PROJECT, started, under_torchrun
-from conftest import FLAGS, write_folder
+from commands import PROJECT, copies, started, together, under_torchrun
+from conftest import FLAGS, same_weights, write_folder
 
 from support import machine
 from support.console import UserError
 from support.run_folder import read_csv
+
+copies()
 
 
 def test_a_device_that_does_not_exist_is_refused():
@@ -47,51 +49,56 @@ def test_tensors_without_room_on_the_device_stay_but_other_errors_count():
         machine.to_device(DoesNotFit("CUDA error: device-side assert triggered"), "cuda")
 
 
-@pytest.mark.parametrize(
-    "variables",
-    [
-        {"LOCAL_RANK": "0"},
-        {"LOCAL_RANK": "-1", "WORLD_SIZE": "2x"},
-        {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"},
-        {
-            "RANK": "-1",
-            "LOCAL_RANK": "-1",
-            "WORLD_SIZE": "1",
-            "LOCAL_WORLD_SIZE": "1",
-            "MASTER_ADDR": "",
-            "MASTER_PORT": "",
-        },
-    ],
-)
-def test_some_of_torchruns_variables_mean_nothing(type_in, folder, monkeypatch, variables):
-    for name, value in variables.items():
+def test_a_variable_of_torchruns_alone_means_nothing(type_in, folder, monkeypatch):
+    for name, value in {"RANK": "0", "LOCAL_RANK": "-1", "WORLD_SIZE": "2x"}.items():
         monkeypatch.setenv(name, value)
     ended = type_in(f"train.py --data images --epochs 1 --out run {FLAGS}")
     assert ended.status == 0
     assert "test accuracy" in ended.out
 
 
-def test_two_processes_train_one_network_and_continue_after_a_kill(tmp_path):
+def test_three_processes_train_one_network_and_resume_with_the_same_weights(tmp_path):
     write_folder(tmp_path / "images")
-    arguments = f"--data images --epochs 6 --augment --image-size 9 {FLAGS}"
-    process = under_torchrun(PROJECT / "train.py", f"{arguments} --out two", tmp_path)
-    (tmp_path / "alone").mkdir()
-    alone = started("train", f"{arguments} --out one".replace("images", "../images"), tmp_path / "alone")
-    while process.is_alive() and not (tmp_path / "two" / "state.pt").exists():
-        process.join(timeout=0.01)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(int(children[1]), signal.SIGKILL)
-    process.join(timeout=60)
-    assert process.exitcode == 1
-    assert 'train.py", line' not in (tmp_path / "stderr").read_text()  # no traceback of ours
+    places = [tmp_path / name for name in ("one", "whole", "killed")]
+    for place in places:
+        place.mkdir()
+    line = f"--data ../images --epochs 6 --augment --image-size 9 --out run {FLAGS}"
+    one, *whole = started("train", line, places[0]), *together("train", 3 * [line], places[1])
+    killed = together("train", 3 * [line], places[2])
+    while killed[0].is_alive() and not (places[2] / "run" / "state.pt").exists():
+        killed[0].join(timeout=0.01)
+    os.kill(killed[2].pid, signal.SIGKILL)
+    killed[0].join(timeout=60)
+    assert killed[0].exitcode == 2
+    message = (places[2] / "stderr0").read_text()
+    assert re.search("torchrun --nproc-per-node 3 .*train.py --resume run\n", message)
+    assert 'train.py", line' not in message  # no traceback of ours
 
-    process = under_torchrun(PROJECT / "train.py", "--resume two", tmp_path)
-    process.join(timeout=120)
-    alone.join(timeout=120)
-    assert (process.exitcode, alone.exitcode) == (0, 0)
-    assert (tmp_path / "stdout").read_text().count("test accuracy") == 2  # column and result: one speaks
-    one, two = (read_csv(tmp_path / name / "metrics.csv") for name in ("alone/one", "two"))
-    assert len(two) == 6
+    resumed = together("train", 3 * ["--resume run"], places[2])
+    for process in (one, *whole, *resumed):
+        process.join(timeout=120)
+        assert process.exitcode == 0
+    said = [(places[2] / f"stdout{rank}").read_text() for rank in range(3)]
+    assert "test accuracy" in said[0]
+    assert said[1:] == ["", ""]
+    weights = [torch.load(place / "run" / "model.pt") for place in places]
+    assert same_weights(weights[1], weights[2])
+    assert not same_weights(weights[0], weights[1])  # three processes add in another order
+    first, last = ([read_csv(place / "run" / "metrics.csv")[i] for place in places[:2]] for i in (0, -1))
     for metric in ("train_loss", "test_loss"):  # AdamW makes more of roundings from step to step
-        assert float(one[0][metric]) == pytest.approx(float(two[0][metric]), rel=1e-3)
-        assert float(one[-1][metric]) == pytest.approx(float(two[-1][metric]), rel=0.02)
+        assert float(first[0][metric]) == pytest.approx(float(first[1][metric]), rel=1e-3)
+        assert float(last[0][metric]) == pytest.approx(float(last[1][metric]), rel=0.02)
+
+
+def test_an_error_of_a_later_process_is_seen_and_one_of_all_only_once(tmp_path):
+    write_folder(tmp_path / "images")
+    line = f"--data images --epochs 1 {FLAGS}"
+    torchrun = under_torchrun(PROJECT / "train.py", f"{line} --lr 1e30", tmp_path)
+    for process in together("train", [line, "--epochs 0"], tmp_path):
+        process.join(timeout=60)
+        assert process.exitcode == 2
+    for rank, fact in enumerate(("another process", "--epochs")):
+        (said,) = (tmp_path / f"stderr{rank}").read_text().splitlines()
+        assert fact in said
+    torchrun.join(timeout=60)
+    assert (tmp_path / "stderr").read_text().count("smaller --lr") == 1

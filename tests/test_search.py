@@ -10,7 +10,7 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
-from commands import PROJECT, started, under_torchrun
+from commands import copies, started, together
 from conftest import NETWORK, contents, small_settings, stripes, trained, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,9 +21,11 @@ from search import SHEETS, Architecture, Trial
 from support.console import UserError
 from support.run_folder import read_csv
 
+copies()
+
 # ---------------------------------------------------------------- the space and the strategy
 
-numbers = st.lists(st.integers(1, 5), min_size=1, max_size=3, unique=True)
+numbers = st.lists(st.integers(1, 5), min_size=1, max_size=2, unique=True)
 kinds = st.lists(st.sampled_from(["encoder", "resnet"]), min_size=1, unique=True)
 
 
@@ -151,9 +153,14 @@ def remember_speeds(bench, seconds_an_image, n_images):
             table.writerow(row | {"mflop": bench.sizes[each][0], "seconds": seconds, "error": ""})
 
 
-@given(st.floats(0, 1), st.floats(0.0001, 100), st.floats(1, 1e6))
-def test_the_plan_is_the_longest_that_fits(tmp_path_factory, start, a_mflop, budget):
-    bench = make_bench(tmp_path_factory.mktemp("plan"), n_train=14400, epochs=5)
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory):
+    """What the functions of a search on many images share."""
+    return make_bench(tmp_path_factory.mktemp("plan"), n_train=14400, epochs=5)
+
+
+@given(start=st.floats(0, 1), a_mflop=st.floats(0.0001, 100), budget=st.floats(1, 1e6))
+def test_the_plan_is_the_longest_that_fits(bench, start, a_mflop, budget):
     remember_speeds(bench, lambda mflop: start + a_mflop * mflop, 12000)
     plans = []
     for bench.seconds in (budget, 2 * budget):
@@ -199,14 +206,6 @@ def timeless(out):
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory):
-    """(process, folder) of a search in two processes. It starts slowly, so it starts first."""
-    root = tmp_path_factory.mktemp("two")
-    write_folder(root / "images")
-    return under_torchrun(PROJECT / "search.py", f"{FLAGS} --out two", root), root
-
-
-@pytest.fixture(scope="module")
 def whole():
     """What `searched` remembers: (files, output) of one search."""
     return {}
@@ -226,7 +225,7 @@ def searched(type_in, whole):
     return type_in, whole["out"]
 
 
-def test_a_search_from_its_plan_to_the_command_that_it_prints(two, searched):
+def test_a_search_from_its_plan_to_the_command_that_it_prints(searched):
     type_in, out = searched
     rows = read_csv("runs/search/results.csv")
     trials = [(row["judged_on"], int(row["n_images"]), int(row["epochs"])) for row in rows]
@@ -257,12 +256,12 @@ def test_lines_that_a_kill_left_in_any_order_are_continued(searched):
     type_in, out = searched
     results = Path("runs/search/results.csv")
     whole, (header, *lines) = rows_of(results.parent), results.read_text().splitlines(keepends=True)
-    for n_left in (len(lines), 14):
-        results.write_text(header + "".join(random.Random(n_left).sample(lines, n_left)) + lines[-1][:20])
-        assert timeless(type_in(f"search.py {FLAGS}").out) == timeless(out)
-        assert rows_of(results.parent) == whole
-    results.write_text(header[:9])  # torn in the first line
+    results.write_text(header + "".join(random.Random(0).sample(lines, 14)) + lines[-1][:20])
     assert timeless(type_in(f"search.py {FLAGS}").out) == timeless(out)
+    assert rows_of(results.parent) == whole
+    results.write_text(header[:9])  # torn in the first line
+    assert search.read_results(results) == {}
+    assert results.read_text() == header
 
 
 def test_a_failed_training_is_a_row_and_leaves_its_architecture_out(searched):
@@ -291,16 +290,17 @@ def test_all_that_fail_are_named(type_in):
 
 def test_no_time_still_gives_an_answer_and_more_time_reuses_it(type_in):
     write_folder(Path("images"))
-    out = type_in(f"search.py {FLAGS} --minutes 0.00001").out
-    assert "stage 1 of 4: there was time for 1 of 8 trainings" in out
+    flags = f"{FLAGS} --epochs 1 --n-features-1 2"
+    out = type_in(f"search.py {flags} --minutes 0.00001").out
+    assert "stage 1 of 4: there was time for 1 of 4 trainings" in out
     assert "not compared on the test set" in out
     first = rows_of(Path("runs/search"))
     assert len(first) == 3
-    out = type_in(f"search.py {FLAGS} --n-blocks 2 1").out
-    assert "stage 1 of 4: there was time for 8 of 8 trainings" in out
+    out = type_in(f"search.py {flags} --n-blocks 2 1").out
+    assert "stage 1 of 4: there was time for 4 of 4 trainings" in out
     assert set(first) < set(rows_of(Path("runs/search")))
     for other in ("--limit 2", "--lr 0.01"):
-        assert type_in(f"search.py {FLAGS} --minutes 0.00001 {other}").status == 0
+        assert type_in(f"search.py {flags} --minutes 0.00001 {other}").status == 0
     assert sorted(each.name for each in Path("runs").iterdir()) == ["search", "search-2", "search-3"]
 
 
@@ -339,15 +339,16 @@ def test_what_a_search_refuses(type_in, refused, flags, message):
     assert message in refused(f"search.py {flags}")
 
 
-def test_a_search_that_is_killed_or_shared_by_two_processes_ends_the_same(two, searched):
-    process, root = two
-    whole = rows_of(Path("runs/search"))
+def test_a_search_that_is_killed_or_shared_by_two_processes_ends_the_same(searched):
+    root, whole = Path.cwd(), rows_of(Path("runs/search"))
+    two = together("search", 2 * [f"{FLAGS} --out two"], root)
     killed, results = started("search", f"{FLAGS} --out killed", root), root / "killed" / "results.csv"
     while killed.is_alive() and (not results.exists() or results.read_bytes().count(b"\n") < 6):
         time.sleep(0.02)
     killed.kill()
     killed.join()
     assert set(rows_of(results.parent)) < set(whole)
-    process.join()
-    assert process.exitcode == 0, (root / "stderr").read_text()
+    for process in two:
+        process.join()
+        assert process.exitcode == 0, (root / "stderr0").read_text()
     assert rows_of(root / "two") == whole

@@ -15,8 +15,7 @@ from support.console import UserError
 TRAIN, TEST = stripes(40), stripes(20, seed=1)
 
 
-@pytest.mark.parametrize("model", ["encoder", "resnet"])
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(("model", "precision"), [("encoder", "fp32"), ("resnet", "bf16")])
 def test_a_network_can_memorise_32_images(model, precision):
     images = stripes(32)
     settings = small_settings(model=model, init="xavier", precision=precision, epochs=40, n_features_1=8)

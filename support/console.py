@@ -63,7 +63,7 @@ def explanation(error):
         return f"{error.filename or 'cannot write'}: {error.strerror or one_line(error)}"
     if is_out_of_memory(error):
         return "out of memory; try a smaller --batch-size, --image-size or --limit"
-    if re.search("by peer|Broken pipe|refused", str(error)):  # torch.distributed's RuntimeError
+    if isinstance(error, RuntimeError) and re.search("by peer|Broken pipe|refused", str(error)):
         return "another process of torchrun has ended"
     return None
 

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import tempfile
+import zipfile
 from argparse import Namespace
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -89,6 +90,10 @@ def read_tensors(path, device="cpu"):
     """Return what `write_tensors` wrote, on `device`. Raises UserError if the file holds anything else."""
     with open(path, "rb") as file:
         try:
+            # torch.load does not notice damaged numbers, but each member of the archive has a checksum.
+            if zipfile.is_zipfile(file) and zipfile.ZipFile(file).testzip():
+                raise ValueError("damaged")
+            file.seek(0)
             return torch.load(file, map_location=device, weights_only=True)
         except Exception as error:  # torch.load raises many kinds
             if is_out_of_memory(error):
@@ -247,9 +252,15 @@ def load_state(folder, device, **parts):
     if not folder or not file.exists():
         return []
     state = read_tensors(file, device)
-    for name, part in parts.items():
-        part.load_state_dict(state[name])
-    return state["history"]
+    try:
+        for name, part in parts.items():
+            part.load_state_dict(state[name])
+        return state["history"]
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        if is_out_of_memory(error):
+            raise
+        problem = "is damaged; move it away, and --resume starts with the first epoch"
+        raise UserError(f"{file}: {problem}") from None
 
 
 @contextmanager

@@ -21,9 +21,10 @@ HIDDEN = "model", "init", "data", "limit", "seed", "device", "precision", "threa
 def read_runs(folders):
     """Return the runs in `folders`, by default all of runs/, that have a finished epoch."""
     runs = []
-    for folder in folders or [file.parent for file in sorted(Path("runs").glob("*/metrics.csv"))]:
+    for folder in folders or [file.parent for file in sorted(Path("runs").glob("*/config.json"))]:
         try:
-            runs.append(run_folder.read_run(folder))
+            if folders or run_folder.read_config(folder, None)["script"] == "train.py":
+                runs.append(run_folder.read_run(folder))
         except UserError as error:
             if folders:
                 raise
@@ -96,7 +97,7 @@ def row_of(group, name):
         "seeds": " ".join(str(run.settings.seed) for run in group),
         "accuracies": " ".join(map(str, accuracies)),
         "seconds": round(seconds, 1),
-        "images_per_second": round(len(run.history) * data["n_train"] / seconds),
+        "images_per_second": round(len(run.history) * data["n_train"] / max(seconds, 1e-9)),
         "hardware": traits(run)["hardware"],
     }
 

@@ -74,7 +74,6 @@ def train(model, train_data, test_data, settings, folder=None, task=None):
         print(HEADER, flush=True)
         for row in history:
             print(ROW.format(*row.values()))
-    logits = None
     for epoch in range(len(history), settings.epochs):
         started = time.perf_counter()
         label = task or f"epoch {epoch + 1} of {settings.epochs}"
@@ -89,9 +88,8 @@ def train(model, train_data, test_data, settings, folder=None, task=None):
             print(ROW.format(*row), flush=True)
         if folder and machine.rank() == 0:
             run_folder.write_csv(folder / "metrics.csv", history)
-            run_folder.save_state(folder, history, **parts)
-    if logits is None:  # a resumed run that had finished all epochs
-        logits = evaluate(model, test_data, settings)[-1]
+            if epoch + 1 < settings.epochs:  # after the last epoch the caller writes model.pt
+                run_folder.save_state(folder, history, **parts)
     return history, logits
 
 
@@ -195,7 +193,7 @@ def main():
         folder = machine.from_first(lambda: run_folder.new_folder(name, out))
     if machine.rank() == 0:
         run_folder.write_config(folder, described)
-    with run_folder.resumable("train.py", folder):
+    with run_folder.resumable("train.py", folder, machine.n_processes()):
         to_train, inputs = model, (train_data, test_data)
         if settings.freeze:
             to_train, *inputs = extract_features(model, *inputs, settings)

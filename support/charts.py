@@ -4,6 +4,7 @@ Pictures are drawn at twice their size and then halved, which smooths them: leng
 """
 
 import math
+import unicodedata
 from contextlib import suppress
 from functools import cache
 from itertools import accumulate
@@ -46,7 +47,7 @@ def typeset(text, size):
     """Return (text, font): the font with most letters of `text`. Others are escaped, such as \\u732b."""
     text = printable(str(text))
     font = max(fonts(size), key=lambda font: sum(draws(font, letter) for letter in text))
-    plain = {"×": "x", "→": ">", "–": "-", "●": ""}  # what we write ourselves
+    plain = {"×": "x", "→": ">", "–": "-", "…": "...", "●": ""}  # what we write ourselves
     return "".join(c if draws(font, c) else plain.get(c, ascii(c)[1:-1]) for c in text), font
 
 
@@ -217,13 +218,15 @@ def draw_costs(path, entries, title):
     """
     front = pareto(entry for entry in entries if entry["longest"])
     canvas = Canvas(1800, 1020 + 36 * math.ceil(len(front) / 2))
-    points = [(e["mflop"], e["error"] + sd) for e in entries for sd in (0, e["error_sd"] or 0)]
+    points = []  # three of each entry: the lower end of its bar, itself, the upper end
+    for entry in entries:
+        error, sd = entry["error"], entry["error_sd"] or 0
+        points += [(entry["mflop"], y) for y in (max(error - sd, error / 2), error, error + sd)]
     titles = "error (%, log scale)", "MFLOP of one image, forward (log scale)"
     place = axes(canvas, (140, 90, 1740, 840), points, *titles)
     canvas.line([place(entry["mflop"], entry["error"]) for entry in front], PALE, 4)
-    for entry in sorted(entries, key=lambda entry: entry["longest"]):
-        error, sd = entry["error"], entry["error_sd"] or 0
-        low, (x, y), high = (place(entry["mflop"], each) for each in (error - sd, error, error + sd))
+    for i, entry in sorted(enumerate(entries), key=lambda pair: pair[1]["longest"]):
+        low, (x, y), high = (place(*point) for point in points[3 * i : 3 * i + 3])
         canvas.line((low, high), GREY, 2)
         colour = BLUE if entry["model"] == "encoder" else ORANGE
         canvas.circle((x, y), *((10, colour) if entry["longest"] else (6, PALE)))
@@ -248,7 +251,8 @@ def draw_confusion(path, matrix, classes, title, subtitle):
     """
     n, counts = len(classes), matrix.tolist()
     most_room = min(176, 1920 // n)
-    numbered = max(map(length, classes)) + 20 > most_room
+    alike = len({unicodedata.normalize("NFKC", name).strip() for name in classes}) < n
+    numbered = alike or max(map(length, classes)) + 20 > most_room
     names = range(1, n + 1) if numbered else classes
     cell = max(10, min(most_room, max(96, 600 // n, 20 + max(map(length, names)))))
     left, top, side = 70 + max(length("true class"), *map(length, names)), 100, n * cell

@@ -7,7 +7,6 @@ import re
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
@@ -40,7 +39,7 @@ class Escaped:
     def write(self, text):
         """Write `text`; only its line ends stay as they are."""
         text = "\n".join(map(printable, text.split("\n")))
-        encoding = self.stream.encoding or "utf-8"
+        encoding = getattr(self.stream, "encoding", None) or "utf-8"
         return self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
 
     def __getattr__(self, name):
@@ -53,40 +52,42 @@ def is_out_of_memory(error):
     return isinstance(error, MemoryError) or bool(re.search(texts, str(error)))
 
 
-def explanation(error):
-    """Return one line about an error that the user can solve, or None if the program is at fault."""
-    if isinstance(error, UserError):
-        return one_line(error)
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted"
-    if isinstance(error, OSError):  # such as a full disk or a missing permission
-        return f"{error.filename or 'cannot write'}: {error.strerror or one_line(error)}"
-    if is_out_of_memory(error):
-        return "out of memory; try a smaller --batch-size, --image-size or --limit"
-    if isinstance(error, RuntimeError) and re.search("by peer|Broken pipe|refused", str(error)):
-        return "another process of torchrun has ended"
-    return None
+rank = None  # number of this process, if torchrun started it
+
+
+def has_lost_process(error):
+    """Return whether an exception says that another process of torchrun has ended."""
+    return rank is not None and bool(re.search("by peer|Broken pipe|refused", str(error)))
 
 
 def run_command(main):
-    """Call `main()`. An error that the user can solve ends in one line on stderr and exit status 2."""
+    """Call `main()`. An error that the user can cause ends in one line on stderr and exit status 2."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends a command as Ctrl-C does
     try:
         with redirect_stdout(Escaped(sys.stdout or open(os.devnull, "w"))):
             main()
             sys.stdout.flush()
-    except (Exception, KeyboardInterrupt) as error:
-        if os.environ.get("RANK", "0") != "0":  # a later process of torchrun
-            time.sleep(5)  # if the first one has the same error, torchrun ends this one meanwhile
-        message = explanation(error)
-        if not message:
+        return
+    except UserError as error:
+        message = one_line(error)
+    except KeyboardInterrupt:
+        message = "interrupted"
+    except BrokenPipeError:  # nobody reads the output any more, as in `python train.py | head -3`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        message = "interrupted: the output was closed"
+    except OSError as error:  # such as a full disk or a missing permission
+        message = f"{error.filename or 'cannot write'}: {error.strerror or one_line(error)}"
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            message = "out of memory; try a smaller --batch-size, --image-size or --limit"
+        elif has_lost_process(error):
+            message = "another process of torchrun has ended"
+        else:
             raise
-        print(printable(f"{Path(sys.argv[0]).name}: {message}"), file=sys.stderr)
-        try:
-            sys.stdout.flush()
-        except OSError:  # nobody reads it, as in `python train.py | head -3`: Python must not try again
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(2)
+    if rank:
+        time.sleep(5)  # if the first process has the same error, torchrun ends this one meanwhile
+    print(printable(f"{Path(sys.argv[0]).name}: {message}"), file=sys.stderr)
+    sys.exit(2)
 
 
 # ---------------------------------------------------------------- the command line
@@ -105,8 +106,9 @@ class Parser(argparse.ArgumentParser):
     def typed(self):
         """Return {name: value} of the flags that were really typed, without defaults."""
         unset = argparse.Namespace(**dict.fromkeys(vars(self.parse_args()), self))
-        values = vars(self.parse_args(namespace=unset))
-        return {name: values[name] for name in values if values[name] is not self}
+        return {
+            name: value for name, value in vars(self.parse_args(namespace=unset)).items() if value is not self
+        }
 
 
 def positive(number):
@@ -136,15 +138,6 @@ def path(text):
     return os.path.expanduser(text)
 
 
-ARCHITECTURE_HELP = (
-    "blocks of the encoder or ResNet, each halves the image",
-    "channels of the stem and of a block's first convolution",
-    "channels of a block's second convolution",
-    "units of the first hidden fully connected layer",
-    "units of the second hidden fully connected layer",
-)
-
-
 def add_training_flags(parser, architecture, init="default", augment=False, epochs="5, more for few images"):
     """Add the flags that all scripts that train have in common.
 
@@ -153,13 +146,20 @@ def add_training_flags(parser, architecture, init="default", augment=False, epoc
     """
     add, number = parser.add_argument, {"type": positive(int), "metavar": "N"}
     add("--model", choices=("vgg16", "encoder", "resnet"), default="resnet", help="default: resnet")
-    text = "initial weights: PyTorch's default, Xavier's, vgg16's ImageNet weights, or those of another run"
     inits = ("default", "xavier", "pretrained", "transfer")
+    text = "initial weights: PyTorch's default, Xavier's, vgg16's ImageNet weights, or those of another run"
     add("--init", choices=inits, default=init, help=f"{text} (default: {init})")
     text = "RUN/model.pt for --init transfer, or a file with ImageNet weights for --init pretrained"
     add("--weights", type=path, metavar="FILE", help=text)
     add("--freeze", action="store_true", help="train the last layer only, with --init transfer or pretrained")
-    for (name, value), text in zip(architecture.items(), ARCHITECTURE_HELP, strict=False):
+    texts = (
+        "blocks of the encoder or ResNet, each halves the image",
+        "channels of the stem and of a block's first convolution",
+        "channels of a block's second convolution",
+        "units of the first hidden fully connected layer",
+        "units of the second hidden fully connected layer",
+    )
+    for (name, value), text in zip(architecture.items(), texts, strict=False):
         add(f"--{name.replace('_', '-')}", default=value, help=f"{text} (default: {value})", **number)
     add("--data", type=path, default="auto", help="auto (default), mnist, fashion, digits or a folder")
     add("--epochs", help=f"default: {epochs}", **number)
@@ -185,15 +185,17 @@ def add_output_flags(parser, picture):
 
 def check_flags(settings, architecture):
     """Raise UserError if the training flags contradict each other."""
-    vgg16, transfer = settings.model == "vgg16", settings.init == "transfer"
-    loads = transfer or settings.init == "pretrained"
+    vgg16, other_weights = settings.model == "vgg16", settings.init in ("pretrained", "transfer")
     custom = any(getattr(settings, name) != value for name, value in architecture.items())
     for is_wrong, problem in (
         (vgg16 and custom, "vgg16 has a fixed architecture: leave out flags such as --n-blocks"),
-        (settings.init == "pretrained" and not vgg16, "--init pretrained needs --model vgg16"),
-        (settings.weights and not loads, "--weights needs --init transfer or pretrained"),
-        (transfer and not settings.weights, "--init transfer needs --weights RUN/model.pt"),
-        (settings.freeze and not loads, "--freeze needs --init transfer or pretrained"),
+        (not vgg16 and settings.init == "pretrained", "--init pretrained needs --model vgg16"),
+        (settings.weights and not other_weights, "--weights needs --init transfer or pretrained"),
+        (
+            settings.init == "transfer" and not settings.weights,
+            "--init transfer needs --weights RUN/model.pt",
+        ),
+        (settings.freeze and not other_weights, "--freeze needs --init transfer or pretrained"),
         (settings.freeze and settings.augment, "--freeze computes the features once: leave out --augment"),
     ):
         if is_wrong:
@@ -205,11 +207,13 @@ def command(script, *words, n_processes=1):
 
     It works in the current folder even if the scripts are in another one. A Path never looks like a flag.
     """
-    launcher = f"torchrun --nproc-per-node {n_processes}" if n_processes > 1 else "python"
+    launcher = ["torchrun", "--nproc-per-node", n_processes] if n_processes > 1 else ["python"]
     path = os.path.join(os.path.dirname(sys.argv[0]), script)
     words = [f"./{word}" if isinstance(word, Path) and str(word)[0] == "-" else str(word) for word in words]
-    join = subprocess.list2cmdline if sys.platform == "win32" else shlex.join
-    return join([*launcher.split(), path, *words])
+    words = [*map(str, launcher), path, *words]
+    if sys.platform != "win32":
+        return shlex.join(words)
+    return " ".join(word if re.fullmatch(r"[\w.,:=+/\\-]+", word) else f'"{word}"' for word in words)
 
 
 # ---------------------------------------------------------------- progress
@@ -231,8 +235,8 @@ def progress(items, task, n_items=None, n_after=0):
     time for them is included. On a terminal the line is updated in place, elsewhere printed every 10 seconds.
     """
     n_items = n_items or len(items)
-    stream = getattr(sys.stdout, "stream", sys.stdout)  # of Escaped
-    in_place = stream.isatty()
+    stream = sys.stdout.stream if isinstance(sys.stdout, Escaped) else sys.stdout
+    in_place = stream.isatty() and os.environ.get("TERM") != "dumb"
     started = shown = time.monotonic()
     for n_done, item in enumerate(items, 1):
         yield item

@@ -12,6 +12,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from support import console
 from support.console import UserError, is_out_of_memory
 
 # ---------------------------------------------------------------- device
@@ -82,31 +83,36 @@ def keep_freed_memory():
 
 
 def join_torchrun():
-    """Join the other processes if torchrun started this one. All but the first stop printing."""
-    if not dist.is_torchelastic_launched():
-        return
-    rank, local_rank = int(os.environ["RANK"]), int(os.environ["LOCAL_RANK"])
-    if rank > 0:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of this process)
-        for signal_number in (signal.SIGINT, signal.SIGTERM):  # the first process says what happened
-            signal.signal(signal_number, signal.SIG_DFL)
-    if local_rank < torch.cuda.device_count():
-        torch.cuda.set_device(local_rank)  # "cuda" is another GPU in each process
-    dist.init_process_group(timeout=timedelta(days=1))  # one may wait for another's long work
-    atexit.register(dist.destroy_process_group)
+    """Join the other processes if torchrun started this one. All but the first stop printing.
+
+    One variable of torchrun's alone, such as LOCAL_RANK, means nothing: other programs set it too.
+    """
+    numbers = [os.environ.get(name, "") for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")]
+    if all(map(str.isdecimal, numbers)) and {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
+        if int(numbers[0]) > 0:
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of this process)
+            for number in (signal.SIGINT, signal.SIGTERM):  # the first process says what happened
+                signal.signal(number, signal.SIG_DFL)
+        console.rank = int(numbers[0])
+        if int(numbers[1]) < torch.cuda.device_count():
+            torch.cuda.set_device(int(numbers[1]))  # "cuda" is another GPU in each process
+        dist.init_process_group(timeout=timedelta(days=1))  # one may wait for another's long work
+        atexit.register(dist.destroy_process_group)
 
 
-is_alone = False
-
-
-def n_processes():
-    """Return how many processes work together; without torchrun it is 1."""
-    return dist.get_world_size() if dist.is_initialized() and not is_alone else 1
+def together():
+    """Return whether this process and others work on the same thing."""
+    return dist.is_initialized() and not is_alone
 
 
 def rank():
     """Return the number of this process, from 0. Process 0 prints and writes files."""
-    return dist.get_rank() if n_processes() > 1 else 0
+    return dist.get_rank() if together() else 0
+
+
+def n_processes():
+    """Return how many processes work together; without torchrun it is 1."""
+    return dist.get_world_size() if together() else 1
 
 
 @contextmanager
@@ -120,10 +126,14 @@ def alone():
         is_alone = False
 
 
+is_alone = False
+
+
 def gathered(value):
     """Return the list of every process's `value`, which must be picklable."""
-    values = [value] * n_processes()
-    if len(values) > 1:
+    values = [value]
+    if n_processes() > 1:
+        values = n_processes() * [None]
         dist.all_gather_object(values, value)
     return values
 

@@ -9,6 +9,7 @@ import os
 import platform
 import re
 import tempfile
+import warnings
 import zipfile
 from argparse import Namespace
 from contextlib import contextmanager, suppress
@@ -18,7 +19,7 @@ import torch
 import torchvision
 
 from support import machine
-from support.console import UserError, command, explanation, is_out_of_memory, one_line
+from support.console import UserError, command, has_lost_process, is_out_of_memory, one_line
 
 # ---------------------------------------------------------------- files
 
@@ -37,11 +38,11 @@ def written(path, mode="wb", **options):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
-        error.filename = str(path)  # the name that the user knows
-        raise
-    finally:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(path)  # the name that the user knows
+        raise
 
 
 # A spreadsheet computes a cell that begins like this, unless it is a number. ' marks it as text.
@@ -63,7 +64,9 @@ def quoted(row):
 
 def unquoted(row):
     """Return the dict `row` as it was before `quoted`."""
-    return {name: re.sub(f"^'(?={FORMULA.pattern})", "", cell) for name, cell in row.items()}
+    return {
+        name: cell[1:] if cell[:1] == "'" and FORMULA.match(cell[1:]) else cell for name, cell in row.items()
+    }
 
 
 def read_csv(path):
@@ -88,7 +91,8 @@ def write_tensors(path, tensors):
 
 def read_tensors(path, device="cpu"):
     """Return what `write_tensors` wrote, on `device`. Raises UserError if the file holds anything else."""
-    with open(path, "rb") as file:
+    with open(path, "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         try:
             # torch.load does not notice damaged numbers, but each member of the archive has a checksum.
             if zipfile.is_zipfile(file) and zipfile.ZipFile(file).testzip():
@@ -98,24 +102,28 @@ def read_tensors(path, device="cpu"):
         except Exception as error:  # torch.load raises many kinds
             if is_out_of_memory(error):
                 raise
-            problem = "cannot be read as PyTorch weights; it is damaged, or holds other objects"
-            raise UserError(f"{path}: {problem}") from None
+            raise UserError(
+                f"{path}: cannot be read as PyTorch weights; it is damaged, or holds other objects"
+            ) from None
 
 
 PNG_MARK = ("Software", "Image classification, from the exercise sheet to the numbers")  # in our pictures
 
 
 def check_replaceable(path, columns=None):
-    """Raise an error if `path` cannot be written, or if it may not be replaced.
+    """Raise UserError if `path` cannot be written, or if it may not be replaced.
 
-    Pictures of ours and tables with `columns` may be replaced, but nothing in the folder of a run. Makes the
-    folder of `path`.
+    Only our own pictures, and tables with `columns`, may be replaced; nothing in the folder of a run may.
+    Makes the folder of `path`.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=path.parent).close()  # raises an OSError that names the folder
-    if Path(path.parent, "config.json").exists():
-        raise UserError(f"{path}: is in the folder of a run; choose another name")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    if path.is_dir() or is_run(path.parent):
+        raise UserError(f"{path}: is a folder, or in the folder of a run; choose another name")
     if path.exists():
         with open(path, "rb") as file:
             start = file.read(10000)
@@ -124,6 +132,14 @@ def check_replaceable(path, columns=None):
             is_ours = start.splitlines()[:1] == [",".join(columns).encode()]
         if not is_ours:
             raise UserError(f"{path}: this program did not write it; choose another name, or move it away")
+
+
+def is_run(folder):
+    """Return whether `folder` has the config.json of a run."""
+    try:
+        return bool(read_config(folder, None))
+    except UserError:
+        return False
 
 
 # ---------------------------------------------------------------- the folder
@@ -174,18 +190,17 @@ def write_config(folder, config):
 def read_config(folder, script="train.py"):
     """Return config.json. Raises UserError if `folder` has no run of `script` (None: of any script)."""
     file = Path(folder, "config.json")
-    if not file.is_file():
-        raise UserError(f"{folder}: is not a run (it has no config.json)")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        is_ours = {"script", "settings", "data", "platform"} <= set(config)
-    except (ValueError, TypeError):
-        is_ours = False
-    if not is_ours:
-        raise UserError(f"{file}: is damaged, or of another version of this program")
-    if script and config["script"] != script:
-        raise UserError(f"{folder}: is a run of {config['script']}, not of {script}")
-    return config
+        if not {"settings", "data", "platform"} <= config.keys():
+            raise ValueError
+        if script and config["script"] != script:
+            raise UserError(f"{folder}: is a run of {config['script']}, not of {script}")
+        return config
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{folder}: is not a run (it has no config.json)") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise UserError(f"{file}: is damaged, or of another version of this program") from None
 
 
 def read_run(folder):
@@ -195,9 +210,9 @@ def read_run(folder):
     """
     config, table = read_config(folder), Path(folder, "metrics.csv")
     finished = Path(folder, "model.pt").exists()
-    rows = read_csv(table) if table.exists() else []
     try:
-        history = [{name: float(row[name]) for name in row} for row in rows]
+        rows = read_csv(table) if table.exists() else []
+        history = [{name: float(cell) for name, cell in row.items()} for row in rows]
         if not all({"test_accuracy", "seconds"} <= row.keys() for row in history):
             raise ValueError
     except ValueError:
@@ -225,15 +240,21 @@ def resumed(folder, parser, script="train.py"):
     if others := set(typed) - {"resume", "data", "weights", "device"}:
         raise UserError(f"--resume keeps the run's settings: leave out --{min(others).replace('_', '-')}")
     del typed["resume"]
-    return Namespace(**config["settings"] | typed), config
+    settings = Namespace(**config["settings"] | typed)
+    is_name = settings.data.removeprefix("set:") in ("mnist", "fashion", "digits")
+    for flag, file in (("data", "" if is_name else settings.data), ("weights", settings.weights)):
+        if file and not os.path.exists(file):
+            raise UserError(f"--resume {folder}: {file} is missing; --{flag} names its new place")
+    return settings, config
 
 
 def check_same(folder, config, described):
     """Raise UserError if data or weights are not those of `config`; note if the platform is another one."""
     settings = described["settings"]
     if config["data"]["fingerprints"] != described["data"]["fingerprints"]:
-        problem = f"{settings['data']} holds other images; --data DIR names their new place"
-        raise UserError(f"--resume {folder}: {problem}")
+        raise UserError(
+            f"--resume {folder}: {settings['data']} holds other images; --data DIR names their new place"
+        )
     if config["weights"] != described["weights"]:
         raise UserError(f"--resume {folder}: {settings['weights']} has changed; --weights FILE names a copy")
     if config["platform"] != described["platform"]:
@@ -259,18 +280,25 @@ def load_state(folder, device, **parts):
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         if is_out_of_memory(error):
             raise
-        problem = "is damaged; move it away, and --resume starts with the first epoch"
-        raise UserError(f"{file}: {problem}") from None
+        raise UserError(
+            f"{file}: is damaged; move it away, and --resume starts with the first epoch"
+        ) from None
 
 
 @contextmanager
-def resumable(script, folder):
+def resumable(script, folder, n_processes=1):
     """Turn what interrupts the block into a UserError that says how to resume the run in `folder`."""
+    resume = command(script, "--resume", folder, n_processes=n_processes)
     try:
         yield
-    except (KeyboardInterrupt, OSError, RuntimeError) as error:
-        problem = explanation(error)
-        if not problem or is_out_of_memory(error):
+    except KeyboardInterrupt:
+        raise UserError(f"interrupted; to continue: {resume}") from None
+    except RuntimeError as error:
+        if not has_lost_process(error):
             raise
-        resume = command(script, "--resume", folder, n_processes=machine.n_processes())
-        raise UserError(f"{problem}; to continue: {resume}") from None
+        raise UserError(f"another process of the run has ended; to continue: {resume}") from None
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # such as a full disk
+        problem = f"{error.filename or folder}: {error.strerror or one_line(error)}"
+        raise UserError(f"{problem}; solve this, then continue: {resume}") from None

@@ -45,7 +45,7 @@ def together(module, lines, cwd):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     same = {"TORCHELASTIC_RUN_ID": "test", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-    same |= {"WORLD_SIZE": len(lines)}
+    same |= {"WORLD_SIZE": len(lines), "LOCAL_WORLD_SIZE": len(lines)}
     return [started(module, line, cwd, RANK=i, LOCAL_RANK=i, **same) for i, line in enumerate(lines)]
 
 

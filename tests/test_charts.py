@@ -176,6 +176,14 @@ def test_any_number_of_classes_with_any_names_fits_and_differs(tmp_path, n, name
     assert max(pictures[0].size) < 2500
 
 
+def test_names_that_look_alike_are_numbered(tmp_path):
+    pairs = [("a", "b"), ("a", "a "), ("e\u0301", "\u00e9")]
+    matrix = torch.eye(2, dtype=torch.int64)
+    pictures = (drawn(charts.draw_confusion, tmp_path / "a.png", matrix, pair, "", "") for pair in pairs)
+    plain, *keyed = (picture.height for picture in pictures)
+    assert min(keyed) > plain  # the key is below
+
+
 KEYS = "mflop", "error", "model", "longest", "error_sd", "is_sheets", "architecture"
 
 

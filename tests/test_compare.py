@@ -132,6 +132,7 @@ def test_a_repeated_run_is_not_another_seed(compare):
 def test_a_damaged_run_does_not_hide_the_others(compare):
     Path("runs/a-1/metrics.csv").write_text("epoch\n\0")
     Path("runs/a-2/config.json").write_text("{")
+    changed("b", settings={})
     rows, out = compare()
     assert rows[0]["seeds"] == "0"
     assert "runs/a-1" in out
@@ -139,9 +140,9 @@ def test_a_damaged_run_does_not_hide_the_others(compare):
 
 
 def test_runs_of_other_commands_are_passed_over(compare):
-    Path("runs/diagnosis").mkdir()
-    write_config("runs/diagnosis", read_config("runs/b") | {"script": "diagnose.py"})
-    assert "diagnosis" not in compare()[1]
+    config = read_config("runs/b")
+    write_config("runs/b", config | {"script": "diagnose.py"})
+    assert "runs/b" not in compare()[1]
 
 
 @pytest.mark.parametrize(
@@ -156,10 +157,16 @@ def test_without_runs_the_next_command_is_named(refused):
     assert "train.py" in refused("compare.py")
 
 
-FLAGS_REFUSED = "--csv runs/a-0/metrics.csv", "--picture runs", "--picture photo.png", "--csv mine.csv"
-
-
-@pytest.mark.parametrize("flags", FLAGS_REFUSED)
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--csv runs/a-0/metrics.csv",
+        "--picture runs/a-0/curves.png",
+        "--picture runs",
+        "--picture photo.png",
+        "--csv mine.csv",
+    ],
+)
 def test_no_file_of_a_run_or_of_a_person_is_overwritten(refused, here, flags):
     Image.new("RGB", (9, 9), "red").save("photo.png")
     Path("mine.csv").write_text("name,score\nme,1\n")

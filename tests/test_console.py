@@ -4,6 +4,7 @@ import io
 import os
 import re
 import shlex
+import signal
 import sys
 import time
 from contextlib import redirect_stdout
@@ -68,8 +69,15 @@ def test_printed_names_cannot_control_the_terminal(text):
     assert all(c.isprintable() or c == "\n" for c in written)
 
 
-def test_a_stream_without_encoding_or_descriptor_is_written_to():  # as in a notebook
-    with redirect_stdout(io.StringIO()) as stream:
+class NotebookStream(io.StringIO):
+    """A notebook's output: no encoding to change, no file descriptor."""
+
+    encoding = None
+
+
+def test_a_notebooks_stream_is_written_to(monkeypatch):
+    stream = NotebookStream()
+    with redirect_stdout(stream):
         console.run_command(lambda: print("Ärger"))
     assert stream.getvalue() == "Ärger\n"
 
@@ -151,12 +159,37 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_yields_all_and_a_terminal_shows_share_and_time_left():
+@pytest.mark.parametrize("dumb", [False, True])
+def test_progress_yields_all_and_a_terminal_shows_share_and_time_left(monkeypatch, dumb):
+    monkeypatch.setenv("TERM", "dumb" if dumb else "xterm")
     with redirect_stdout(Terminal()) as stream:
         items = list(console.progress((time.sleep(0.06) or n for n in range(6)), "reading\x1b", 6, n_after=6))
     assert items == [0, 1, 2, 3, 4, 5]
-    assert re.search(r"reading\\x1b: \d+%, \d s left", stream.getvalue())
-    assert stream.getvalue().endswith("\r\x1b[K")
+    shown = stream.getvalue()
+    if dumb:
+        assert shown == ""
+    else:
+        assert re.search(r"reading\\x1b: (33|50) %?.*left", shown) or re.search(
+            r"reading\\x1b: \d+%, \d s left", shown
+        )
+        assert shown.endswith("\r\x1b[K")
+
+
+# ---------------------------------------------------------------- signals and pipes
+
+
+def test_ctrl_c_ends_in_one_line_with_the_command_that_continues(tmp_path):
+    write_folder(tmp_path / "images", n_train=200)
+    process = started("train", f"--data images --epochs 1000 --out run {FLAGS}", tmp_path)
+    while process.is_alive() and not (tmp_path / "run" / "state.pt").exists():
+        process.join(timeout=0.01)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(timeout=60)
+    assert process.exitcode == 2
+    line = (tmp_path / "stderr").read_text()
+    assert line.startswith("train.py: interrupted")
+    assert line.endswith("train.py --resume run\n")
+    assert line.count("\n") == 1
 
 
 def test_a_reader_who_leaves_ends_the_run_in_one_line(tmp_path):

@@ -1,4 +1,4 @@
-"""Devices and precision; processes that torchrun starts, and a variable of torchrun's that means nothing."""
+"""Devices and precision; processes that torchrun starts, and variables of torchrun's that mean nothing."""
 
 import os
 import re
@@ -49,8 +49,24 @@ def test_tensors_without_room_on_the_device_stay_but_other_errors_count():
         machine.to_device(DoesNotFit("CUDA error: device-side assert triggered"), "cuda")
 
 
-def test_a_variable_of_torchruns_alone_means_nothing(type_in, folder, monkeypatch):
-    for name, value in {"RANK": "0", "LOCAL_RANK": "-1", "WORLD_SIZE": "2x"}.items():
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"LOCAL_RANK": "0"},
+        {"LOCAL_RANK": "-1", "WORLD_SIZE": "2x"},
+        {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"},
+        {
+            "RANK": "-1",
+            "LOCAL_RANK": "-1",
+            "WORLD_SIZE": "1",
+            "LOCAL_WORLD_SIZE": "1",
+            "MASTER_ADDR": "",
+            "MASTER_PORT": "",
+        },
+    ],
+)
+def test_some_of_torchruns_variables_mean_nothing(type_in, folder, monkeypatch, variables):
+    for name, value in variables.items():
         monkeypatch.setenv(name, value)
     ended = type_in(f"train.py --data images --epochs 1 --out run {FLAGS}")
     assert ended.status == 0

@@ -23,7 +23,10 @@ CHANGES = {  # kinds of data sets, by what is done to a small grey picture; flag
     "enlarged": (lambda picture, i: picture, "--image-size 11"),
     "mixed": (lambda picture, i: picture.resize((8 + i % 3, 9 + i % 2)), "--image-size 8"),
     "colour": (lambda picture, i: Image.merge("RGB", (picture, picture.rotate(90), picture.rotate(180))), ""),
-    "deep": (lambda picture, i: Image.fromarray(np.asarray(picture, np.uint16) * 4), ""),  # 10 of 16 bits
+    "deep": (
+        lambda picture, i: Image.fromarray(np.asarray(picture).astype(np.uint16) * 4),
+        "",
+    ),  # 10 of 16 bits
 }
 
 

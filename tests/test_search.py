@@ -25,7 +25,7 @@ copies()
 
 # ---------------------------------------------------------------- the space and the strategy
 
-numbers = st.lists(st.integers(1, 5), min_size=1, max_size=2, unique=True)
+numbers = st.lists(st.integers(1, 5), min_size=1, max_size=3, unique=True)
 kinds = st.lists(st.sampled_from(["encoder", "resnet"]), min_size=1, unique=True)
 
 
@@ -230,10 +230,14 @@ def test_a_search_from_its_plan_to_the_command_that_it_prints(searched):
     rows = read_csv("runs/search/results.csv")
     trials = [(row["judged_on"], int(row["n_images"]), int(row["epochs"])) for row in rows]
     assert trials.count(("validation", 20, 1)) == 8
-    assert trials.count(("validation", 20, 2)) - 3 - 3 in (
-        1,
-        2,
-    )  # the speed; stage 2 may use one
+    long = [row for row, trial in zip(rows, trials, strict=True) if trial == ("validation", 20, 2)]
+    best = {tuple(row.values())[1:7] for row in long if row["seed"] == "1"}  # of stage 2, trained twice
+    measured = [float(row["mflop"]) for row in long if tuple(row.values())[1:7] not in best]
+    costs = [float(row["mflop"]) for row in rows]
+    assert len(best) == 3
+    assert len(long) == 3 + 3 + len(measured)  # the speed is measured by the sheet's network and the cheapest
+    assert max(costs) in measured
+    assert set(measured) <= {min(costs), max(costs)}
     assert trials.count(("test", 24, 2)) == len([each for each in trials if each[0] == "test"]) == 10
     assert "24 training and 12 test images" in out
     assert "full training has 20 of 20 images" in out
@@ -256,12 +260,12 @@ def test_lines_that_a_kill_left_in_any_order_are_continued(searched):
     type_in, out = searched
     results = Path("runs/search/results.csv")
     whole, (header, *lines) = rows_of(results.parent), results.read_text().splitlines(keepends=True)
-    results.write_text(header + "".join(random.Random(0).sample(lines, 14)) + lines[-1][:20])
-    assert timeless(type_in(f"search.py {FLAGS}").out) == timeless(out)
-    assert rows_of(results.parent) == whole
+    for n_left in (len(lines), 14):
+        results.write_text(header + "".join(random.Random(n_left).sample(lines, n_left)) + lines[-1][:20])
+        assert timeless(type_in(f"search.py {FLAGS}").out) == timeless(out)
+        assert rows_of(results.parent) == whole
     results.write_text(header[:9])  # torn in the first line
-    assert search.read_results(results) == {}
-    assert results.read_text() == header
+    assert timeless(type_in(f"search.py {FLAGS}").out) == timeless(out)
 
 
 def test_a_failed_training_is_a_row_and_leaves_its_architecture_out(searched):

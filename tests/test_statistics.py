@@ -74,7 +74,7 @@ def test_the_rank_test_is_the_share_of_all_choices_that_are_as_extreme(first, se
 @pytest.mark.parametrize("degrees", CHI_SQUARE)
 def test_chi_square_is_that_of_the_published_table(degrees):
     expected = torch.full((degrees + 1,), 100.0)
-    excess = math.sqrt(CHI_SQUARE[degrees] * 100 / 2)  # one class has more, another so many fewer
+    excess = math.sqrt(CHI_SQUARE[degrees] * 100 / 2)  # one class has more, another as many fewer
     counts = expected + torch.tensor([excess, -excess, *[0] * (degrees - 1)])
     assert statistics.chi_square_test(counts, expected) == pytest.approx(0.05, abs=2e-5)
     half = expected + (counts - expected) / math.sqrt(2)

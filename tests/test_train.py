@@ -15,7 +15,8 @@ from support.console import UserError
 TRAIN, TEST = stripes(40), stripes(20, seed=1)
 
 
-@pytest.mark.parametrize(("model", "precision"), [("encoder", "fp32"), ("resnet", "bf16")])
+@pytest.mark.parametrize("model", ["encoder", "resnet"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_network_can_memorise_32_images(model, precision):
     images = stripes(32)
     settings = small_settings(model=model, init="xavier", precision=precision, epochs=40, n_features_1=8)
@@ -173,7 +174,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(tmp_path, finished):
 
     model, n_tests = small_model(settings, TRAIN), 0
 
-    def interrupt(module, inputs):  # in the test after so many finished epochs, which has three batches
+    def interrupt(module, inputs):  # in the test after the `finished` epochs, which has three batches
         nonlocal n_tests
         n_tests += not module.training
         if n_tests > 3 * finished:

@@ -119,9 +119,11 @@ def measure(noise, number, given):
     settings.augment, settings.seed = True, SEEDS + 3 * number
     train.complete(settings, noisy, 2, 10)
     fit = (noisy, test), truth, settings
-    _, (logits, _) = diagnose.train_networks(*fit, 3, folder, None, "noisy", noisy.labels)
+    (brief,), _ = diagnose.train_networks(*fit, 1, folder, None, "noisy", noisy.labels)
+    place = diagnose.lengthened(brief, settings, folder)
+    _, (logits, _) = diagnose.train_networks(*fit, 3, place, None, "noisy", noisy.labels)
     view = diagnose.rank(noisy, torch.stack(logits).log_softmax(2))
-    estimate = (view.n_wrong or [""])[-1]  # "" if the networks contradict half of the labels
+    estimate = (view.n_wrong or [""])[-1]  # "" if the networks fit too badly to tell
     if given.cleaning:
         kept = torch.ones_like(wrong)
         suspects = noisy.labels, view.predicted, view.order, estimate or 0

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from commands import started
@@ -325,6 +326,27 @@ def test_few_images_are_seen_more_often_but_not_so_often_that_labels_are_memoris
     write_folder(Path("images"), n_train=n_images)
     assert type_in(f"diagnose.py {FLAGS} --seeds 1 --data images --remove 1 --out run").status == 0
     assert len(read_csv("run/noisy-0/metrics.csv")) == epochs
+
+
+def test_networks_that_fit_badly_train_longer_also_after_an_interruption(type_in):
+    """The images are noise, so their labels cannot be predicted."""
+    pixels = np.random.default_rng(0).integers(256, size=(2, 30, 12, 12), dtype=np.uint8)
+    for split, images in zip(("train", "test"), pixels, strict=True):
+        for number, image in enumerate(images):
+            file = Path("images", split, f"row{number % 3}", f"{number:02}.png")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(file)
+    command = f"diagnose.py {FLAGS} --no-augment --seeds 1 --data images --remove 1 --lr 0.0001"
+    ended = type_in(f"{command} --out run")
+    assert ended.status == 0, ended.err
+    rows = read_csv("run/effect.csv")
+    assert {row["epoch"] for row in rows} == {"35"}
+    for name in ("effect.csv", "review.html", "longer/noisy-0/result.pt"):
+        Path("run", name).unlink()
+    assert type_in("diagnose.py --resume run").status == 0
+    assert without_times(read_csv("run/effect.csv")) == without_times(rows)
+    assert type_in(f"{command} --epochs 2 --out typed").status == 0
+    assert {row["epoch"] for row in read_csv("typed/effect.csv")} == {"2"}
 
 
 # ---------------------------------------------------------------- the data

@@ -383,14 +383,9 @@ def main(arguments=None):
         image_folders.check_outside(options.write_clean, settings.data)
         if options.decisions:
             return carry_out(settings.data, options.decisions, options.write_clean)
-    settings.image_size = settings.image_size or (224 if settings.model == "vgg16" else None)
-    noisy, test = data.load(settings.data, settings.limit, settings.image_size)
-    data.introduce(noisy, test)
+    usual_epochs = (10, 10) if settings.freeze else (2, 10)
+    noisy, test, model, described = train.prepare("diagnose.py", settings, *usual_epochs)
     truth = find_truth(noisy, clean)
-    train.complete(settings, noisy, *((10, 10) if settings.freeze else (2, 10)))
-    model = models.build(settings, len(noisy.classes), noisy.images.shape[1])
-    about_data, n_parameters = data.describe_data(noisy, test), models.count_parameters(model)
-    described = run_folder.describe_run("diagnose.py", settings, about_data, n_parameters)
     if resume:
         folder = Path(resume)
         run_folder.check_same(folder, config, described)

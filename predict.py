@@ -9,6 +9,7 @@ also in another place. From Python: network, classes = predict.load_network("run
 import sys
 from argparse import Namespace
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ import models
 import train
 from support import charts, machine, run_folder
 from support.console import Parser, UserError, add_output_flags, path, printable, progress, run_command
-from support.image_files import in_threads, read_image, resize
+from support.image_files import attempt, in_threads, resize
 from support.image_folders import image_files
 
 COLUMNS = ("file", "predicted", "probability", "second", "second_probability")  # of the table
@@ -52,21 +53,20 @@ def read(file, data, invert=False):
     `data` is the part of config.json that describes these. `invert` returns the negative.
     """
     channels, *size = data["image_shape"]
-    try:
-        image = resize(read_image(file, size, data["white"]), size)
-    except UserError as error:
-        return error
+    image = attempt(file, size, data["white"])
+    if isinstance(image, UserError):
+        return image
+    image = resize(image, size)
     image = 255 - image if invert else image
     return rgb_to_grayscale(image) if channels == 1 else grayscale_to_rgb(image)
 
 
-def predict_images(network, classes, files, images, settings):
-    """Return a row with COLUMNS for each of `files` and `images`, uint8 (N, channels, height, width)."""
-    probabilities, ranked = train.predict(network, images, settings, "predicting").softmax(1).topk(2)
-    return [
-        dict(zip(COLUMNS, (file, classes[a], round(p, 4), classes[b], round(q, 4)), strict=True))
-        for file, (p, q), (a, b) in zip(files, probabilities.tolist(), ranked.tolist(), strict=True)
-    ]
+def predict_images(network, classes, images, settings):
+    """Return a row with COLUMNS for each of `images`, {file: uint8 (channels, height, width)}."""
+    logits = train.predict(network, torch.stack([*images.values()]), settings, "predicting")
+    best = zip(images, *(each.tolist() for each in logits.softmax(1).topk(2)), strict=True)
+    cells = [(file, classes[a], round(p, 4), classes[b], round(q, 4)) for file, (p, q), (a, b) in best]
+    return [dict(zip(COLUMNS, row, strict=True)) for row in cells]
 
 
 def print_rows(rows):
@@ -80,10 +80,8 @@ def print_rows(rows):
         print(f"{name:{a}}  {p:>{b}}  {second:{c}}  {q:>{d}}  {file}")
     if len(rows) > N_PRINTED:
         counts = Counter(row["predicted"] for row in rows).most_common()
-        print(
-            f"… {len(rows):,} images (--csv FILE writes all):",
-            ", ".join(f"{n:,} {name}" for name, n in counts),
-        )
+        listed = ", ".join(f"{n:,} {name}" for name, n in counts)
+        print(f"… {len(rows):,} images (--csv FILE writes all): {listed}")
 
 
 def note_negatives(brightnesses, brightness, invert):
@@ -96,9 +94,10 @@ def note_negatives(brightnesses, brightness, invert):
     if abs(brightness - 0.5) > 0.2 and n > len(brightnesses) / 2:
         these, those = ("bright", "dark") if brightness < 0.5 else ("dark", "bright")
         print(
-            f"Note: {n:,} of {len(brightnesses):,} images are {these}, but the training images are {those};"
+            f"Note: {n:,} of {len(brightnesses):,} images are {these}; the training images are {those}. If",
+            end=" ",
         )
-        print(f"if they are negatives of such images, {'leave out' if invert else 'use'} --invert")
+        print(f"they are negatives of such images, {'leave out' if invert else 'use'} --invert")
 
 
 def main():
@@ -119,20 +118,17 @@ def main():
     if given.csv:
         run_folder.check_replaceable(given.csv, COLUMNS)
     rows, least_sure, brightnesses, errors = [], [], [], []
+    read_for_network = partial(read, data=config["data"], invert=given.invert)
     for start in progress(range(0, len(files), CHUNK), "reading and predicting"):
         chunk = files[start : start + CHUNK]
-        pairs = list(
-            zip(chunk, in_threads(lambda file: read(file, config["data"], given.invert), chunk), strict=True)
-        )
-        errors += [image for _, image in pairs if isinstance(image, UserError)]
-        pairs = [(file, image) for file, image in pairs if not isinstance(image, UserError)]
-        if pairs:
-            names, images = zip(*pairs, strict=True)
-            images = torch.stack(images)
-            new_rows = predict_images(network, classes, names, images, settings)
+        images = dict(zip(chunk, in_threads(read_for_network, chunk), strict=True))
+        errors += [image for image in images.values() if isinstance(image, UserError)]
+        images = {file: image for file, image in images.items() if not isinstance(image, UserError)}
+        if images:
+            new_rows = predict_images(network, classes, images, settings)
             rows += new_rows
-            brightnesses += (images.flatten(1).float().mean(1) / 255).tolist()
-            least_sure += zip(new_rows, images, strict=True)
+            brightnesses += [image.float().mean().item() / 255 for image in images.values()]
+            least_sure += zip(new_rows, images.values(), strict=True)
             least_sure = sorted(least_sure, key=lambda pair: pair[0]["probability"])[:N_DRAWN]
     if rows:
         report(rows, least_sure, given)
@@ -148,13 +144,11 @@ def report(rows, least_sure, given):
     if given.csv:
         run_folder.write_csv(given.csv, rows)
     print_rows(rows)
-    captions = [
-        (row["predicted"], f"{row['probability']:.0%}, or {row['second']}", Path(row["file"]).name)
-        for row, _ in least_sure
-    ]
-    charts.draw_sheet(
-        given.picture, [image for _, image in least_sure], captions, "Least sure predictions first"
-    )
+    pictures, captions = [image for _, image in least_sure], []
+    for row, _ in least_sure:
+        chance = f"{row['probability']:.0%}, or {row['second']}"
+        captions.append((row["predicted"], chance, Path(row["file"]).name))
+    charts.draw_sheet(given.picture, pictures, captions, "Least sure predictions first")
     print(f"see {given.picture}: the least sure predictions first")
 
 

@@ -158,6 +158,19 @@ def complete(settings, data, usual_epochs=5, most_epochs=50):
     torch.set_num_threads(settings.threads)
 
 
+def prepare(script, settings, *epochs):
+    """Load the data, complete `settings`, build the network: (train data, test data, model, config)."""
+    settings.image_size = settings.image_size or (224 if settings.model == "vgg16" else None)
+    train_data, test_data = load(settings.data, settings.limit, settings.image_size)
+    introduce(train_data, test_data)
+    complete(settings, train_data, *epochs)
+    model = models.build(settings, len(train_data.classes), train_data.images.shape[1])
+    n_parameters, about_data = models.count_parameters(model), describe_data(train_data, test_data)
+    print(f"{settings.model}, {settings.init} initialisation, {n_parameters:,} parameters", end="; ")
+    print(f"seed {settings.seed}; {settings.device}, {settings.precision}, {settings.threads} threads")
+    return train_data, test_data, model, run_folder.describe_run(script, settings, about_data, n_parameters)
+
+
 def main():
     """Train as the command line says."""
     machine.join_torchrun()
@@ -168,29 +181,16 @@ def main():
     settings = parser.parse_args()
     out, resume = (vars(settings).pop(name) for name in ("out", "resume"))
     if resume and Path(resume, "model.pt").exists():
-        print(f"{resume} is finished: its results are there")
-        return
+        return print(f"{resume} is finished: its results are there")
     if resume:
         settings, config = run_folder.resumed(resume, parser)
     console.check_flags(settings, models.ARCHITECTURE)
     settings.data = machine.from_first(lambda: find(settings.data))
-    settings.image_size = settings.image_size or (224 if settings.model == "vgg16" else None)
-    train_data, test_data = load(settings.data, settings.limit, settings.image_size)
-    introduce(train_data, test_data)
-    complete(settings, train_data)
-    model = models.build(settings, len(train_data.classes), train_data.images.shape[1])
-    n_parameters = models.count_parameters(model)
-    network = f"{settings.model}, {settings.init} initialisation, {n_parameters:,} parameters"
-    hardware = f"{settings.device}, {settings.precision}, {settings.threads} threads"
-    print(f"{network}; seed {settings.seed}; {hardware}")
-    about_data = describe_data(train_data, test_data)
-    described = run_folder.describe_run("train.py", settings, about_data, n_parameters)
+    train_data, test_data, model, described = prepare("train.py", settings)
+    name = f"{settings.model}-{settings.init}" + "-frozen" * settings.freeze
+    folder = Path(resume) if resume else machine.from_first(lambda: run_folder.new_folder(name, out))
     if resume:
-        folder = Path(resume)
         run_folder.check_same(folder, config, described)
-    else:
-        name = f"{settings.model}-{settings.init}" + ("-frozen" if settings.freeze else "")
-        folder = machine.from_first(lambda: run_folder.new_folder(name, out))
     if machine.rank() == 0:
         run_folder.write_config(folder, described)
     with run_folder.resumable("train.py", folder, machine.n_processes()):

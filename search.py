@@ -2,10 +2,9 @@
 
     python search.py --minutes 10
 
-Stage 1 trains all architectures of the nested loops briefly. Stage 2 trains the best fifth in full, stage 3
-the best three from a second seed. They are compared on training images that are held out. Stage 4 trains the
-winner and the sheet's network from five seeds each and compares them on the test set. results.csv records all
-trainings, and none is repeated: the same command continues a search that was interrupted.
+Stage 1 trains all architectures of the nested loops briefly, stage 2 the best fifth in full, stage 3 the best
+three from a second seed; held-out training images judge them. Stage 4 compares the winner with the sheet's
+network on the test set, from five seeds each. results.csv has all trainings: the same command continues.
 """
 
 import csv
@@ -212,7 +211,7 @@ def search(candidates, bench, started):
 
 def show_board(board, full, bench):
     """Print the best ten of `board`, {architecture: rows of its longest training}, and draw all."""
-    print("\nrank  accuracy (%)  parameters   MFLOP  architecture")
+    print("\nrank  accuracy (%)  seeds  parameters   MFLOP  architecture")
     entries = []
     for rank, (each, rows) in enumerate(board.items(), 1):
         name, (mflop, n_parameters) = WORDS.format(*each), bench.sizes[each]
@@ -221,7 +220,8 @@ def show_board(board, full, bench):
         entry |= {"error_sd": stdev(errors) if len(errors) > 1 else None, "is_sheets": each == SHEETS}
         entries.append(entry | {"longest": (rows[0]["n_images"], rows[0]["epochs"]) == full})
         if rank <= 10:
-            print(f"{rank:4}  {100 - mean(errors):12.2f}  {n_parameters:10,}  {mflop:6.1f}  {name}")
+            percent = f"{100 - mean(errors):.2f}"
+            print(f"{rank:4}  {percent:>12}  {len(rows):5}  {n_parameters:10,}  {mflop:6.1f}  {name}")
     picture, title = bench.file.with_name("costs.png"), f"Architectures on {bench.data['test'][0].source}"
     machine.from_first(lambda: charts.draw_costs(picture, entries, title))
     print(f"see {picture}; all trainings are in {bench.file}")

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the commands behind a part of FINDINGS.md: bash studies/reproduce.sh 1.1, or 1.2, 1.3, 1.4, rankings, cleaning, gpu
+# Runs the commands behind a part of FINDINGS.md: bash studies/reproduce.sh 1.1, or 1.2, 1.3, 1.4, rankings, human, cleaning, gpu
 # Everything goes to runs/reproduced; a part that was interrupted continues.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -42,6 +42,8 @@ case "${1-}" in
 rankings) # after pip install cleanlab
     python -m studies.rankings mnist-{random-{0,100,600,3000,6000},4_9-100,3_to_8-100} --cleanlab --csv $new/mnist.csv
     python -m studies.rankings fashion-{random-{0,600,3000,6000},Pullover_Coat-600,Sandal_Dress-600} --cleanlab --csv $new/fashion.csv ;;
+human) # after pip install cleanlab; data/cifar: CIFAR-10 as image folders, the others with labels of CIFAR-10N
+    python -m studies.rankings data/cifar:data/cifar_mislabelled_{aggre,random} --cleanlab --csv $new/human.csv ;;
 cleaning)
     for flags in "--epochs 10" "--epochs 20" "--epochs 10 --no-augment" "--epochs 20 --no-augment"; do
         python -m studies.rankings fashion-random-{100,200,400} --images 2000 --cleaning $flags --csv "$new/cleaning${flags// /}.csv"

@@ -244,9 +244,9 @@ def draw_costs(path, entries, title):
 
 
 def draw_confusion(path, matrix, classes, title, subtitle):
-    """Draw a confusion matrix, int64 (classes, classes), rows the true and columns the predicted classes.
+    """Draw a confusion matrix, int64 (classes, classes), rows the labels and columns the predicted classes.
 
-    Right answers are blue, wrong ones orange, each the deeper the more there are among their kind. If the
+    Cells in which both agree are blue, others orange, each the deeper the more there are of its kind. If the
     names do not fit above the columns, rows and columns are numbered, and a key is below the matrix.
     """
     n, counts = len(classes), matrix.tolist()
@@ -255,12 +255,12 @@ def draw_confusion(path, matrix, classes, title, subtitle):
     numbered = alike or max(map(length, classes)) + 20 > most_room
     names = range(1, n + 1) if numbered else classes
     cell = max(10, min(most_room, max(96, 600 // n, 20 + max(map(length, names)))))
-    left, top, side = 70 + max(length("true class"), *map(length, names)), 100, n * cell
+    left, top, side = 70 + max(length("label"), *map(length, names)), 100, n * cell
     below = 40 + 36 * math.ceil(n / 3 + 1) * numbered
     canvas = Canvas(max(left + side + 160, 1500 * numbered), top + side + below)
     canvas.write(left + side / 2, 20, "predicted class", "m")
-    canvas.write(left - 16, 20, "true class", "r")
-    canvas.write(left + side + 20, 20, "right", fill=GREY)
+    canvas.write(left - 16, 20, "label", "r")
+    canvas.write(left + side + 20, 20, "agree", fill=GREY)
     right, gap = matrix.diag(), 3 if cell >= 28 else 1
     most = [max(1, int(kind.max())) for kind in (matrix - right.diag(), right)]
     size = next((size for size in (28, 24, 20) if length(max(most), size) <= cell - 8), 0)

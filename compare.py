@@ -148,7 +148,8 @@ def main():
         run_folder.write_csv(given.csv, table)
     error, seconds = "test error (%, log scale)", "seconds of training (log scale)"
     panels = (error, "epoch"), (error, seconds)
-    charts.draw_lines(given.picture, "Training runs; bands: lowest to highest seed", panels, diagrams)
+    title = "Training runs" + "; bands: lowest to highest seed" * any(row["accuracy_sd"] for row in table)
+    charts.draw_lines(given.picture, title, panels, diagrams)
     print(f"\nsee {given.picture}" + (f"; the table is in {given.csv}" if given.csv else ""))
 
 

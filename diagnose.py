@@ -1,4 +1,4 @@
-"""Find wrong labels: train on the noisy labels, rank the images by loss, remove the suspects, train again.
+"""Find wrong labels: train on the noisy labels, rank the labels, remove the suspects, train again.
 
 python diagnose.py --remove 100
 """
@@ -94,14 +94,16 @@ def diagnose(model, splits, truth, parts, settings, options, folder):
     if not (folder / "review.html").exists():  # else this is resumed; a person may have edited the tables
         report(views, parts, truth, settings, folder)
     print(f"\nto decide which labels are wrong, open {(folder / 'review.html').resolve().as_uri()}")
-    print("the networks that follow only measure the effect: Ctrl-C loses nothing", flush=True)
     if options.write_clean and not os.path.exists(options.write_clean):
         carry_out(settings.data, folder / "top_losses.csv", options.write_clean)
-    after = true = []
-    if review.is_changed(noisy.labels, parts[0]).any():
+    after, true, is_cleaned = [], [], review.is_changed(noisy.labels, parts[0]).any()
+    has_truth = truth is not None and (truth != noisy.labels).any()
+    if is_cleaned or has_truth:
+        print("the networks that follow only measure the effect: Ctrl-C loses nothing", flush=True)
+    if is_cleaned:
         after, _ = fit("cleaned", parts[0].new_labels, parts[0].kept)
         print_effect("effect of the cleaning", before, after)
-    if truth is not None and (truth != noisy.labels).any():
+    if has_truth:
         true, _ = fit("true", truth)
         print_effect("effect of the wrong labels", true, before)
     run_folder.write_csv(folder / "effect.csv", [*before, *after, *true])  # the last file: it marks the end
@@ -152,8 +154,8 @@ def lengthened(brief, settings, folder):
     if brief["train_accuracy"] >= 0.7:
         return folder
     settings.epochs, seconds = round(3.5 * settings.epochs), 3.5 * brief["seconds"]
-    fits = f"fits {brief['train_accuracy']:.0%} of the labels, which is little"
-    print(f"it {fits}: all train again for {settings.epochs} epochs, each about {console.duration(seconds)}")
+    reason = f"its training accuracy is only {brief['train_accuracy']:.0%}: all networks train for"
+    print(f"{reason} {settings.epochs} epochs, about {console.duration(seconds)} each")
     (folder / "longer").mkdir(exist_ok=True)
     return folder / "longer"
 
@@ -181,7 +183,7 @@ def carry_out(source, table, out):
     n_removed = list(new.values()).count(None)
     print(f"{out}: a copy of {source}, {n_in:,} files in, {n_out:,} out", end="; ")
     print(f"images removed: {n_removed:,}, relabelled: {len(new) - n_removed:,}")
-    print(f"to train on it: {command('train.py', '--data', Path(out))}")
+    print(f"to train on it: {command('train.py', '--init', 'xavier', '--data', Path(out))}")
     again = command("diagnose.py", "--data", Path(out), "--decisions", Path(table))
     print(f"to check its labels again, without those that you kept: {again}")
 
@@ -207,12 +209,14 @@ def report(views, parts, truth, settings, folder):
         review.write_table(file, split.ids, classes, split.labels, view.order, view.scores, *beliefs)
         images = settings.data, split.ids, split.images, split.labels, view.order
         tabs.append(review.page_tab("test images" if of_test else "training images", *images, *beliefs))
-        chosen = torch.ones_like(part.kept) if of_test else suspects
+        chosen = view.predicted != split.labels if of_test else suspects
+        chosen = chosen if chosen.any() else torch.ones_like(chosen)
         draw_images(file.with_suffix(".png"), view, chosen, view.predicted, settings)
     view, split = views[0], views[0].split
     if not view.n_wrong:
-        print("\nthe networks contradict too many labels to tell how many are wrong;", end=" ")
-        print("--remove N takes the N most likely errors")
+        print(
+            "\nthe networks contradict too many labels to tell how many are wrong: see the first on the page"
+        )
     elif len(split) < 10_000:
         print("\nwith few images the estimates are too low, because networks memorise labels")
     print_suspects(view, suspects)

@@ -47,24 +47,25 @@ def error_scores(labels, log_probabilities):
     n_ik are the `label_counts` of the probabilities `without_expected`, and c_ik weighs the mistake of
     calling a k an i: if 4s and 9s are mixed up, a doubtful 4 comes before an equally doubtful 7. Networks
     confuse similar classes too, so the counts are trusted as far as they are concentrated: c_ik is n_ik to
-    the power of 6 h, at most 2, for the `concentration` h of the n_ik, k ≠ i. If people make many kinds of
-    mistakes, the weights are nearly equal; if they make few kinds, these kinds come first.
+    the power of (R - 1) / 15, at most 2, for the `concentration` R of the n_ik, k ≠ i. If people make many
+    kinds of mistakes, the weights are nearly equal; if they make few kinds, these kinds come first.
     """
     counts = label_counts(labels, without_expected(log_probabilities)) + UNSEEN / log_probabilities.shape[1]
     others = ~torch.eye(len(counts), dtype=torch.bool)
-    weights = torch.where(others, counts ** min(6 * concentration(counts[others]), 2), counts)
+    power = min((concentration(counts[others]) - 1) / 15, 2)  # chosen on results/choosing_the_score.csv
+    weights = torch.where(others, counts**power, counts)
     log_odds = log_ratios(log_probabilities) + weights.log()[labels]
     of_label = log_odds.gather(1, labels[:, None]).squeeze(1)
     return log_odds.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1) - of_label
 
 
 def concentration(counts):
-    """Return 0 if all `counts`, float (M,), are equal, up to 1 if all but one are 0.
+    """Return how many times more often two mistakes are of one kind than if all kinds were equally likely.
 
-    It is the Herfindahl index Σ s² of the shares s, rescaled: Σ s² is 1 / M for equal shares.
+    `counts`, float (M,), has the mistakes of each kind. The result is from 1, if all are equal, to M, if only
+    one kind occurs: the Herfindahl index Σ s² of the shares s, divided by that of equal shares, 1 / M.
     """
-    n, shares = len(counts), counts / counts.sum()
-    return ((n * shares.square().sum() - 1) / (n - 1)).item()
+    return len(counts) * (counts / counts.sum()).square().sum().item()
 
 
 def count_errors(labels, log_probabilities):

@@ -276,7 +276,7 @@ def test_a_second_round_knows_what_was_kept_and_carries_out_the_rest(type_in, wr
     assert ended.status == 0, ended.err
     assert not Path("runs").exists()
     assert "151 files in, 148 out; images removed: 3, relabelled: 2" in ended.out
-    assert "train.py --data cleaned" in ended.out
+    assert "train.py --init xavier --data cleaned" in ended.out
     copied = contents(Path("cleaned"))
     assert Counter(copied.values()) - Counter(files.values()) == Counter([b"mine", b"\x89PNG and so on"])
     gone = {row["id"] for row in suspects[5:10]}

@@ -66,9 +66,8 @@ def score_by_hand(label, row, counts, shares):
     classes = range(len(row))
     counts = [[count + 0.5 / len(row) for count in of_label] for of_label in counts]
     mistakes = [counts[i][k] for i in classes for k in classes if i != k]
-    n = len(mistakes)
-    concentration = (n * sum((count / sum(mistakes)) ** 2 for count in mistakes) - 1) / (n - 1)
-    power = min(2, 6 * concentration)
+    concentration = len(mistakes) * sum((count / sum(mistakes)) ** 2 for count in mistakes)
+    power = min(2, (concentration - 1) / 15)
     wrong = sum(counts[label][k] ** power * math.exp(row[k]) / shares[k] for k in classes if k != label)
     return math.log(wrong) - math.log(counts[label][label] * math.exp(row[label]) / shares[label])
 
@@ -87,14 +86,14 @@ def test_counts_and_scores_are_those_of_bayes_rule(given):
 
 
 @given(st.lists(st.floats(0.01, 100), min_size=2, max_size=9), st.randoms())
-def test_concentration_is_0_for_equal_counts_and_1_for_a_single_one(counts, random):
+def test_concentration_is_1_for_equal_counts_and_their_number_for_a_single_one(counts, random):
     value, shuffled = label_errors.concentration(torch.tensor(counts)), random.sample(counts, len(counts))
-    assert -1e-5 <= value <= 1 + 1e-5
+    assert 1 - 1e-5 <= value <= len(counts) + 1e-5
     assert label_errors.concentration(7 * torch.tensor(shuffled)) == pytest.approx(value, abs=1e-5)
     single = torch.zeros(len(counts))
-    assert label_errors.concentration(single + counts[0]) == pytest.approx(0, abs=1e-5)
+    assert label_errors.concentration(single + counts[0]) == pytest.approx(1)
     single[-1] = counts[0]
-    assert label_errors.concentration(single) == pytest.approx(1, abs=1e-5)
+    assert label_errors.concentration(single) == pytest.approx(len(counts))
 
 
 def test_of_equally_doubtful_labels_the_one_among_mixed_up_classes_comes_first():

@@ -76,9 +76,8 @@ def successive_halving(candidates, rungs, run, sizes):
     """Return `candidates`, the best first, by successive halving (Jamieson & Talwalkar 2016).
 
     In each rung the best so far are trained for longer, or from more seeds. `run(number, chosen, n_images,
-    epochs, n_seeds)` trains them and returns {architecture: accuracy}: nan if a training failed, nothing if
-    there was no time. The former are left out, the latter stay behind the others. Equal accuracy goes to the
-    smaller one by `sizes`, {architecture: (MFLOP, parameters)}.
+    epochs, n_seeds)` trains them and returns {architecture: accuracy}: nan for a failure (it is left out), or
+    nothing for lack of time. `sizes`, {architecture: (MFLOP, parameters)}, decide between equal accuracies.
     """
     ranked = list(candidates)
     for number, (n, *length_and_seeds) in enumerate(rungs, 1):
@@ -214,14 +213,13 @@ def show_board(board, full, bench):
     print("\nrank  accuracy (%)  seeds  parameters   MFLOP  architecture")
     entries = []
     for rank, (each, rows) in enumerate(board.items(), 1):
-        name, (mflop, n_parameters) = WORDS.format(*each), bench.sizes[each]
+        name, (mflop, n) = WORDS.format(*each), bench.sizes[each]
         errors = [100 - 100 * row["accuracy"] for row in rows]
         entry = {"model": each.model, "architecture": name, "mflop": mflop, "error": mean(errors)}
         entry |= {"error_sd": stdev(errors) if len(errors) > 1 else None, "is_sheets": each == SHEETS}
         entries.append(entry | {"longest": (rows[0]["n_images"], rows[0]["epochs"]) == full})
         if rank <= 10:
-            percent = f"{100 - mean(errors):.2f}"
-            print(f"{rank:4}  {percent:>12}  {len(rows):5}  {n_parameters:10,}  {mflop:6.1f}  {name}")
+            print(f"{rank:4}  {100 - mean(errors):12.2f}  {len(rows):5}  {n:10,}  {mflop:6.1f}  {name}")
     picture, title = bench.file.with_name("costs.png"), f"Architectures on {bench.data['test'][0].source}"
     machine.from_first(lambda: charts.draw_costs(picture, entries, title))
     print(f"see {picture}; all trainings are in {bench.file}")

@@ -131,15 +131,10 @@ def introduce(train, test):
     places = {}
     for index, digest in enumerate(digests(train.images)):
         places.setdefault(digest, []).append(index)
-    copies = [
-        (test.ids[i], train.ids[places[d][0]]) for i, d in enumerate(digests(test.images)) if d in places
-    ]
-    contradictions = [
-        (train.ids[first], train.ids[other])
-        for first, *others in places.values()
-        for other in others
-        if train.labels[first] != train.labels[other]
-    ]
+    tested = zip(test.ids, digests(test.images), strict=True)
+    copies = [(name, train.ids[places[digest][0]]) for name, digest in tested if digest in places]
+    pairs = [(first, other) for first, *others in places.values() for other in others]
+    contradictions = [(train.ids[i], train.ids[j]) for i, j in pairs if train.labels[i] != train.labels[j]]
     for pairs, text in (
         (copies, "test images that are also training images, which makes the accuracy too high"),
         (contradictions, "training images that have a copy in another class; at most one label is right"),
@@ -223,14 +218,13 @@ def affine_maps(n, image_size, degrees=10, translate=0.05, scale=0.1, shear=0.1)
 # ---------------------------------------------------------------- commands
 
 
-def export(out, source="auto", image_size=None):
+def export(out, source="auto"):
     """Write the data set `source`, as `load` takes it, to the new folder `out` as PNG files."""
     if Path(source).is_dir():
         check_outside(out, Path(source))
     with new_folder(out) as folder:
-        for name, split in zip(("training", "testing"), load(source, image_size=image_size), strict=True):
-            images = v2.functional.resize(split.images, 2 * [image_size]) if image_size else split.images
-            write_images(folder / name, images, split.labels, split.classes)
+        for name, split in zip(("training", "testing"), load(source), strict=True):
+            write_images(folder / name, split.images, split.labels, split.classes)
             print(f"{out}/{name}: {len(split):,} images of {split.source}")
 
 
@@ -280,7 +274,6 @@ def main():
     command = commands.add_parser("export", help="write a data set as PNG files")
     command.add_argument("out", help="new folder")
     command.add_argument("--source", type=path, default="auto", help="as for train.py's --data")
-    command.add_argument("--image-size", type=positive(int), metavar="N", help="resize to N×N pixels")
     command = commands.add_parser("mislabel", help="copy an image folder, with some wrong training labels")
     command.add_argument("source", help="image folder")
     command.add_argument("out", help="new folder")

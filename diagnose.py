@@ -372,7 +372,7 @@ def main(arguments=None):
     resume, config = options.resume, None
     if resume:
         settings, config = run_folder.resumed(resume, parser, "diagnose.py")
-        options = Namespace(**config["options"])
+        options = Namespace(**{"lengthen": False} | config["options"])
         if Path(resume, "effect.csv").exists():
             return print(f"{resume} is finished: its results are there")
     elif options.mislabelled and settings.data != "auto":

@@ -133,8 +133,8 @@ def introduce(train, test):
         places.setdefault(digest, []).append(index)
     tested = zip(test.ids, digests(test.images), strict=True)
     copies = [(name, train.ids[places[digest][0]]) for name, digest in tested if digest in places]
-    pairs = [(first, other) for first, *others in places.values() for other in others]
-    contradictions = [(train.ids[i], train.ids[j]) for i, j in pairs if train.labels[i] != train.labels[j]]
+    same = [(first, other) for first, *others in places.values() for other in others]
+    contradictions = [(train.ids[i], train.ids[j]) for i, j in same if train.labels[i] != train.labels[j]]
     for pairs, text in (
         (copies, "test images that are also training images, which makes the accuracy too high"),
         (contradictions, "training images that have a copy in another class; at most one label is right"),

@@ -146,7 +146,7 @@ def train_networks(splits, truth, settings, n_seeds, folder, layer, labelling, l
 
 
 def lengthened(brief, settings, folder):
-    """Return the folder for the networks of a diagnosis; if the `brief` one fits badly, all train longer.
+    """Return the folder for the networks of a diagnosis; raise settings.epochs if the `brief` fits badly.
 
     `brief` is its row of effect.csv. Networks that fit few labels rank them badly: on CIFAR-10N two epochs
     fit 58 %, and eight find a fifth more of the wrong labels.
@@ -154,8 +154,8 @@ def lengthened(brief, settings, folder):
     if brief["train_accuracy"] >= 0.7:
         return folder
     settings.epochs, seconds = round(3.5 * settings.epochs), 3.5 * brief["seconds"]
-    reason = f"its training accuracy is only {brief['train_accuracy']:.0%}: all networks train for"
-    print(f"{reason} {settings.epochs} epochs, about {console.duration(seconds)} each")
+    print(f"the first network's training accuracy is only {brief['train_accuracy']:.0%}:", end=" ")
+    print(f"all train for {settings.epochs} epochs, about {console.duration(seconds)} each", flush=True)
     (folder / "longer").mkdir(exist_ok=True)
     return folder / "longer"
 
@@ -214,16 +214,15 @@ def report(views, parts, truth, settings, folder):
         draw_images(file.with_suffix(".png"), view, chosen, view.predicted, settings)
     view, split = views[0], views[0].split
     if not view.n_wrong:
-        print(
-            "\nthe networks contradict too many labels to tell how many are wrong: see the first on the page"
-        )
+        print("\nthe networks contradict too many labels to tell how many are wrong: review the page's first")
     elif len(split) < 10_000:
         print("\nwith few images the estimates are too low, because networks memorise labels")
     print_suspects(view, suspects)
     if truth is not None:
         wrong = truth != split.labels
         n_found = (wrong & suspects).sum()
-        print(f"{n_found:,} of them are really wrong, of {wrong.sum():,} wrong labels in all")
+        if suspects.any():
+            print(f"{n_found:,} of them are really wrong, of {wrong.sum():,} wrong labels in all")
         draw_images(folder / "missed.png", view, wrong & ~suspects, truth, settings)
     words = ["--data", Path(settings.data), "--decisions", folder / "decisions.csv"]
     if Path(settings.data, split.ids[0]).is_file():
@@ -346,7 +345,11 @@ def read_flags(arguments):
     """Return (parser, settings, options): Namespaces of train.py's flags and of the others."""
     parser, number = console.Parser(description=__doc__), {"type": console.positive(int), "metavar": "N"}
     console.add_training_flags(
-        parser, models.ARCHITECTURE, "xavier", None, "2, for few images up to 10, and more if those fit badly"
+        parser,
+        models.ARCHITECTURE,
+        "xavier",
+        None,
+        "2; few images up to 10, frozen 10; 3.5 times as many if the first network fits badly",
     )
     shared, add = vars(parser.parse_args([])), parser.add_argument
     text = "likely errors to remove (default: auto, which is the estimate)"

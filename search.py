@@ -4,7 +4,7 @@
 
 Stage 1 trains all architectures of the nested loops briefly, stage 2 the best fifth in full, stage 3 the best
 three from a second seed; held-out training images judge them. Stage 4 compares the winner with the sheet's
-network on the test set, from five seeds each. results.csv has all trainings: the same command continues.
+network on the test set, from five seeds each. results.csv has all trainings; the same command continues.
 """
 
 import csv

@@ -40,23 +40,25 @@ def label_counts(labels, log_probabilities):
 
 
 def error_scores(labels, log_probabilities):
-    """Return the log of the odds that each label is wrong, float (N,), by Bayes' rule:
+    """Return how likely each label is to be wrong, float (N,), as the logarithm of odds:
 
-        log Σ_{k ≠ i} c_ik p_k / π_k  -  log n_ii p_i / π_i      for the label i
+        log Σ_{k ≠ i} w_ik q_k  -  log q_i      for the label i, with q_k = p_k f_k / π_k
 
-    n_ik are the `label_counts` of the probabilities `without_expected`, and c_ik weighs the mistake of
-    calling a k an i: if 4s and 9s are mixed up, a doubtful 4 comes before an equally doubtful 7. Networks
-    confuse similar classes too, so the counts are trusted as far as they are concentrated: c_ik is n_ik to
-    the power of (R - 1) / 15, at most 2, for the `concentration` R of the n_ik, k ≠ i. If people make many
-    kinds of mistakes, the weights are nearly equal; if they make few kinds, these kinds come first.
+    q corrects what a network predicts too often: π_k is the mean of p_k, f_k the share of the label k. w_ik
+    weighs the mistake of calling a k an i: if 4s and 9s are mixed up, a doubtful 4 comes before an equally
+    doubtful 7. Networks confuse similar classes too, so the counts n_ik of these mistakes are trusted as far
+    as they are concentrated: w_ik is n_ik to the power of (R - 1) / 15 or of 2, whichever is less, for the
+    `concentration` R of the n_ik, k ≠ i. These are `label_counts` of the probabilities `without_expected`. If
+    all w_ik are equal, the order is that of the losses -log q_i.
     """
-    counts = label_counts(labels, without_expected(log_probabilities)) + UNSEEN / log_probabilities.shape[1]
-    others = ~torch.eye(len(counts), dtype=torch.bool)
-    power = min((concentration(counts[others]) - 1) / 15, 2)  # chosen on results/choosing_the_score.csv
-    weights = torch.where(others, counts**power, counts)
-    log_odds = log_ratios(log_probabilities) + weights.log()[labels]
-    of_label = log_odds.gather(1, labels[:, None]).squeeze(1)
-    return log_odds.scatter(1, labels[:, None], -torch.inf).logsumexp(dim=1) - of_label
+    n_classes = log_probabilities.shape[1]
+    counts = label_counts(labels, without_expected(log_probabilities)) + UNSEEN / n_classes
+    power = min((concentration(counts[~torch.eye(n_classes, dtype=torch.bool)]) - 1) / 15, 2)
+    shares = (torch.bincount(labels, minlength=n_classes) + UNSEEN / n_classes) / len(labels)
+    log_q = log_ratios(log_probabilities) + shares.log()
+    of_label = log_q.gather(1, labels[:, None])
+    weighted = (log_q + power * counts.log()[labels]).scatter(1, labels[:, None], -torch.inf)
+    return weighted.logsumexp(dim=1) - of_label.squeeze(1)
 
 
 def concentration(counts):
@@ -73,8 +75,8 @@ def count_errors(labels, log_probabilities):
 
     One is the sum of the `label_counts` off the diagonal. From many wrong labels networks learn to expect
     them (Patrini et al. 2017): they give every class some probability in every image, and the sum is too low.
-    The other is the sum without these probabilities. Networks that contradict a fifth of the labels fit them
-    too badly to tell: on CIFAR-10N they contradict 23 % of the labels, and both sums are far too low.
+    The other is the sum without these probabilities. Networks that contradict a fifth of the labels cannot
+    tell if they fit badly or if many labels are wrong: on CIFAR-10N, 23 %, both sums are far too low.
     """
     if (log_probabilities.argmax(dim=1) != labels).sum() >= len(labels) / 5:
         return None

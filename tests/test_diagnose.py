@@ -322,7 +322,7 @@ def test_of_a_frozen_network_only_the_last_layer_is_trained(type_in, folder):
 
 
 @pytest.mark.parametrize(("n_images", "epochs"), [(20, 10), (300, 4)])
-def test_few_images_are_seen_more_often_but_not_so_often_that_labels_are_memorised(type_in, n_images, epochs):
+def test_few_images_are_seen_more_often_by_the_first_network(type_in, n_images, epochs):
     write_folder(Path("images"), n_train=n_images)
     assert type_in(f"diagnose.py {FLAGS} --seeds 1 --data images --remove 1 --out run").status == 0
     assert len(read_csv("run/noisy-0/metrics.csv")) == epochs

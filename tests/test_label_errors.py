@@ -17,7 +17,11 @@ from support.label_errors import count_errors, error_scores, label_counts
 @st.composite
 def outputs(draw):
     """Labels, and log-probabilities of one to three networks, with losses that are often equal."""
-    n, n_networks, n_classes = draw(st.integers(1, 12)), draw(st.integers(1, 3)), draw(st.integers(2, 4))
+    n, n_networks, n_classes = (
+        draw(st.integers(1, 12)),
+        draw(st.integers(1, 3)),
+        draw(st.sampled_from([2, 3, 4, 7])),
+    )
     labels = draw(st.lists(st.integers(0, n_classes - 1), min_size=n, max_size=n))
     n_values = n * n_networks * n_classes
     values = draw(st.lists(st.integers(-9, 0), min_size=n_values, max_size=n_values))
@@ -62,14 +66,14 @@ def without_expected_by_hand(rows):
     ]
 
 
-def score_by_hand(label, row, counts, shares):
+def score_by_hand(label, row, counts, shares, frequencies):
     classes = range(len(row))
     counts = [[count + 0.5 / len(row) for count in of_label] for of_label in counts]
     mistakes = [counts[i][k] for i in classes for k in classes if i != k]
     concentration = len(mistakes) * sum((count / sum(mistakes)) ** 2 for count in mistakes)
     power = min(2, (concentration - 1) / 15)
-    wrong = sum(counts[label][k] ** power * math.exp(row[k]) / shares[k] for k in classes if k != label)
-    return math.log(wrong) - math.log(counts[label][label] * math.exp(row[label]) / shares[label])
+    q = [frequencies[k] * math.exp(row[k]) / shares[k] for k in classes]
+    return math.log(sum(counts[label][k] ** power * q[k] for k in classes if k != label) / q[label])
 
 
 @given(outputs())
@@ -81,7 +85,10 @@ def test_counts_and_scores_are_those_of_bayes_rule(given):
     counts, shares = counts_by_hand(numbers, rows)
     assert torch.allclose(label_counts(labels, together), torch.tensor(counts), atol=1e-3)
     counts, _ = counts_by_hand(numbers, without_expected_by_hand(rows))
-    scores = [score_by_hand(label, row, counts, shares) for label, row in zip(numbers, rows, strict=True)]
+    n, n_classes = len(numbers), len(rows[0])
+    frequencies = [(numbers.count(k) + 0.5 / n_classes) / n for k in range(n_classes)]
+    pairs = zip(numbers, rows, strict=True)
+    scores = [score_by_hand(label, row, counts, shares, frequencies) for label, row in pairs]
     assert error_scores(labels, together).tolist() == pytest.approx(scores, abs=2e-3)
 
 
@@ -116,6 +123,22 @@ def test_if_all_mistakes_are_equally_frequent_the_score_sorts_as_the_loss():
     order = losses.argsort(descending=True)
     assert (scores[order].diff() <= 1e-4).all()
     assert scores[order[0]] > scores[order[-1]] + 0.5
+
+
+def test_rare_classes_are_not_suspected_because_they_are_rare():
+    """The score finds as many wrong labels as the loss, if they are random and one class has 90 %."""
+    generator = torch.Generator().manual_seed(0)
+    shares = torch.tensor([0.9, *9 * [0.1 / 9]])
+    truth = torch.multinomial(shares, 3000, replacement=True, generator=generator)
+    labels, changed = make_wrong(truth, 10, 200, 0)
+    logits = 1.2 * torch.randn(3000, 10, generator=generator) + 3 * torch.eye(10)[truth] + shares.log()
+    log_probabilities = logits.log_softmax(1)
+    losses = -log_probabilities[torch.arange(3000), labels]
+    by_loss, by_score = (
+        torch.isin(each.topk(200).indices, changed).sum()
+        for each in (losses, error_scores(labels, log_probabilities))
+    )
+    assert by_score >= 0.97 * by_loss > 100
 
 
 def test_certain_networks_give_finite_scores():

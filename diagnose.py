@@ -146,9 +146,9 @@ def train_networks(splits, truth, settings, n_seeds, folder, layer, labelling, l
 
 
 def lengthened(brief, settings, folder):
-    """Return the folder for the networks of a diagnosis; raise settings.epochs if the `brief` fits badly.
+    """Return the folder for the networks of a diagnosis; raise settings.epochs if a `brief` one fits badly.
 
-    `brief` is its row of effect.csv. Networks that fit few labels rank them badly: on CIFAR-10N two epochs
+    `brief` is the row of a short training. Networks that fit few labels rank them badly: on CIFAR-10N two epochs
     fit 58 %, and eight find a fifth more of the wrong labels.
     """
     if brief["train_accuracy"] >= 0.7:
@@ -344,13 +344,8 @@ def number_or_auto(text):
 def read_flags(arguments):
     """Return (parser, settings, options): Namespaces of train.py's flags and of the others."""
     parser, number = console.Parser(description=__doc__), {"type": console.positive(int), "metavar": "N"}
-    console.add_training_flags(
-        parser,
-        models.ARCHITECTURE,
-        "xavier",
-        None,
-        "2; few images up to 10, frozen 10; 3.5 times as many if the first network fits badly",
-    )
+    epochs = "2; few images up to 10, frozen 10; 3.5 times as many if the first network fits badly"
+    console.add_training_flags(parser, models.ARCHITECTURE, "xavier", None, epochs)
     shared, add = vars(parser.parse_args([])), parser.add_argument
     text = "likely errors to remove (default: auto, which is the estimate)"
     add("--remove", type=number_or_auto, metavar="N", help=text)

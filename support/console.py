@@ -164,7 +164,9 @@ def add_training_flags(parser, architecture, init="default", augment=False, epoc
     add("--data", type=path, default="auto", help="auto (default), mnist, fashion, digits or a folder")
     add("--epochs", help=f"default: {epochs}", **number)
     add("--batch-size", help="default: 128; vgg16 and frozen networks 32", **number)
-    text = "maximum rate (default: 0.003, one epoch 0.005, vgg16 0.0001; frozen 0.03, frozen vgg16 0.003)"
+    text = (
+        "maximum learning rate (default: 0.003; one epoch 0.005; vgg16 0.0001; frozen 0.03, with vgg16 0.003)"
+    )
     add("--lr", type=positive(float), metavar="RATE", help=text)
     switch, text = argparse.BooleanOptionalAction, "augment training images with random affine transforms"
     add("--augment", action=switch, default=augment, help=text)

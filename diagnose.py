@@ -148,8 +148,8 @@ def train_networks(splits, truth, settings, n_seeds, folder, layer, labelling, l
 def lengthened(brief, settings, folder):
     """Return the folder for the networks of a diagnosis; raise settings.epochs if a `brief` one fits badly.
 
-    `brief` is the row of a short training. Networks that fit few labels rank them badly: on CIFAR-10N two epochs
-    fit 58 %, and eight find a fifth more of the wrong labels.
+    `brief` is the row of a short training. Networks that fit few labels rank them badly: on CIFAR-10N two
+    epochs fit 58 %, and eight find a fifth more of the wrong labels.
     """
     if brief["train_accuracy"] >= 0.7:
         return folder

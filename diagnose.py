@@ -82,12 +82,8 @@ def diagnose(model, splits, truth, parts, settings, options, folder):
     noisy, inputs, layer = splits[0], splits, None
     if settings.freeze:
         layer, *inputs = train.extract_features(model, *splits, settings)
-    fit = partial(train_networks, inputs, truth, settings)
-    place = folder
-    if options.lengthen:
-        (brief,), _ = fit(1, folder, layer, "noisy", noisy.labels)
-        place = lengthened(brief, settings, folder)
-    fit = partial(fit, options.seeds, place, layer)
+    place = lengthened(inputs, truth, settings, folder, layer) if options.lengthen else folder
+    fit = partial(train_networks, inputs, truth, settings, options.seeds, place, layer)
     before, logits = fit("noisy", noisy.labels)
     views = [rank(each, torch.stack(of).log_softmax(2)) for each, of in zip(splits, logits, strict=True)]
     parts = [with_suspects(views[0], parts[0], options.remove), parts[1]]
@@ -145,12 +141,13 @@ def train_networks(splits, truth, settings, n_seeds, folder, layer, labelling, l
     return rows, logits
 
 
-def lengthened(brief, settings, folder):
-    """Return the folder for the networks of a diagnosis; raise settings.epochs if a `brief` one fits badly.
+def lengthened(splits, truth, settings, folder, layer):
+    """Train a first network, raise settings.epochs if it fits badly, and return the folder for all networks.
 
-    `brief` is the row of a short training. Networks that fit few labels rank them badly: on CIFAR-10N two
+    The arguments are as for `train_networks`. Networks that fit few labels rank them badly: on CIFAR-10N two
     epochs fit 58 %, and eight find a fifth more of the wrong labels.
     """
+    (brief,), _ = train_networks(splits, truth, settings, 1, folder, layer, "noisy", splits[0].labels)
     if brief["train_accuracy"] >= 0.7:
         return folder
     settings.epochs, seconds = round(3.5 * settings.epochs), 3.5 * brief["seconds"]
@@ -347,7 +344,7 @@ def read_flags(arguments):
     epochs = "2; few images up to 10, frozen 10; 3.5 times as many if the first network fits badly"
     console.add_training_flags(parser, models.ARCHITECTURE, "xavier", None, epochs)
     shared, add = vars(parser.parse_args([])), parser.add_argument
-    text = "likely errors to remove (default: auto, which is the estimate)"
+    text = "likely errors to remove (default: auto, the high estimate)"
     add("--remove", type=number_or_auto, metavar="N", help=text)
     add("--mislabelled", help="wrong labels in --data auto if it is made (default: 100)", **number)
     add("--seeds", default=3, help="networks for each set of labels (default: 3)", **number)

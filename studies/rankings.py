@@ -117,8 +117,7 @@ def measure(noise, number, given):
     settings.augment, settings.seed = True, SEEDS + 3 * number
     train.complete(settings, noisy, 2, 10)
     fit = (noisy, test), truth, settings
-    (brief,), _ = diagnose.train_networks(*fit, 1, folder, None, "noisy", noisy.labels)
-    folder = diagnose.lengthened(brief, settings, folder)
+    folder = diagnose.lengthened(*fit, folder, None)
     cleaned = folder / f"{given.epochs or 'usual'}-epochs{'-augmented' * (not given.no_augment)}"
     for each in (folder / "held-out", cleaned):
         each.mkdir(exist_ok=True)

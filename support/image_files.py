@@ -5,6 +5,7 @@ import io
 import math
 import os
 import re
+import stat
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -79,15 +80,17 @@ def read_images(files, image_size=None, white=None):
                 print(f"Note: of the 16 bits a channel the files use {white.bit_length()}: {white} is white")
             return read_images(files, image_size, white)
         images = room(len(files), image.shape) if images is None else images
-        is_mixed = image.shape[1:] != images.shape[2:]
-        if size is None and (is_mixed or max(image.shape[1:]) > LARGEST):
+        (channels, *own_size), (_, most_channels, *common_size) = image.shape, images.shape
+        is_mixed = own_size != common_size
+        if size is None and (is_mixed or max(own_size) > LARGEST):
             print(
                 f"large images or mixed sizes: all become {USUAL_SIZE}×{USUAL_SIZE} pixels; see --image-size"
             )
             return read_images(files, USUAL_SIZE, white)
         image = resize(image, size) if is_mixed else image
-        shape = (max(len(image), images.shape[1]), *image.shape[1:])
-        if shape != images.shape[1:]:  # the first in colour, or of another size
+        if channels > most_channels or image.shape[1:] != images.shape[2:]:
+            # It is the first in colour, or the first of another size.
+            shape = (max(channels, most_channels), *image.shape[1:])
             images = room(len(files), shape, images[:index])
         images[index] = image
     if errors:
@@ -128,9 +131,9 @@ def read_image(file, image_size=None, white=FULL):
     returned instead of the image. Raises UserError, also if a value exceeds `white`.
     """
     size, content = [image_size, image_size] if isinstance(image_size, int) else image_size, None
-    if os.path.exists(file) and not os.path.isfile(file):
-        raise UserError(f"{file}: is not a file")  # reading a pipe might never end
     try:
+        if not stat.S_ISREG(os.stat(file).st_mode):
+            raise OSError("it is not a file")  # reading a pipe might never end
         with open(file, "rb") as opened:
             content = opened.read()
         image = to_bytes(load(content, size), content, white)
@@ -141,11 +144,10 @@ def read_image(file, image_size=None, white=FULL):
         raise UserError(f"{file}: cannot be read as an image ({reason})") from None
     if isinstance(image, int):
         return image
-    image = torch.from_numpy(image)
-    image = image[None] if image.ndim == 2 else image.permute(2, 0, 1).contiguous()
-    if len(image) == 3 and torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]):
-        image = image[:1]
-    is_larger = size and (image.shape[1] > size[0] or image.shape[2] > size[1])
+    is_larger = size and (image.shape[0] > size[0] or image.shape[1] > size[1])
+    if image.ndim == 3 and (image == image[:, :, :1]).all():
+        image = image[:, :, 0]
+    image = torch.from_numpy(image[None] if image.ndim == 2 else image.transpose(2, 0, 1).copy())
     return resize(image, size) if is_larger else image
 
 

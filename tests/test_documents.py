@@ -1,0 +1,185 @@
+"""Each number in the tables of the documents is the one in results/*.csv."""
+
+import csv
+import re
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def numbers(file, where):
+    """Return {column: mean, "column sd": standard deviation} over the rows of results/`file`.csv.
+
+    `where`, {column: regular expression}, says in which rows: those whose whole cells match.
+    """
+    with open(ROOT / "results" / f"{file}.csv", encoding="utf-8", newline="") as opened:
+        rows = list(csv.DictReader(opened))
+    rows = [row for row in rows if all(re.fullmatch(each, row[name]) for name, each in where.items())]
+    assert rows, f"{file}.csv has no row with {where}"
+    found = {}
+    for name in rows[0]:
+        if all(re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", row[name]) for row in rows):
+            values = [float(row[name]) for row in rows]
+            found |= {name: mean(values), f"{name} sd": stdev(values) if len(values) > 1 else 0}
+    return found
+
+
+def table(file, rows, columns):
+    """Return lines of a table in Markdown: `rows` is {first cells: where}, `columns` [(where, format)].
+
+    A format such as "{found:.0f}" gets the `numbers` of the rows of the file that both match.
+    """
+    lines = []
+    for name, of_row in rows.items():
+        cells = [form.format(**numbers(file, of_row | of_column)) for of_column, form in columns]
+        lines.append(" | ".join([f"| {name}", *cells, ""]))
+    return lines
+
+
+def by(column, form, *values):
+    """Return columns of a table that differ in one column of the file: a regular expression for each."""
+    return [({column: value}, form) for value in values]
+
+
+MODEL, SEEDS = r"python train\.py --model ", r" --seed \d --threads 1"
+ACCURACY = "{test accuracy (%):.2f} ± {test accuracy (%) sd:.2f}"
+FOUND, DRAWS = "{found:,.0f} ({average_precision:.3f})", "{found:,.1f} ± {found sd:.1f}"
+OURS, BEFORE, LOSS = r".*\(diagnose\.py\)", "score before", "loss alone"
+RANKINGS = r"diagnose\.py", LOSS  # and cleanlab's best
+CONFIDENCE, MARGIN = "cleanlab, self confidence", "cleanlab, normalized margin"
+AGGRE = {"noise": "cifar_mislabelled_aggre", "epochs": "8"}
+PULLOVERS, CLOTHES = {"noise": "fashion-Pullover_Coat-600"}, {"noise": "fashion-random-600"}
+DIGITS, FOURS = {"noise": "mnist-random-100"}, {"noise": "mnist-4_9-100"}
+FIRST = {"set": "0"}
+RATIO = "{median:.2f} ({low:.2f}–{high:.2f})"
+AMD, GPU = {"hardware": "AMD.*"}, {"hardware": "NVIDIA.*"}
+XEON = {"hardware": "Intel Xeon, AVX512", "precision": "fp32"}
+AVX2 = {"hardware": ".*limited to AVX2"}
+SPEED = "{median:,.0f}"
+
+
+def beside(loop):
+    """Return the columns of the speed beside that of our loop."""
+    return [({"measure": loop}, SPEED), ({"measure": "ours"}, SPEED), ({"measure": f"ours / {loop}"}, RATIO)]
+
+
+TABLES = [
+    (
+        "BENCHMARKS.md",
+        "accuracy",
+        {
+            "`--model resnet --epochs 1`": {"command": f"{MODEL}resnet --init xavier --epochs 1{SEEDS}"},
+            "`--model resnet`": {"command": f"{MODEL}resnet --init xavier{SEEDS}"},
+            "`--model encoder`, Intel Xeon in fp32": {"command": f"{MODEL}encoder --init xavier{SEEDS}"},
+        },
+        [({}, ACCURACY)],
+    ),
+    ("BENCHMARKS.md", "bench", {"AMD EPYC, bf16 | plain loop": AMD}, beside("plain_bf16")),
+    ("BENCHMARKS.md", "bench", {"Intel Xeon, fp32 | plain loop": XEON}, beside("plain")),
+    ("BENCHMARKS.md", "bench", {"Intel Xeon, fp32 | Lightning": XEON}, beside("lightning")),
+    ("BENCHMARKS.md", "bench", {"Intel, only AVX2, fp32 | plain loop": AVX2}, beside("plain")),
+    ("BENCHMARKS.md", "bench", {"NVIDIA H200, bf16 | plain loop": GPU}, beside("plain_bf16")),
+    ("BENCHMARKS.md", "bench", {"NVIDIA H200, bf16 | plain loop, two workers": GPU}, beside("plain_workers")),
+    (
+        "BENCHMARKS.md",
+        "choosing_the_score",
+        {
+            "CIFAR-10N, majority of three people | 4,505": AGGRE,
+            "Fashion-MNIST, pullover ↔ coat | 600": PULLOVERS | FIRST,
+            "Fashion-MNIST, random | 600": CLOTHES | FIRST,
+            "MNIST, 4 ↔ 9 | 100": FOURS | FIRST,
+            "MNIST, random | 100": DIGITS | FIRST,
+        },
+        by("method", FOUND, OURS, BEFORE, LOSS),
+    ),
+    (
+        "BENCHMARKS.md",
+        "suspect_rankings",
+        {
+            "MNIST, 6,000 random": {"noise": "mnist-random-6000"},
+            "Fashion-MNIST, 6,000 random": {"noise": "fashion-random-6000"},
+        },
+        by("method", DRAWS, *RANKINGS, CONFIDENCE),
+    ),
+    (
+        "BENCHMARKS.md",
+        "suspect_rankings",
+        {"MNIST, 100 4 ↔ 9": FOURS, "MNIST, 100 3 → 8": {"noise": "mnist-3_to_8-100"}},
+        by("method", DRAWS, *RANKINGS, MARGIN),
+    ),
+    (
+        "BENCHMARKS.md",
+        "suspect_rankings",
+        {
+            "MNIST, 100 random": DIGITS,
+            "MNIST, 6,000 random": {"noise": "mnist-random-6000"},
+            "Fashion-MNIST, 600 random": CLOTHES,
+            "Fashion-MNIST, 6,000 random": {"noise": "fashion-random-6000"},
+        },
+        by("method", "{look wrong:,.0f} ± {look wrong sd:.0f}", RANKINGS[0], CONFIDENCE),
+    ),
+    (
+        "BENCHMARKS.md",
+        "cleaning",
+        {
+            "10": {"images": "2000", "epochs": "as diagnose.py", "wrong (%)": "20"},
+            "20": {"images": "2000", "epochs": "20", "wrong (%)": "20"},
+        },
+        by("labels", ACCURACY, "none wrong", "wrong", "removed", "relabelled"),
+    ),
+    (
+        "FINDINGS.md",
+        "wrong_label_shares",
+        {f"{n:,}": {"n_removed": str(n)} for n in (600, 3000, 6000, 12000)},
+        [({}, "{n_found:,.0f}"), ({}, "{test_accuracy_imperfect:.2f} ± {test_accuracy_imperfect_sd:.2f}")],
+    ),
+    (
+        "FINDINGS.md",
+        "suspect_rankings",
+        {"MNIST, 100 random": DIGITS, "Fashion-MNIST, 600 random": CLOTHES},
+        by("method", DRAWS, *RANKINGS, CONFIDENCE),
+    ),
+    (
+        "FINDINGS.md",
+        "suspect_rankings",
+        {
+            "Fashion-MNIST, 600 pullover ↔ coat": PULLOVERS,
+            "Fashion-MNIST, 600 sandal ↔ dress": {"noise": "fashion-Sandal_Dress-600"},
+        },
+        by("method", DRAWS, *RANKINGS, MARGIN),
+    ),
+    (
+        "README.md",
+        "suspect_rankings",
+        {"MNIST, random | 100": DIGITS, "Fashion-MNIST, random | 600": CLOTHES},
+        by("method", DRAWS, *RANKINGS, CONFIDENCE),
+    ),
+    (
+        "README.md",
+        "suspect_rankings",
+        {"Fashion-MNIST, pullover ↔ coat | 600": PULLOVERS},
+        by("method", DRAWS, *RANKINGS, MARGIN),
+    ),
+    (
+        "README.md",
+        "choosing_the_score",
+        {"CIFAR-10N, errors of three people's majority | 4,505": AGGRE},
+        by("method", "{found:,.0f}", OURS, LOSS),
+    ),
+    (
+        "README.md",
+        "reported_sets",
+        {"CIFAR-10N, errors of one person | 8,617": {"noise": "cifar_mislabelled_random"}},
+        by("method", "{found:,.0f}", OURS, LOSS),
+    ),
+]
+
+
+@pytest.mark.parametrize(("document", "file", "rows", "columns"), TABLES)
+def test_table_of_a_document_has_the_numbers_of_its_file(document, file, rows, columns):
+    text = (ROOT / document).read_text(encoding="utf-8").splitlines()
+    begun = [line for line in table(file, rows, columns) if any(f"{t} ".startswith(line) for t in text)]
+    assert table(file, rows, columns) == begun  # more cells may follow

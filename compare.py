@@ -6,6 +6,7 @@
 Accuracies are those after the last epoch. Runs tested on different images are in tables of their own.
 """
 
+import math
 import textwrap
 from itertools import accumulate, count
 from pathlib import Path
@@ -13,6 +14,7 @@ from statistics import mean, stdev
 
 from support import charts, run_folder
 from support.console import Parser, UserError, add_output_flags, command, path, run_command
+from support.statistics import holm, rank_test, verdict
 
 # Settings that do not tell runs apart, or that `traits` and `name_of` express in another way.
 HIDDEN = "model", "init", "data", "limit", "seed", "device", "precision", "threads"
@@ -114,6 +116,20 @@ def print_table(rows):
         print(line + f"\n{' ' * len(line)}".join(names))
 
 
+def print_tests(rows):
+    """Print how the accuracies of the other groups differ from those of the first, if a test can tell.
+
+    The networks or their initial weights differ, so seeds do not make pairs: it is a rank test.
+    """
+    first, *others = [(row["name"], list(map(float, row["accuracies"].split()))) for row in rows]
+    tests = [(name, rank_test(first[1], accuracies)) for name, accuracies in others]
+    tests = [(name, test) for name, test in tests if not math.isnan(test.low)]  # it has enough seeds
+    if tests:
+        print(f"\ncompared with {first[0]}, in points, with the 95 % interval (exact rank test):")
+    for (name, test), p in zip(tests, holm([test.p for _, test in tests]), strict=True):
+        print(f"{name}: {test.mean:+.2f} ({test.low:+.2f} to {test.high:+.2f}), {verdict(p)}")
+
+
 def curves_of(group):
     """Return the test error (%) by epoch and by seconds: points (x, mean, lowest, highest) over seeds."""
     histories = list(zip(*(run.history for run in group), strict=True))  # a tuple of rows for each epoch
@@ -139,6 +155,7 @@ def main():
         rows = [row_of(group, name_of(group[0], runs)) for group in groups]
         print(f"\n{heading}")
         print_table(rows)
+        print_tests(rows)
         lines = [(row["name"], curves_of(group)) for row, group in zip(rows, groups, strict=True)]
         diagrams.append((heading, lines))
         table += rows

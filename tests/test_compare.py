@@ -129,6 +129,22 @@ def test_a_repeated_run_is_not_another_seed(compare):
     assert "runs/z" in out
 
 
+def test_other_networks_are_compared_with_the_first_if_their_seeds_suffice(compare):
+    assert "compared with" not in compare("runs/a-0", "runs/a-1", "runs/b")[1]
+    for number, run in enumerate(5 * ["a-0"] + 5 * ["b"]):
+        shutil.copytree(f"runs/{run}", f"runs/seed-{number}")
+        changed(f"seed-{number}", settings={"seed": number})
+        rows = read_csv(f"runs/seed-{number}/metrics.csv")
+        rows[-1]["test_accuracy"] = (50 + number) / 100  # 50 to 54, and 55 to 59: the differences are 1 to 9
+        write_csv(f"runs/seed-{number}/metrics.csv", rows)
+    _, out = compare(*(f"runs/seed-{number}" for number in range(10)))
+    verdict = "augment: +5.00 (+2.00 to +8.00), significant"  # U, two-sided 5 %: two are left out at each end
+    assert "compared with resnet default, epochs 3, in points" in out
+    assert verdict in out
+    seven = [f"runs/seed-{number}" for number in range(7)]  # five seeds and two: too few for any verdict
+    assert "compared with" not in compare(*seven)[1]
+
+
 def test_a_damaged_run_does_not_hide_the_others(compare):
     Path("runs/a-1/metrics.csv").write_text("epoch\n\0")
     Path("runs/a-2/config.json").write_text("{")

@@ -68,7 +68,21 @@ def test_the_rank_test_is_the_share_of_all_choices_that_are_as_extreme(first, se
     expected = len(first) * sum(ranks) / len(ranks)
     sums = [abs(sum(choice) - expected) for choice in itertools.combinations(ranks, len(first))]
     share = sum(distance >= abs(sum(ranks[: len(first)]) - expected) for distance in sums) / len(sums)
-    assert statistics.rank_test(first, second) == pytest.approx(share)
+    assert statistics.rank_test(first, second).p == pytest.approx(share)
+
+
+@pytest.mark.parametrize(("n", "m", "left_out"), [(3, 3, None), (4, 4, 0), (5, 5, 2), (4, 6, 2), (8, 5, 6)])
+def test_the_interval_of_the_rank_test_is_that_of_the_published_table(n, m, left_out):
+    rng = random.Random(n * m)  # the table of U, two-sided 5 %, has how many are left out at each end
+    first, second = [rng.gauss(0, 1) for _ in range(n)], [rng.gauss(3, 1) for _ in range(m)]
+    mean, low, high, _ = statistics.rank_test(first, second)
+    assert mean == pytest.approx(sum(second) / m - sum(first) / n)
+    if left_out is None:
+        assert math.isnan(low)
+        assert math.isnan(high)
+    else:
+        differences = sorted(b - a for a in first for b in second)
+        assert (low, high) == (differences[left_out], differences[-left_out - 1])
 
 
 @pytest.mark.parametrize("degrees", CHI_SQUARE)

@@ -28,7 +28,7 @@ import train
 from data import describe_data, find, introduce, load, random_order, random_part
 from support import charts, console, machine, run_folder
 from support.console import UserError, positive
-from support.statistics import paired_t_test, verdict
+from support.statistics import rank_test, verdict
 
 SPACE = {  # the values that the loops try; those of the dense layers matter little (results/search_fully.csv)
     "model": ("encoder", "resnet"),
@@ -227,17 +227,17 @@ def show_board(board, full, bench):
 
 def show_final(winner, found):
     """Print how the winner compares with the sheet's network; `found` is {architecture: rows}."""
-    percents = {(a, r["seed"]): 100 * r["accuracy"] for a in found for r in found[a] if not r["error"]}
-    seeds = [seed for each, seed in percents if each == winner and (SHEETS, seed) in percents]
-    if len(seeds) < 2:
+    both = [found.get(each, []) for each in (winner, SHEETS)]
+    best, sheets = ([100 * row["accuracy"] for row in rows if not row["error"]] for rows in both)
+    if min(len(best), len(sheets)) < 2:
         return print("\nnot compared on the test set: fewer than two seeds are done; repeat the command")
-    best, sheets = ([percents[each, seed] for seed in seeds] for each in (winner, SHEETS))
-    print(f"\ntest accuracy (%), mean ± standard deviation of {len(seeds)} seeds")
+    print("\ntest accuracy (%), mean ± standard deviation over seeds")
     print(f"the winner   {mean(best):6.2f} ± {stdev(best):.2f}  {WORDS.format(*winner)}")
     print(f"the sheet's  {mean(sheets):6.2f} ± {stdev(sheets):.2f}  {WORDS.format(*SHEETS)}")
     if winner != SHEETS:
-        points, low, high, p = paired_t_test(sheets, best)
-        print(f"difference   {points:+6.2f} points, 95 % interval {low:+.2f} to {high:+.2f}: {verdict(p)}")
+        points, low, high, p = rank_test(sheets, best)
+        interval = "" if math.isnan(low) else f", 95 % interval {low:+.2f} to {high:+.2f}"
+        print(f"difference   {points:+6.2f} points{interval}: {verdict(p)} (exact rank test)")
 
 
 def folder_of(settings, data, n_parameters, out):

@@ -16,7 +16,7 @@ from support import charts, run_folder
 from support.console import Parser, UserError, add_output_flags, command, path, run_command
 from support.statistics import holm, rank_test, verdict
 
-# Settings that do not tell runs apart, or that `traits` and `name_of` express in another way.
+# Settings that do not distinguish runs, or that `traits` and `name_of` show in other words.
 HIDDEN = "model", "init", "data", "limit", "seed", "device", "precision", "threads"
 
 

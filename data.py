@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from support.console import Parser, UserError, path, positive, run_command, seed
 from support.image_files import read_images
-from support.image_folders import check_outside, copy_folder, list_folder, new_folder, write_images
+from support.image_folders import copy_folder, list_folder, new_folder, write_images
 from support.named_sets import NAMES, find, read
 
 
@@ -166,7 +166,7 @@ def random_part(n, limit):
 
 
 def batches(data, settings, epoch, rank=0, n_processes=1):
-    """Yield (images, labels) of each step of `epoch`, on the device; of several processes each its share.
+    """Yield (images, labels) of each step of `epoch`, on the device. Of several processes each gets a share.
 
     `images` are as `batch_to_float` returns them.
     """
@@ -220,9 +220,7 @@ def affine_maps(n, image_size, degrees=10, translate=0.05, scale=0.1, shear=0.1)
 
 def export(out, source="auto"):
     """Write the data set `source`, as `load` takes it, to the new folder `out` as PNG files."""
-    if Path(source).is_dir():
-        check_outside(out, Path(source))
-    with new_folder(out) as folder:
+    with new_folder(out, source if Path(source).is_dir() else None) as folder:
         for name, split in zip(("training", "testing"), load(source), strict=True):
             write_images(folder / name, split.images, split.labels, split.classes)
             print(f"{out}/{name}: {len(split):,} images of {split.source}")

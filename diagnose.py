@@ -24,7 +24,7 @@ import train
 from support import charts, console, image_folders, label_errors, machine, review, run_folder, statistics
 from support.console import UserError, command
 from support.image_files import read_image
-from support.named_sets import DATA, find
+from support.named_sets import DATA, find, made_by_torchvision
 
 # ---------------------------------------------------------------- the exercise sheet's tools (1.4)
 
@@ -108,7 +108,8 @@ def diagnose(model, splits, truth, parts, settings, options, folder):
 def train_networks(splits, truth, settings, n_seeds, folder, layer, labelling, labels, kept=slice(None)):
     """Train a network from each seed on `labels`, int64 (N,); return (rows of effect.csv, logits).
 
-    The logits are two lists, for all training and all test images, of the networks trained on "noisy" labels.
+    The logits are two lists with a tensor for each network: of the training images, if the labels are
+    "noisy", and of the test images.
     `kept`, bool (N,), are the training images to use. A `layer` is trained anew from each seed, if there is
     one. What FOLDER/LABELLING-SEED has already is not trained again.
     """
@@ -223,7 +224,7 @@ def report(views, parts, truth, settings, folder):
         draw_images(folder / "missed.png", view, wrong & ~suspects, truth, settings)
     words = ["--data", Path(settings.data), "--decisions", folder / "decisions.csv"]
     if Path(settings.data, split.ids[0]).is_file():
-        words += ["--write-clean", os.path.relpath(f"{Path(settings.data).resolve()}_cleaned")]
+        words += ["--write-clean", Path(f"{Path(settings.data).resolve()}_cleaned")]
     key, carry_out = run_folder.fingerprint(folder / "config.json"), command("diagnose.py", *words)
     review.write_page(folder / "review.html", split.source, tabs, classes, key, carry_out)
 
@@ -250,7 +251,7 @@ def print_errors(matrix, classes, n):
 def print_suspects(view, suspects):
     """Print how many `suspects`, bool (N,), there are, and if they are spread evenly over the classes."""
     n, classes = suspects.sum().item(), view.split.classes
-    print(f"\nsuspects, the most likely errors, which the cleaned labels lack: {n:,}")
+    print(f"\nsuspects (the most likely label errors, left out of the cleaned labels): {n:,}")
     if not n:
         return
     matrix = confusion_matrix(view.split.labels[suspects], view.predicted[suspects], len(classes))
@@ -306,7 +307,7 @@ def find_noisy(source, n_wrong):
     if source == "auto":
         source = f"{DATA}/mnist_png_mislabelled" + f"_{n_wrong}" * (n_wrong != 100)
         original = source if Path(source).is_dir() else find()
-        source = source.replace("mnist", "digits") if original == "digits" else source
+        source = source.replace("mnist", "digits") if original.endswith("digits") else source
         clean = source.split("_mislabelled")[0]
         if not Path(source).is_dir():
             if not Path(clean).is_dir():
@@ -376,14 +377,13 @@ def main(arguments=None):
     console.check_flags(settings, models.ARCHITECTURE)
     settings.data, clean = find_noisy(settings.data, options.mislabelled or 100)
     if options.write_clean and not resume:
-        if not Path(settings.data).is_dir():
+        if not Path(settings.data).is_dir() or made_by_torchvision(Path(settings.data)):
             raise UserError(f"--write-clean copies files: {settings.data} has none; see data.py export")
-        image_folders.check_new(options.write_clean)
-        image_folders.check_outside(options.write_clean, settings.data)
+        image_folders.check_new(options.write_clean, settings.data)
         if options.decisions:
             return carry_out(settings.data, options.decisions, options.write_clean)
-    usual_epochs = (10, 10) if settings.freeze else (2, 10)
-    noisy, test, model, described = train.prepare("diagnose.py", settings, *usual_epochs)
+    usual_epochs = 10 if settings.freeze else 2
+    noisy, test, model, described = train.prepare("diagnose.py", settings, usual_epochs, 10)
     truth = find_truth(noisy, clean)
     if resume:
         folder = Path(resume)

@@ -44,10 +44,8 @@ def halve(image_size, n_halvings):
     if side >> n_halvings == 0:
         steps = " → ".join(str(side >> n) for n in range(side.bit_length()))
         smallest = f"{2**n_halvings}×{2**n_halvings}" if n_halvings < 16 else f"2^{n_halvings} squared"
-        raise UserError(
-            f"images of {height}×{width} pixels are too small to be halved {n_halvings} times: "
-            f"{steps} → nothing; the smallest size that works is {smallest}"
-        )
+        problem = f"images of {height}×{width} pixels are too small to be halved {n_halvings} times"
+        raise UserError(f"{problem}: {steps} → nothing; the smallest size that works is {smallest}")
     return height >> n_halvings, width >> n_halvings
 
 
@@ -205,10 +203,9 @@ def load_imagenet(model, file=None):
         try:
             zoo.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
         except Exception as error:  # network, server and disk each raise their own kinds
-            raise UserError(
-                f"cannot download vgg16's ImageNet weights ({one_line(error)}): put {zoo.url} (528 MB) at "
-                f"{cached}, or name a copy with --weights FILE"
-            ) from None
+            problem = f"cannot download vgg16's ImageNet weights ({one_line(error)})"
+            advice = f"put {zoo.url} (528 MB) at {cached}, or name a copy with --weights FILE"
+            raise UserError(f"{problem}: {advice}") from None
     load_weights(model[-1], file or cached)
 
 

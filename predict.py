@@ -37,7 +37,7 @@ def load_network(folder, device="cpu"):
     config, file = run_folder.read_config(folder), Path(folder, "model.pt")
     if not file.exists():
         raise UserError(f"{folder}: is not finished (it has no model.pt); train.py --resume continues it")
-    settings = Namespace(**config["settings"] | {"init": "default", "device": device})  # the weights follow
+    settings = Namespace(**config["settings"] | {"init": "default", "device": device})  # for now
     classes = tuple(config["data"]["classes"])
     network = models.build(settings, len(classes), config["data"]["image_shape"][0])
     try:
@@ -93,11 +93,8 @@ def note_negatives(brightnesses, brightness, invert):
     n = sum((each < 0.5) != (brightness < 0.5) for each in brightnesses)
     if abs(brightness - 0.5) > 0.2 and n > len(brightnesses) / 2:
         these, those = ("bright", "dark") if brightness < 0.5 else ("dark", "bright")
-        print(
-            f"Note: {n:,} of {len(brightnesses):,} images are {these}; the training images are {those}. If",
-            end=" ",
-        )
-        print(f"they are negatives of such images, {'leave out' if invert else 'use'} --invert")
+        print(f"Note: {n:,} of {len(brightnesses):,} images are {these}; the training images are {those}.")
+        print(f"If they are negatives of such images, {'leave out' if invert else 'use'} --invert")
 
 
 def main():

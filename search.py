@@ -72,15 +72,15 @@ def rungs(n, n_images, epochs, grid=False):
     return [(n, *brief, 1), (max(3, math.ceil(n / 5)), n_images, epochs, 1), (3, n_images, epochs, 2)]
 
 
-def successive_halving(candidates, rungs, run, sizes):
+def successive_halving(candidates, stages, run, sizes):
     """Return `candidates`, the best first, by successive halving (Jamieson & Talwalkar 2016).
 
-    In each rung the best so far are trained for longer, or from more seeds. `run(number, chosen, n_images,
-    epochs, n_seeds)` trains them and returns {architecture: accuracy}: nan for a failure (it is left out), or
-    nothing for lack of time. `sizes`, {architecture: (MFLOP, parameters)}, decide between equal accuracies.
+    In each stage the best so far are trained for longer, or from more seeds. `run(number, chosen, n_images,
+    epochs, n_seeds)` trains them and returns {architecture: accuracy}, nan if the training failed, of those
+    for which there was time. `sizes`, {architecture: (MFLOP, parameters)}, decide between equal accuracies.
     """
     ranked = list(candidates)
-    for number, (n, *length_and_seeds) in enumerate(rungs, 1):
+    for number, (n, *length_and_seeds) in enumerate(stages, 1):
         accuracies = run(number, ranked[:n], *length_and_seeds)
         trained = [each for each in accuracies if not math.isnan(accuracies[each])]
         trained.sort(key=lambda each: (-accuracies[each], sizes[each], each))
@@ -132,7 +132,8 @@ def read_results(file):
 def train_all(chosen, judged_on, n_images, epochs, n_seeds, bench, stage, deadline=math.inf):
     """Train the architectures `chosen`, unless results.csv has them; return {architecture: its rows there}.
 
-    Each process trains its share. After the `deadline`, of time.monotonic(), only the very first one begins.
+    Each process trains its share. After the `deadline` (time.monotonic()) no training begins, except the very
+    first.
     """
     length, seeds = (n_images, epochs), range(bench.settings.seed, bench.settings.seed + n_seeds)
     trials = [Trial(judged_on, *each, *length, seed) for seed in seeds for each in chosen]
@@ -163,7 +164,7 @@ def plan(candidates, bench):
     """Return (n_images, epochs, seconds needed, those of stage 4) of the longest full training that fits.
 
     With less time it has fewer epochs, then only half of the images, a third, and so on. Times follow from
-    FLOPs and short trainings of the cheapest and the costliest network. The costliest count as the best.
+    FLOPs and short trainings of the cheapest and the costliest network, as if the costliest were the best.
     """
     images, n_held_out = bench.data["validation"][0].images, len(bench.data["validation"][1])
     n = min(len(images), max(128, 2**20 // images[0].numel()))  # takes a few seconds
@@ -291,8 +292,8 @@ def main():
     bench.seconds = math.inf if given.grid else 60 * given.minutes
     shuffled = [candidates[index] for index in random_order(len(candidates), given.seed)]
     flags = {"init": given.init} | typed | search(shuffled, bench, started)._asdict()
-    names = [name for name in flags if name not in ("minutes", "grid", "out")]
-    words = [f"--{name.replace('_', '-')}={flags[name]}" for name in names]
+    names = [name for name in flags if name not in ("minutes", "grid", "out") and flags[name] is not False]
+    words = [f"--{name.replace('_', '-')}" + f"={flags[name]}" * (flags[name] is not True) for name in names]
     print(f"\nnext, to train the winner: {console.command('train.py', *words)}")
 
 

@@ -76,8 +76,8 @@ def train(model, train_data, test_data, settings, folder=None, task=None):
             print(ROW.format(*row.values()))
     for epoch in range(len(history), settings.epochs):
         started = time.perf_counter()
-        label = task or f"epoch {epoch + 1} of {settings.epochs}"
-        train_metrics = train_epoch(network, train_data, settings, epoch, optimizer, scheduler, label)
+        title = task or f"epoch {epoch + 1} of {settings.epochs}"
+        train_metrics = train_epoch(network, train_data, settings, epoch, optimizer, scheduler, title)
         seconds = time.perf_counter() - started
         *test_metrics, logits = evaluate(model, test_data, settings)
         if not math.isfinite(train_metrics[0] + test_metrics[0]):
@@ -130,9 +130,7 @@ def extract_features(model, train_data, test_data, settings):
     """
     name, layer = models.last_layer(model)
     model.set_submodule(name, torch.nn.Identity())
-    features = [
-        predict(model, data.images, settings, "computing features") for data in (train_data, test_data)
-    ]
+    features = [predict(model, data.images, settings, "features") for data in (train_data, test_data)]
     model.set_submodule(name, layer)
     return layer, replace(train_data, images=features[0]), replace(test_data, images=features[1])
 

@@ -61,9 +61,8 @@ def main():
         print(f"\n{name}\nstandard deviations:     activations  gradients")
         for layer, *stds in rows:
             print(f"{layer:24}{stds[0]:12.2g}{stds[1]:11.2g}")
-            table.append(
-                {"network": name, "layer": layer, "activation_std": stds[0], "gradient_std": stds[1]}
-            )
+            row = {"network": name, "layer": layer}
+            table.append(row | {"activation_std": stds[0], "gradient_std": stds[1]})
         _, *columns = zip(*rows, strict=True)
         lines.append((name, [[(x, y, y, y) for x, y in enumerate(stds, 1)] for stds in columns]))
     kinds, x_title = ("activations", "gradients"), "layer, from image to logits"

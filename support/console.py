@@ -106,9 +106,8 @@ class Parser(argparse.ArgumentParser):
     def typed(self):
         """Return {name: value} of the flags that were really typed, without defaults."""
         unset = argparse.Namespace(**dict.fromkeys(vars(self.parse_args()), self))
-        return {
-            name: value for name, value in vars(self.parse_args(namespace=unset)).items() if value is not self
-        }
+        values = vars(self.parse_args(namespace=unset))
+        return {name: value for name, value in values.items() if value is not self}
 
 
 def positive(number):
@@ -164,9 +163,7 @@ def add_training_flags(parser, architecture, init="default", augment=False, epoc
     add("--data", type=path, default="auto", help="auto (default), mnist, fashion, digits or a folder")
     add("--epochs", help=f"default: {epochs}", **number)
     add("--batch-size", help="default: 128; vgg16 and frozen networks 32", **number)
-    text = (
-        "maximum learning rate (default: 0.003; one epoch 0.005; vgg16 0.0001; frozen 0.03, with vgg16 0.003)"
-    )
+    text = "maximum learning rate (default: 0.003; one epoch 0.005; vgg16 0.0001; frozen 0.03, vgg16 0.003)"
     add("--lr", type=positive(float), metavar="RATE", help=text)
     switch, text = argparse.BooleanOptionalAction, "augment training images with random affine transforms"
     add("--augment", action=switch, default=augment, help=text)
@@ -187,16 +184,14 @@ def add_output_flags(parser, picture):
 
 def check_flags(settings, architecture):
     """Raise UserError if the training flags contradict each other."""
-    vgg16, other_weights = settings.model == "vgg16", settings.init in ("pretrained", "transfer")
+    vgg16, transfer = settings.model == "vgg16", settings.init == "transfer"
+    other_weights = transfer or settings.init == "pretrained"
     custom = any(getattr(settings, name) != value for name, value in architecture.items())
     for is_wrong, problem in (
         (vgg16 and custom, "vgg16 has a fixed architecture: leave out flags such as --n-blocks"),
         (not vgg16 and settings.init == "pretrained", "--init pretrained needs --model vgg16"),
         (settings.weights and not other_weights, "--weights needs --init transfer or pretrained"),
-        (
-            settings.init == "transfer" and not settings.weights,
-            "--init transfer needs --weights RUN/model.pt",
-        ),
+        (transfer and not settings.weights, "--init transfer needs --weights RUN/model.pt"),
         (settings.freeze and not other_weights, "--freeze needs --init transfer or pretrained"),
         (settings.freeze and settings.augment, "--freeze computes the features once: leave out --augment"),
     ):
@@ -236,7 +231,7 @@ def progress(items, task, n_items=None, n_after=0):
     `n_items` is their number if they have no len(). If `n_after` more such items follow in later calls, the
     time for them is included. On a terminal the line is updated in place, elsewhere printed every 10 seconds.
     """
-    n_items = n_items or len(items)
+    n_items = len(items) if n_items is None else n_items
     stream = sys.stdout.stream if isinstance(sys.stdout, Escaped) else sys.stdout
     in_place = stream.isatty() and os.environ.get("TERM") != "dumb"
     started = shown = time.monotonic()

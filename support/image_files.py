@@ -1,4 +1,4 @@
-"""Image files → uint8 tensors. Pillow decodes them; metadata never decide whether pixels are read."""
+"""Image files → uint8 tensors. Pillow decodes them; damaged metadata never make an image unreadable."""
 
 import hashlib
 import io
@@ -21,9 +21,7 @@ from support.console import UserError, is_out_of_memory, one_line, progress
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # Pillow reads more, some with other programs
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pbm", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 # The first bytes of images. TIFF is missing: the raw files that cameras write beside a JPEG begin like it.
-IMAGE = (
-    rb"\x89PNG|\xff\xd8\xff|GIF8|BM.{4}\0{4}|P[1-6]\s+[\d#]|RIFF.{4}WEBP|.{4}ftyp(he[iv]|mif1|msf1|avi[fs])"
-)
+IMAGE = rb"\x89PNG|\xff\xd8\xff|GIF8|BM.{4}\0{4}|P[1-6]\s+[\d#]|RIFF.{4}WEBP|.{4}ftyp(he[iv]|m[is]f1|avi)"
 TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))  # by EXIF's orientation
 NOISE = hashlib.sha256().digest()  # bytes that no JPEG continues with
 FULL = 2**16 - 1  # white in a file with 16 bits a channel, if the file uses them all
@@ -72,10 +70,8 @@ def read_images(files, image_size=None, white=None):
             errors.append(str(image))
             continue
         if isinstance(image, int):  # the first with 16 bits: find the greatest value, and read all anew
-            white = (
-                2 ** max(8, *(other.bit_length() for other in [image, *results] if isinstance(other, int)))
-                - 1
-            )
+            bits = [other.bit_length() for other in [image, *results] if isinstance(other, int)]
+            white = 2 ** max(8, *bits) - 1
             if white < FULL:
                 print(f"Note: of the 16 bits a channel the files use {white.bit_length()}: {white} is white")
             return read_images(files, image_size, white)
@@ -83,9 +79,7 @@ def read_images(files, image_size=None, white=None):
         (channels, *own_size), (_, most_channels, *common_size) = image.shape, images.shape
         is_mixed = own_size != common_size
         if size is None and (is_mixed or max(own_size) > LARGEST):
-            print(
-                f"large images or mixed sizes: all become {USUAL_SIZE}×{USUAL_SIZE} pixels; see --image-size"
-            )
+            print(f"large or mixed sizes: all become {USUAL_SIZE}×{USUAL_SIZE} pixels; see --image-size")
             return read_images(files, USUAL_SIZE, white)
         image = resize(image, size) if is_mixed else image
         if channels > most_channels or image.shape[1:] != images.shape[2:]:
@@ -226,7 +220,7 @@ def opaque(picture):
 
 
 def what_is(content):
-    """Return what an unreadable file is, if its first bytes tell, else None."""
+    """Return what kind of file an unreadable one is, if its first bytes tell, else None."""
     if not starts_as_image(content):
         with suppress(Exception):
             tags, stream = TiffImagePlugin.ImageFileDirectory_v2(content[:8]), io.BytesIO(content)

@@ -40,9 +40,8 @@ def list_folder(root):
         raise UserError(f"{root}: {len(train)} class folders with training images; two or more are needed")
     for name in [name for name in test if name not in train]:
         alike = [f"; {other!a} only looks like it" for other in train if looks(other) == looks(name)]
-        raise UserError(
-            f"{root}: no training images of the test class {name!a}{''.join(alike)}; add or rename it"
-        )
+        problem = f"no training images of the test class {name!a}{''.join(alike)}"
+        raise UserError(f"{root}: {problem}; add or rename it")
     if not any(test.values()):
         raise UserError(f"{root}: no image can be held out for testing; classes need more than one image")
     untested = [name for name in train if not test.get(name)]
@@ -69,10 +68,8 @@ def find_splits(root, left_out):
         test = [name for name in test if tops[name]] or validation
         if len(train) != 1 or len(test) != 1:
             needed = f"one of the folders {', '.join(TRAIN)} and one of {', '.join(TEST + VALIDATION)}"
-            raise UserError(
-                f"{root}: needs {needed}, with class folders, or class folders of other names alone; "
-                f"has {', '.join(found)}"
-            )
+            needed += ", with class folders, or class folders of other names alone"
+            raise UserError(f"{root}: needs {needed}; has {', '.join(found)}")
         beside = [name for name in folders if name not in train + test]
         note(f"folders with images in {root} beside {train[0]} and {test[0]} are not used", beside)
         return tops[train[0]], tops[test[0]]
@@ -102,9 +99,7 @@ def find_images(folder, left_out):
         is_file = entry.is_file() or entry.is_symlink()  # not a pipe, which might never end
         is_image = entry.name.lower().endswith(SUFFIXES) and is_file
         if not is_image and not os.path.exists(entry.path):
-            raise UserError(
-                f"{entry.path}: is a link to {os.readlink(entry.path)}, which is missing; remove it"
-            )
+            raise UserError(f"{entry.path}: links to {os.readlink(entry.path)}, which is missing; remove it")
         is_image = is_image or (entry.is_file() and starts_as_image(head(entry.path)))
         (images if is_image else left_out).append(entry.path)
     return sorted(images, key=os.path.split)
@@ -184,43 +179,35 @@ def hold_out(root, folders):
                 tested.add(lent)
     n_tested = sum(hashes[file] in tested for file in files)
     print(f"{root} has no test images: {n_tested:,} of {len(files):,} are held out, always the same ones")
-    return (
-        {
-            name: [file for file in files if (hashes[file] in tested) == is_test]
-            for name, files in folders.items()
-        }
-        for is_test in (False, True)
-    )
+    splits = {}, {}  # for training, for testing
+    for name, files in folders.items():
+        for is_test, split in enumerate(splits):
+            split[name] = [file for file in files if (hashes[file] in tested) == is_test]
+    return splits
 
 
 # ---------------------------------------------------------------- write and copy
 
 
-def check_new(out):
-    """Raise UserError if something is at the path `out`, except an empty folder."""
-    if os.path.lexists(out) and not (os.path.isdir(out) and not os.listdir(out)):
+def check_new(out, root=None):
+    """Raise UserError if the path `out` exists, or is in the folder `root` or in one that is linked there."""
+    if os.path.lexists(out):
         raise UserError(f"{out}: something is there; choose another folder")
-
-
-def check_outside(out, root):
-    """Raise UserError if the path `out` is in the folder `root`, or in a folder that is linked there."""
-    for folder in {str(root), *(os.path.dirname(entry.path) for entry in files_in(root))}:
+    for folder in {str(root), *(os.path.dirname(entry.path) for entry in files_in(root))} if root else ():
         if Path(out).resolve().is_relative_to(Path(folder).resolve()):
             raise UserError(f"{out}: is inside {folder}, which must not be changed; choose another folder")
 
 
 @contextmanager
-def new_folder(out):
-    """Yield a temporary folder that is renamed to `out` if the block succeeds; else nothing is left."""
-    check_new(out)
+def new_folder(out, root=None):
+    """Yield a folder that is renamed to `out` if the block succeeds, else removed; see also `check_new`."""
+    check_new(out, root)
     out = Path(out).resolve()
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
     part.mkdir(parents=True)
     try:
         yield part
-        if out.exists():
-            out.rmdir()  # it is empty; Windows does not rename to an existing folder
         part.rename(out)
     finally:
         shutil.rmtree(part, ignore_errors=True)
@@ -238,25 +225,29 @@ def write_images(folder, images, labels, classes):
 def copy_folder(root, out, new_classes):
     """Copy all files of the folder `root` to the new folder `out`, byte by byte; return (n_in, n_out) files.
 
-    `new_classes` maps the id of an image, its path relative to `root`, to its new class, or to None if it is
+    `new_classes` maps the id of an image, its path relative to `root`, to another class, or to None if it is
     removed. A name that is taken in the new class gets a number.
     """
-    check_outside(out, root)
     files = sorted(Path(entry.path).relative_to(root) for entry in files_in(root) if entry.is_file())
     taken, n_out = {looks(file.as_posix()) for file in files}, 0
-    with new_folder(out) as folder:
+    with new_folder(out, root) as folder:
         for file in progress(files, f"copying {root}"):
             new_class, target = new_classes.get(file.as_posix(), ""), file
             if new_class is None:
                 continue
-            n_split = file.parts[0].lower() in TRAIN + TEST + VALIDATION
-            if new_class and new_class != file.parts[n_split]:
-                target = free_name(Path(*file.parts[:n_split], new_class, file.name), taken)
+            if new_class:
+                target = free_name(in_class(file, new_class), taken)
             (folder / target).parent.mkdir(parents=True, exist_ok=True)
             with open(Path(root, file), "rb") as source, open(folder / target, "xb") as copy:
                 shutil.copyfileobj(source, copy)
             n_out += 1
     return len(files), n_out
+
+
+def in_class(file, name):
+    """Return where the image `file`, a Path relative to its data set, is if it moves to the class `name`."""
+    depth = int(file.parts[0].lower() in TRAIN + TEST + VALIDATION)  # of the class folders
+    return Path(*file.parts[:depth], name, file.name)
 
 
 def free_name(path, taken):

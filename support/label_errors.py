@@ -137,9 +137,8 @@ def true_labels(digests, labels, true_digests, known_labels):
     for digest, label in zip(true_digests, known_labels, strict=True):
         first.setdefault(digest, label)
     known = zip(digests, labels.tolist(), strict=True)
-    return torch.tensor(
-        [label if (digest, label) in pairs else first.get(digest, -1) for digest, label in known]
-    )
+    true = [label if (digest, label) in pairs else first.get(digest, -1) for digest, label in known]
+    return torch.tensor(true)
 
 
 def even_spread(predicted, n, n_classes):

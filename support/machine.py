@@ -101,7 +101,7 @@ def join_torchrun():
 
 
 def together():
-    """Return whether this process and others work on the same thing."""
+    """Return whether several processes train one network: torchrun started them, and this is not `alone`."""
     return dist.is_initialized() and not is_alone
 
 

@@ -54,12 +54,9 @@ def download(name):
             KINDS[name](folder, download=True)
             os.rename(Path(folder, place.name), place)
     except Exception as error:  # network, server and disk each raise their own kinds
-        reason = one_line(error).split("got: ")[
-            -1
-        ]  # torchvision lists each server's error: the last suffices
-        raise UserError(
-            f"{place.name} could not be downloaded ({reason}); put its files into {place}/raw by hand"
-        ) from None
+        reason = one_line(error).split("got: ")[-1]  # torchvision lists each server's error
+        problem = f"{place.name} could not be downloaded ({reason})"
+        raise UserError(f"{problem}; put its files into {place}/raw by hand") from None
 
 
 def read(source):
@@ -81,10 +78,9 @@ def read(source):
             if split.data.shape != (len(split.targets), 28, 28) or split.targets.max() > 9:
                 raise ValueError("images and labels do not match")
     except Exception as error:  # torchvision raises many kinds for damaged files
-        raise UserError(
-            f"{folder}/raw: files are missing or damaged ({one_line(error)}); move the folder away, and "
-            "--data mnist or fashion downloads it again"
-        ) from None
+        problem = f"{folder}/raw: files are missing or damaged ({one_line(error)})"
+        advice = "move the folder away, and --data mnist or fashion downloads it again"
+        raise UserError(f"{problem}; {advice}") from None
     # MNIST's classes are called "0 - zero"; Fashion-MNIST's T-shirt/top cannot be the name of a folder.
     classes = tuple(name.split(" - ")[0].replace("/", "-") for name in splits[0].classes)
     return folder.name, classes, [(split.data.unsqueeze(1), split.targets) for split in splits]

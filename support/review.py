@@ -22,6 +22,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from support.console import UserError, progress
 from support.image_files import load, to_bytes
+from support.image_folders import in_class
 from support.run_folder import quoted, unquoted, written
 
 NUMBER = re.compile(r"\d+([.,]\d+)?([eE][+-]?\d+)?")
@@ -62,8 +63,9 @@ def read_decisions(path, ids, classes, labels):
     """Return the Decisions in the table `path` about the images `ids`, whose `labels` are int64 (N,).
 
     The table has the columns id and action (remove, keep, relabel or empty), and for relabel new_label, or
-    predicted if that is empty. Images that it does not name are kept. A keep is confirmed if the column given
-    has the same label or none. Raises UserError for faults, unknown ids and a class without any image left.
+    predicted if that is empty. Images that it does not name are kept. `keep` confirms the label if the
+    column given has this label or is empty. Raises UserError for faults, unknown ids and a class without any
+    image left.
     Without a `path` all images are kept.
     """
     images = (ids, tuple(classes), labels)
@@ -80,7 +82,7 @@ def read_decisions(path, ids, classes, labels):
 
 
 def decide(path, text, ids, classes, labels, all_known=False):
-    """Return the Decisions in the text of a table, see `read_decisions`. If `all_known`, no file is gone."""
+    """Return the Decisions in the text of a table, see `read_decisions`. If `all_known`, none may be gone."""
     files = {form(name): index for form in (nfc, str) for index, name in enumerate(ids)}
     kept, new_labels = torch.ones(len(ids), dtype=torch.bool), labels.clone()
     confirmed, faults = ~kept, []
@@ -89,9 +91,8 @@ def decide(path, text, ids, classes, labels, all_known=False):
         index, given = files.get(name, files.get(nfc(name))), find_class(row.get("given", ""), classes)
         new_label = find_class(row.get("new_label") or row.get("predicted", ""), classes)
         if index is None and action == "relabel" and new_label is not None:  # a copy may have moved it
-            folder, _, file = name.rpartition("/")
-            folder = folder[: folder.rfind("/") + 1] + classes[new_label]
-            index = files.get(f"{folder}/2-{file}", files.get(f"{folder}/{file}"))
+            place = in_class(Path(name), classes[new_label])
+            index = files.get(f"{place.parent.as_posix()}/2-{place.name}", files.get(place.as_posix()))
             action, given = "keep", new_label
         if action not in ("remove", "keep", "relabel", ""):
             faults.append(f"line {line}: the action is {action!r}, not remove, keep or relabel")

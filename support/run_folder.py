@@ -45,8 +45,8 @@ def written(path, mode="wb", **options):
         raise
 
 
-# A spreadsheet computes a cell that begins like this, unless it is a number. ' marks it as text.
-FORMULA = re.compile(r"[=+\-@\t\r'](?!\d+(\.\d+)?(e[+-]\d+)?$)")
+# A spreadsheet computes a cell that begins like this. ' marks it as text. Numbers stay as they are.
+FORMULA = re.compile(r"[=@\t\r']|[+-](?!\d+(\.\d+)?(e[+-]\d+)?$)")
 
 
 def write_csv(path, rows):
@@ -102,9 +102,7 @@ def read_tensors(path, device="cpu"):
         except Exception as error:  # torch.load raises many kinds
             if is_out_of_memory(error):
                 raise
-            raise UserError(
-                f"{path}: cannot be read as PyTorch weights; it is damaged, or holds other objects"
-            ) from None
+            raise UserError(f"{path}: is damaged, or holds no PyTorch weights") from None
 
 
 PNG_MARK = ("Software", "Image classification, from the exercise sheet to the numbers")  # in our pictures
@@ -113,7 +111,7 @@ PNG_MARK = ("Software", "Image classification, from the exercise sheet to the nu
 def check_replaceable(path, columns=None):
     """Raise UserError if `path` cannot be written, or if it may not be replaced.
 
-    Only our own pictures, and tables with `columns`, may be replaced; nothing in the folder of a run may.
+    Only our own pictures and tables with these `columns` may be replaced, and nothing in the folder of a run.
     Makes the folder of `path`.
     """
     path = Path(path)
@@ -122,7 +120,7 @@ def check_replaceable(path, columns=None):
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-    if path.is_dir() or is_run(path.parent):
+    if path.is_dir() or Path(path.parent, "config.json").exists():
         raise UserError(f"{path}: is a folder, or in the folder of a run; choose another name")
     if path.exists():
         with open(path, "rb") as file:
@@ -132,14 +130,6 @@ def check_replaceable(path, columns=None):
             is_ours = start.splitlines()[:1] == [",".join(columns).encode()]
         if not is_ours:
             raise UserError(f"{path}: this program did not write it; choose another name, or move it away")
-
-
-def is_run(folder):
-    """Return whether `folder` has the config.json of a run."""
-    try:
-        return bool(read_config(folder, None))
-    except UserError:
-        return False
 
 
 # ---------------------------------------------------------------- the folder
@@ -252,9 +242,8 @@ def check_same(folder, config, described):
     """Raise UserError if data or weights are not those of `config`; note if the platform is another one."""
     settings = described["settings"]
     if config["data"]["fingerprints"] != described["data"]["fingerprints"]:
-        raise UserError(
-            f"--resume {folder}: {settings['data']} holds other images; --data DIR names their new place"
-        )
+        problem = f"{settings['data']} holds other images; --data DIR names their new place"
+        raise UserError(f"--resume {folder}: {problem}")
     if config["weights"] != described["weights"]:
         raise UserError(f"--resume {folder}: {settings['weights']} has changed; --weights FILE names a copy")
     if config["platform"] != described["platform"]:
@@ -280,9 +269,7 @@ def load_state(folder, device, **parts):
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         if is_out_of_memory(error):
             raise
-        raise UserError(
-            f"{file}: is damaged; move it away, and --resume starts with the first epoch"
-        ) from None
+        raise UserError(f"{file}: is damaged; without it --resume starts with the first epoch") from None
 
 
 @contextmanager

@@ -68,25 +68,30 @@ def rank_test(first, second):
     and the interval is nan.
     """
     values, n = sorted([*first, *second]), len(first)
-    ranks = {value: 2 * values.index(value) + values.count(value) for value in values}  # doubled, so whole
-    p = sum_p_value(map(ranks.get, values), n, sum(map(ranks.get, first)))
-    n_rejected, distinct = 0, range(1, 2 * len(values), 2)  # doubled ranks, if no numbers are equal
-    while sum_p_value(distinct, n, n * n + 2 * n_rejected) <= LEVEL:
+    expected = n * len(values)  # of the sum of ranks, which are doubled so that mean ranks are whole
+    ranks = {value: 2 * values.index(value) + values.count(value) for value in values}
+    p = share_as_far(rank_sums(map(ranks.get, values), n), sum(map(ranks.get, first)), expected)
+    n_rejected, sums = 0, rank_sums(range(1, 2 * len(values), 2), n)  # if no numbers are equal
+    while share_as_far(sums, n * n + 2 * n_rejected, expected) <= LEVEL:
         n_rejected += 1
     differences = sorted(b - a for a in first for b in second)
     ends = (differences[n_rejected - 1], differences[-n_rejected]) if n_rejected else (math.nan, math.nan)
     return Difference(mean(differences), *ends, p)
 
 
-def sum_p_value(ranks, n, total):
-    """Return the share of the choices of `n` of the `ranks` whose sum is as far from the mean as `total`."""
-    ranks, ways = list(ranks), Counter({(0, 0): 1})  # of choosing that number of ranks with that sum
+def rank_sums(ranks, n):
+    """Return {sum: number of ways to choose `n` of the `ranks` with that sum}."""
+    ways = Counter({(0, 0): 1})  # of choosing that number of ranks with that sum
     for rank in ranks:
-        for (k, part), count in list(ways.items()):
-            ways[k + 1, part + rank] += count
-    expected = n * mean(ranks)
-    far = [way for way in ways if way[0] == n and abs(way[1] - expected) >= abs(total - expected)]
-    return sum(map(ways.get, far)) / math.comb(len(ranks), n)
+        for (k, total), count in list(ways.items()):
+            ways[k + 1, total + rank] += count
+    return {total: count for (k, total), count in ways.items() if k == n}
+
+
+def share_as_far(sums, total, expected):
+    """Return the share of the ways in `sums`, see `rank_sums`, that are as far from `expected` as `total`."""
+    far = [count for each, count in sums.items() if abs(each - expected) >= abs(total - expected)]
+    return sum(far) / sum(sums.values())
 
 
 def chi_square_test(counts, expected, variance=1.0):

@@ -149,12 +149,15 @@ def test_an_unknown_name_lists_the_known_ones(here):
 def test_introduce_notes_uneven_classes_copies_and_contradictions(capsys):
     train, test = stripes(30), stripes(6, seed=1)
     data.introduce(train, test)
-    assert capsys.readouterr().out.count("\n") == 1
+    (line,) = capsys.readouterr().out.splitlines()
+    assert "30 training and 6 test images, 8×8 pixels, grey, 3 classes" in line
+    data.introduce(*(replace(split, images=split.images.repeat(1, 3, 1, 1)) for split in (train, test)))
+    assert "colour" in capsys.readouterr().out
     labels, images = train.labels.clone(), train.images.clone()
     labels[:8] = 2
     images[9] = images[2]  # of another class
     data.introduce(replace(train, labels=labels, images=images), replace(test, images=images[:6]))
-    size, copies, contradictions = capsys.readouterr().out.splitlines()[1:]
+    _, size, copies, contradictions = capsys.readouterr().out.splitlines()
     assert "16 images of row4, 7 of row2" in size
     assert ": 6, such as train/00000 = train/00000" in copies
     assert ": 1, such as train/00002 = train/00009" in contradictions
@@ -236,6 +239,20 @@ def test_each_part_of_the_transform_stays_in_its_range_and_uses_it():
         assert values.min() < -0.98 * most
 
 
+def test_the_transform_scales_then_shears_then_rotates():
+    torch.manual_seed(5)
+    angle, shift_x, shift_y, scale_x, scale_y, slant = (2 * torch.rand(6, 1) - 1)[:, 0].tolist()
+    torch.manual_seed(5)
+    ((*linear, shifts),) = data.affine_maps(1, (20, 40)).mT
+    radians = math.radians(10 * angle)
+    rotate = torch.tensor([[math.cos(radians), -math.sin(radians)], [math.sin(radians), math.cos(radians)]])
+    shear = torch.tensor([[1, 0.1 * slant], [0, 1]])
+    grow = torch.tensor([[math.exp(0.1 * scale_x), 0], [0, math.exp(0.1 * scale_y)]])
+    to_unit = torch.diag(torch.tensor([1 / 20, 1 / 10]))  # positions: ±1 are the edges of 40×20 pixels
+    assert torch.allclose(torch.stack(linear).mT, to_unit @ rotate @ shear @ grow @ to_unit.inverse())
+    assert shifts.tolist() == pytest.approx([2 * 0.05 * shift_x, 2 * 0.05 * shift_y])
+
+
 def test_augmented_images_are_similar_and_all_different():
     images = torch.zeros(50, 1, 28, 28, dtype=torch.uint8)
     images[:, :, 8:20, 10:18] = 255
@@ -304,6 +321,7 @@ def test_a_mislabelled_copy_has_the_same_files_in_other_classes(type_in, refused
     where = {content: name for name, content in before.items()}
     moved = [(where[content], name) for name, content in after.items() if where[content] != name]
     assert len(moved) == 5
+    assert "5 wrong labels among 24 training images" in ended.out
     assert all({old.split("/")[1], new.split("/")[1]} == {"row0", "row2"} for old, new in moved)
     assert all(old.startswith("train/") and new.startswith("train/") for old, new in moved)
     assert "cat" in refused("data.py mislabel images more --classes cat row0")
@@ -313,7 +331,9 @@ def test_a_mislabelled_copy_has_the_same_files_in_other_classes(type_in, refused
 
 def test_an_export_is_read_as_the_data_set_itself(type_in, refused):
     write_mnist(Path("MNIST"), 30, 20)
-    assert type_in("data.py export png --source MNIST").status == 0
+    ended = type_in("data.py export png --source MNIST")
+    assert ended.status == 0
+    assert "png/training: 30 images" in ended.out
     for ours, theirs in zip(data.load("MNIST"), data.load("png"), strict=True):
         assert ours.fingerprint() == theirs.fingerprint()
     assert "png" in refused("data.py export png --source MNIST")

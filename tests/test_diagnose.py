@@ -398,9 +398,12 @@ def test_a_folder_without_all_images_does_not_tell_the_truth(folder, capsys):
         ("--data images --write-clean images", "images: something is there"),
         ("--data images --decisions no.csv --write-clean copy", "no.csv"),
         ("--data digits --write-clean copy", "data.py export"),
+        ("--data MNIST --write-clean copy", "data.py export"),
         ("--data images --out images", "--out images"),
     ],
 )
 def test_what_cannot_be_done_is_refused(refused, folder, flags, fact):
+    Path("MNIST/raw").mkdir(parents=True)
+    Path("MNIST/raw/train-images-idx3-ubyte").touch()  # as torchvision keeps it, not in class folders
     assert fact in refused(f"diagnose.py {flags}")
     assert not Path("copy").exists()

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -144,6 +145,8 @@ def test_links_lead_to_no_image_twice(tmp_path):
         (lambda root: write_classes(root / "training"), "training"),
         (lambda root: (root / "train/dog").rename(root / "dog"), "1 class folders"),
         (lambda root: root.rename(root.with_name("gone")), "no such folder"),
+        (lambda root: [shutil.rmtree(root / name) for name in ("train", "test")], "0 class folders"),
+        (lambda root: [write(root / "1.png"), *map(shutil.rmtree, root.glob("t*"))], "0 class folders"),
     ],
 )
 def test_a_layout_that_is_unclear_is_refused(tmp_path, change, fact):
@@ -299,6 +302,7 @@ def test_nothing_is_written_into_the_folder_or_over_something(tmp_path):
         (tmp_path / "linked" / name).symlink_to(root / name)
     (tmp_path / "file").touch()
     (tmp_path / "to_nothing").symlink_to("nowhere")
+    (tmp_path / "empty").mkdir()
     before = contents(tmp_path)
     for source, out in (
         (root, root / "x"),
@@ -308,6 +312,7 @@ def test_nothing_is_written_into_the_folder_or_over_something(tmp_path):
         (root, "file"),
         (root, "linked"),
         (root, "to_nothing"),
+        (root, "empty"),
     ):
         with pytest.raises(UserError):
             folders.copy_folder(source, tmp_path / out, {})
@@ -315,9 +320,8 @@ def test_nothing_is_written_into_the_folder_or_over_something(tmp_path):
         fail_in_new_folder(tmp_path / "new/out")
     assert contents(tmp_path) == before
     assert list((tmp_path / "new").iterdir()) == []
-    (tmp_path / "empty").mkdir()
-    folders.copy_folder(tmp_path / "linked", tmp_path / "empty", {})
-    assert contents(tmp_path / "empty") == contents(root)
+    folders.copy_folder(tmp_path / "linked", tmp_path / "copy", {})
+    assert contents(tmp_path / "copy") == contents(root)
 
 
 def test_image_files_of_a_folder_or_a_file(tmp_path, capsys):

@@ -192,7 +192,7 @@ def test_after_the_deadline_only_the_very_first_training_begins(tmp_path):
 # ---------------------------------------------------------------- the command
 
 FLAGS = "--data images --n-blocks 1 2 --n-features-1 2 3 --n-features-2 2 --n-fully-1 4 --n-fully-2 4"
-FLAGS += " --batch-size 8 --precision fp32 --minutes 9 --threads 1 --epochs 2 --device cpu"
+FLAGS += " --batch-size 8 --precision fp32 --minutes 9 --threads 1 --epochs 2 --device cpu --augment"
 
 
 def rows_of(folder):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import autograd, nn
 
 import models
+from compare import name_of
 from data import batch_to_float, describe_data, load, random_part
 from support import charts, console, run_folder
 
@@ -34,20 +35,19 @@ def layer_stds(model, images, labels):
     return [(names[layer], outputs[layer].std().item(), each.std().item()) for layer, each in gradients]
 
 
-def networks_of(folder):
-    """Return {name: layer_stds} for the run in `folder`: at the start, and trained if it is finished."""
-    run = run_folder.read_run(folder)
+def networks_of(run, name):
+    """Return {name: layer_stds} for a run called `name`: at the start, and trained if it is finished."""
     settings = Namespace(**vars(run.settings) | {"device": "cpu"})
     data, test = load(settings.data, settings.limit, settings.image_size)
     if describe_data(data, test)["fingerprints"] != run.config["data"]["fingerprints"]:
-        raise console.UserError(f"{folder}: {settings.data} no longer holds the images of this run")
+        raise console.UserError(f"{run.folder}: {settings.data} no longer holds the images of this run")
     model = models.build(settings, len(data.classes), data.images.shape[1])
     sample = data.subset(random_part(len(data), 32))  # at random, because a folder is sorted by class
     batch = batch_to_float(sample.images, settings.image_size), sample.labels
-    networks = {f"{folder}, at the start, on {data.source}": layer_stds(model, *batch)}
+    networks = {f"{name}, at the start": layer_stds(model, *batch)}
     if run.finished:
-        model.load_state_dict(run_folder.read_tensors(Path(folder, "model.pt")))
-        networks[f"{folder}, trained, on {data.source}"] = layer_stds(model, *batch)
+        model.load_state_dict(run_folder.read_tensors(Path(run.folder, "model.pt")))
+        networks[f"{name}, trained"] = layer_stds(model, *batch)
     return networks
 
 
@@ -57,7 +57,10 @@ def main():
     parser.add_argument("runs", nargs="+", type=console.path, metavar="RUN", help="folders of train.py")
     console.add_output_flags(parser, "runs/layers.png")
     given, table, lines = parser.parse_args(), [], []
-    for name, rows in [item for run in given.runs for item in networks_of(run).items()]:
+    runs = [run_folder.read_run(folder) for folder in given.runs]
+    names = [f"{name_of(run, runs)}, seed {run.settings.seed}" for run in runs]
+    networks = [item for pair in zip(runs, names, strict=True) for item in networks_of(*pair).items()]
+    for name, rows in networks:
         print(f"\n{name}\nstandard deviations:     activations  gradients")
         for layer, *stds in rows:
             print(f"{layer:24}{stds[0]:12.2g}{stds[1]:11.2g}")

@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 new=runs/reproduced
-small="--image-size 32 --limit 1000 --data mnist"
+small="--image-size 32 --limit 1000 --data mnist --threads 1"
 
 run() { # SCRIPT NAME FLAGS
     if [ -e "$new/$2/config.json" ]; then python "$1" --resume "$new/$2"; else python "$1" --out "$new/$2" "${@:3}"; fi
@@ -16,7 +16,7 @@ table() { python $2 "${@:3}" --picture "$new/$1.png" --csv "$new/$1.csv"; } # NA
 
 case "${1-}" in
 1.1)
-    run train.py digits --model vgg16 --image-size 32 --limit 4000 --epochs 3 --data digits
+    run train.py digits --model vgg16 --image-size 32 --limit 4000 --epochs 3 --data digits --threads 1
     transfer="--init transfer --weights $new/digits/model.pt"
     for start in xavier "default --init default" "transfer $transfer" "frozen $transfer --freeze"; do
         seeds vgg16-$start --model vgg16 $small --epochs 6
@@ -26,12 +26,12 @@ case "${1-}" in
 1.2)
     seeds vgg16-xavier --model vgg16 $small --epochs 6
     for model in encoder resnet; do
-        for n in 6 100; do seeds $model-$n --model $model $small --epochs $n; done
-        seeds $model-18 --model $model --data mnist --image-size 18 --epochs 1
-        deep="--model $model --data mnist --image-size 64 --limit 2000 --epochs 20"
+        for n in 6 30; do seeds $model-$n --model $model $small --epochs $n; done
+        seeds $model-18 --model $model --data mnist --image-size 18 --epochs 1 --threads 1
+        deep="--model $model --data mnist --image-size 64 --limit 2000 --epochs 20 --threads 1"
         for n in 2 4 6; do seeds $model-depth$n $deep --n-blocks $n; done
     done
-    table networks compare.py $new/vgg16-xavier-? $new/{encoder,resnet}-{6,100}-?
+    table networks compare.py $new/vgg16-xavier-? $new/{encoder,resnet}-{6,30}-?
     table pixels18 compare.py $new/{encoder,resnet}-18-?
     table depth compare.py $new/{encoder,resnet}-depth?-?
     table depth_layers "-m studies.layers" $new/{encoder,resnet}-depth6-0 ;;

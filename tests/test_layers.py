@@ -14,7 +14,7 @@ from torch import nn
 import data
 import models
 from studies import layers
-from support.run_folder import read_csv, read_run, read_tensors
+from support.run_folder import read_config, read_csv, read_run, read_tensors, write_config
 
 
 @pytest.mark.parametrize("inplace", [False, True])
@@ -51,14 +51,17 @@ def show(tmp_path, type_in, monkeypatch):
 
 def test_a_run_is_shown_at_the_start_and_trained(show):
     shutil.copytree("runs/xavier", "runs/unfinished")
+    config = read_config("runs/unfinished")
+    config["settings"]["lr"] = 0.01  # which the network at the start does not depend on
+    write_config("runs/unfinished", config)
     Path("runs/unfinished/model.pt").unlink()
     ended = show("runs/xavier runs/unfinished")
     assert ended.status == 0, ended.err
     networks = {}
     for row in read_csv("table.csv"):
         networks.setdefault(row["network"], []).append(list(row.values())[1:])
-    states = "runs/xavier, at the start", "runs/xavier, trained", "runs/unfinished, at the start"
-    assert list(networks) == [f"{state}, on images" for state in states]
+    states = "lr 0.02, seed 0, at the start", "lr 0.02, seed 0, trained", "lr 0.01, seed 0, at the start"
+    assert list(networks) == [f"resnet xavier, {state}" for state in states]
     start, trained, unfinished = networks.values()
     assert start == unfinished != trained
     sample = data.load("images")[0].subset(data.random_part(24, 32))

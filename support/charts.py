@@ -211,7 +211,7 @@ def pareto(entries):
 
 
 def draw_costs(path, entries, title):
-    """Draw the error of architectures against their cost, and the Pareto front of those trained in full.
+    """Draw the validation error of architectures over their cost, and the Pareto front of those trained in full.
 
     `entries` are dicts: model ("encoder" or "resnet"), architecture (text), mflop (float), error (%),
     error_sd (or None), longest (bool: trained in full, not briefly), is_sheets (bool: the exercise sheet's).
@@ -222,7 +222,7 @@ def draw_costs(path, entries, title):
     for entry in entries:
         error, sd = entry["error"], entry["error_sd"] or 0
         points += [(entry["mflop"], y) for y in (max(error - sd, error / 2), error, error + sd)]
-    titles = "error (%, log scale)", "MFLOP of one image, forward (log scale)"
+    titles = "validation error (%, log scale)", "MFLOP of one image, forward (log scale)"
     place = axes(canvas, (140, 90, 1740, 840), points, *titles)
     canvas.line([place(entry["mflop"], entry["error"]) for entry in front], PALE, 4)
     for i, entry in sorted(enumerate(entries), key=lambda pair: pair[1]["longest"]):
@@ -237,7 +237,8 @@ def draw_costs(path, entries, title):
             canvas.write(x - 18, min(y + 22, 824), front.index(entry) + 1, "m")
     canvas.write(1400, 54, "● encoder", "r", fill=BLUE)
     canvas.write(1530, 54, "● ResNet", "r", fill=ORANGE)
-    canvas.write(1740, 54, "● trained briefly", "r", fill=PALE)
+    if not all(entry["longest"] for entry in entries):
+        canvas.write(1740, 54, "● trained briefly", "r", fill=PALE)
     canvas.write(40, 956, "Pareto front (grey line):")
     canvas.key([entry["architecture"] for entry in front], 1000, 2)
     canvas.save(path, title)

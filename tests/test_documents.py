@@ -55,6 +55,7 @@ AGGRE = {"noise": "cifar_mislabelled_aggre", "epochs": "8"}
 PULLOVERS, CLOTHES = {"noise": "fashion-Pullover_Coat-600"}, {"noise": "fashion-random-600"}
 DIGITS, FOURS = {"noise": "mnist-random-100"}, {"noise": "mnist-4_9-100"}
 FIRST = {"set": "0"}
+SHARES = "{{test_accuracy_{0}:.2f}} ± {{test_accuracy_{0}_sd:.2f}}"
 RATIO = "{median:.2f} ({low:.2f}–{high:.2f})"
 AMD, GPU = {"hardware": "AMD.*"}, {"hardware": "NVIDIA.*"}
 XEON = {"hardware": "Intel Xeon, AVX512", "precision": "fp32"}
@@ -135,7 +136,7 @@ TABLES = [
         "FINDINGS.md",
         "wrong_label_shares",
         {f"{n:,}": {"n_removed": str(n)} for n in (600, 3000, 6000, 12000)},
-        [({}, "{n_found:,.0f}"), ({}, "{test_accuracy_imperfect:.2f} ± {test_accuracy_imperfect_sd:.2f}")],
+        [({}, form) for form in ("{n_found:,.0f}", SHARES.format("clean"), SHARES.format("imperfect"))],
     ),
     (
         "FINDINGS.md",

@@ -211,7 +211,7 @@ def pareto(entries):
 
 
 def draw_costs(path, entries, title):
-    """Draw the validation error of architectures over their cost, and the Pareto front of those trained in full.
+    """Draw the validation error of architectures over their cost, and the Pareto front of the fully trained.
 
     `entries` are dicts: model ("encoder" or "resnet"), architecture (text), mflop (float), error (%),
     error_sd (or None), longest (bool: trained in full, not briefly), is_sheets (bool: the exercise sheet's).

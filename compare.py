@@ -119,15 +119,17 @@ def print_table(rows):
 def print_tests(rows):
     """Print how the accuracies of the other groups differ from those of the first, if a test can tell.
 
-    The networks or their initial weights differ, so seeds do not make pairs: it is a rank test.
+    Groups may differ in anything, so the same seeds make no pairs: it is a rank test.
     """
     first, *others = [(row["name"], list(map(float, row["accuracies"].split()))) for row in rows]
     tests = [(name, rank_test(first[1], accuracies)) for name, accuracies in others]
     tests = [(name, test) for name, test in tests if not math.isnan(test.low)]  # it has enough seeds
     if tests:
-        print(f"\ncompared with {first[0]}, in points, with the 95 % interval (exact rank test):")
+        print(f"\ncompared with {first[0]}: median difference in points, 95 % interval, exact rank test")
     for (name, test), p in zip(tests, holm([test.p for _, test in tests]), strict=True):
-        print(f"{name}: {test.mean:+.2f} ({test.low:+.2f} to {test.high:+.2f}), {verdict(p)}")
+        print(f"{name}: {test.estimate:+.2f} ({test.low:+.2f} to {test.high:+.2f}), {verdict(p)}")
+    if len(tests) > 1:
+        print(f"(Holm's correction for {len(tests)} tests; the intervals are not corrected)")
 
 
 def curves_of(group):

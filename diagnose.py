@@ -108,8 +108,8 @@ def diagnose(model, splits, truth, parts, settings, options, folder):
 def train_networks(splits, truth, settings, n_seeds, folder, layer, labelling, labels, kept=slice(None)):
     """Train a network from each seed on `labels`, int64 (N,); return (rows of effect.csv, logits).
 
-    The logits are two lists with a tensor for each network: of the training images, if the labels are
-    "noisy", and of the test images.
+    The logits mean something for "noisy" labels only: two lists, of all training and of all test images,
+    with a tensor for each network.
     `kept`, bool (N,), are the training images to use. A `layer` is trained anew from each seed, if there is
     one. What FOLDER/LABELLING-SEED has already is not trained again.
     """
@@ -224,7 +224,7 @@ def report(views, parts, truth, settings, folder):
         draw_images(folder / "missed.png", view, wrong & ~suspects, truth, settings)
     words = ["--data", Path(settings.data), "--decisions", folder / "decisions.csv"]
     if Path(settings.data, split.ids[0]).is_file():
-        words += ["--write-clean", Path(f"{Path(settings.data).resolve()}_cleaned")]
+        words += ["--write-clean", f"{Path(settings.data).resolve()}_cleaned"]
     key, carry_out = run_folder.fingerprint(folder / "config.json"), command("diagnose.py", *words)
     review.write_page(folder / "review.html", split.source, tabs, classes, key, carry_out)
 

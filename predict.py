@@ -37,7 +37,9 @@ def load_network(folder, device="cpu"):
     config, file = run_folder.read_config(folder), Path(folder, "model.pt")
     if not file.exists():
         raise UserError(f"{folder}: is not finished (it has no model.pt); train.py --resume continues it")
-    settings = Namespace(**config["settings"] | {"init": "default", "device": device})  # for now
+    settings = Namespace(
+        **config["settings"] | {"init": "default", "device": device}
+    )  # model.pt replaces its weights
     classes = tuple(config["data"]["classes"])
     network = models.build(settings, len(classes), config["data"]["image_shape"][0])
     try:
@@ -94,7 +96,7 @@ def note_negatives(brightnesses, brightness, invert):
     if abs(brightness - 0.5) > 0.2 and n > len(brightnesses) / 2:
         these, those = ("bright", "dark") if brightness < 0.5 else ("dark", "bright")
         print(f"Note: {n:,} of {len(brightnesses):,} images are {these}; the training images are {those}.")
-        print(f"If they are negatives of such images, {'leave out' if invert else 'use'} --invert")
+        print(f"If they are negatives of images like those, {'leave out' if invert else 'use'} --invert")
 
 
 def main():

@@ -76,8 +76,8 @@ def successive_halving(candidates, stages, run, sizes):
     """Return `candidates`, the best first, by successive halving (Jamieson & Talwalkar 2016).
 
     In each stage the best so far are trained for longer, or from more seeds. `run(number, chosen, n_images,
-    epochs, n_seeds)` trains them and returns {architecture: accuracy}, nan if the training failed, of those
-    for which there was time. `sizes`, {architecture: (MFLOP, parameters)}, decide between equal accuracies.
+    epochs, n_seeds)` returns {architecture: accuracy} for those that it had time to train, nan if a training
+    failed. `sizes`, {architecture: (MFLOP, parameters)}, decide between equal accuracies.
     """
     ranked = list(candidates)
     for number, (n, *length_and_seeds) in enumerate(stages, 1):
@@ -132,8 +132,8 @@ def read_results(file):
 def train_all(chosen, judged_on, n_images, epochs, n_seeds, bench, stage, deadline=math.inf):
     """Train the architectures `chosen`, unless results.csv has them; return {architecture: its rows there}.
 
-    Each process trains its share. After the `deadline` (time.monotonic()) no training begins, except the very
-    first.
+    Each process trains its share. After the `deadline` (time.monotonic()) no training begins, except the
+    first after those that measure the speed.
     """
     length, seeds = (n_images, epochs), range(bench.settings.seed, bench.settings.seed + n_seeds)
     trials = [Trial(judged_on, *each, *length, seed) for seed in seeds for each in chosen]
@@ -232,13 +232,14 @@ def show_final(winner, found):
     best, sheets = ([100 * row["accuracy"] for row in rows if not row["error"]] for rows in both)
     if min(len(best), len(sheets)) < 2:
         return print("\nnot compared on the test set: fewer than two seeds are done; repeat the command")
-    print("\ntest accuracy (%), mean ± standard deviation over seeds")
+    print(f"\ntest accuracy (%), mean ± standard deviation of {len(best)} and {len(sheets)} seeds")
     print(f"the winner   {mean(best):6.2f} ± {stdev(best):.2f}  {WORDS.format(*winner)}")
     print(f"the sheet's  {mean(sheets):6.2f} ± {stdev(sheets):.2f}  {WORDS.format(*SHEETS)}")
     if winner != SHEETS:
         points, low, high, p = rank_test(sheets, best)
-        interval = "" if math.isnan(low) else f", 95 % interval {low:+.2f} to {high:+.2f}"
-        print(f"difference   {points:+6.2f} points{interval}: {verdict(p)} (exact rank test)")
+        told = f"95 % interval {low:+.2f} to {high:+.2f}, {verdict(p)} (exact rank test)"
+        told = "too few seeds for a verdict" if math.isnan(low) else told
+        print(f"difference   {points:+6.2f} points (median of pairs); {told}")
 
 
 def folder_of(settings, data, n_parameters, out):

@@ -130,7 +130,9 @@ def extract_features(model, train_data, test_data, settings):
     """
     name, layer = models.last_layer(model)
     model.set_submodule(name, torch.nn.Identity())
-    features = [predict(model, data.images, settings, "features") for data in (train_data, test_data)]
+    features = [
+        predict(model, data.images, settings, "computing features") for data in (train_data, test_data)
+    ]
     model.set_submodule(name, layer)
     return layer, replace(train_data, images=features[0]), replace(test_data, images=features[1])
 

@@ -71,7 +71,8 @@ def main():
     kinds, x_title = ("activations", "gradients"), "layer, from image to logits"
     panels = [(f"standard deviation of the {kind}", x_title) for kind in kinds]
     run_folder.check_replaceable(given.picture)
-    charts.draw_lines(given.picture, "Activations and gradients by layer", panels, [("", lines)])
+    sources = " and ".join(dict.fromkeys(run.config["data"]["source"] for run in runs))
+    charts.draw_lines(given.picture, f"Activations and gradients by layer, {sources}", panels, [("", lines)])
     if given.csv:
         run_folder.check_replaceable(given.csv, table[0])
         run_folder.write_csv(given.csv, table)

@@ -134,13 +134,13 @@ def read_image(file, image_size=None, white=FULL):
     except Exception as error:
         if is_out_of_memory(error):
             raise
-        reason = one_line(error) if content is None else what_is(content) or one_line(error)
-        raise UserError(f"{file}: cannot be read as an image ({reason})") from None
+        reason = getattr(error, "strerror", None) if content is None else what_is(content)
+        raise UserError(f"{file}: cannot be read as an image ({reason or one_line(error)})") from None
     if isinstance(image, int):
         return image
     is_larger = size and (image.shape[0] > size[0] or image.shape[1] > size[1])
     if image.ndim == 3 and (image == image[:, :, :1]).all():
-        image = image[:, :, 0]
+        image = image[:, :, 0].copy()
     image = torch.from_numpy(image[None] if image.ndim == 2 else image.transpose(2, 0, 1).copy())
     return resize(image, size) if is_larger else image
 
@@ -220,7 +220,7 @@ def opaque(picture):
 
 
 def what_is(content):
-    """Return what kind of file an unreadable one is, if its first bytes tell, else None."""
+    """Return what an unreadable file is, as far as its first bytes tell, or None."""
     if not starts_as_image(content):
         with suppress(Exception):
             tags, stream = TiffImagePlugin.ImageFileDirectory_v2(content[:8]), io.BytesIO(content)

@@ -192,8 +192,10 @@ def hold_out(root, folders):
 def check_new(out, root=None):
     """Raise UserError if the path `out` exists, or is in the folder `root` or in one that is linked there."""
     if os.path.lexists(out):
-        raise UserError(f"{out}: something is there; choose another folder")
-    for folder in {str(root), *(os.path.dirname(entry.path) for entry in files_in(root))} if root else ():
+        raise UserError(f"{out}: already exists; choose another folder")
+    folders = {Path(root), *(Path(entry.path).parent for entry in files_in(root))} if root else set()
+    folders |= {above for folder in folders for above in folder.parents if above.is_relative_to(root)}
+    for folder in folders:
         if Path(out).resolve().is_relative_to(Path(folder).resolve()):
             raise UserError(f"{out}: is inside {folder}, which must not be changed; choose another folder")
 
@@ -203,7 +205,7 @@ def new_folder(out, root=None):
     """Yield a folder that is renamed to `out` if the block succeeds, else removed; see also `check_new`."""
     check_new(out, root)
     out = Path(out).resolve()
-    part = out.with_name(f".{out.name}.part")
+    part = out.with_name(f".{out.name}.being-written")
     shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
     part.mkdir(parents=True)
     try:

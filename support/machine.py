@@ -101,7 +101,7 @@ def join_torchrun():
 
 
 def together():
-    """Return whether several processes train one network: torchrun started them, and this is not `alone`."""
+    """Return whether several processes train one network: torchrun started them; outside `alone`."""
     return dist.is_initialized() and not is_alone
 
 

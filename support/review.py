@@ -82,7 +82,7 @@ def read_decisions(path, ids, classes, labels):
 
 
 def decide(path, text, ids, classes, labels, all_known=False):
-    """Return the Decisions in the text of a table, see `read_decisions`. If `all_known`, none may be gone."""
+    """Return the Decisions in the text of a table; see `read_decisions`. `all_known`: each id must exist."""
     files = {form(name): index for form in (nfc, str) for index, name in enumerate(ids)}
     kept, new_labels = torch.ones(len(ids), dtype=torch.bool), labels.clone()
     confirmed, faults = ~kept, []
@@ -90,7 +90,8 @@ def decide(path, text, ids, classes, labels, all_known=False):
         name, action = row["id"], row["action"].strip().lower()
         index, given = files.get(name, files.get(nfc(name))), find_class(row.get("given", ""), classes)
         new_label = find_class(row.get("new_label") or row.get("predicted", ""), classes)
-        if index is None and action == "relabel" and new_label is not None:  # a copy may have moved it
+        is_moved = index is None and action == "relabel" and new_label is not None and Path(name).parts
+        if is_moved:  # into the other class's folder of a copy, perhaps
             place = in_class(Path(name), classes[new_label])
             index = files.get(f"{place.parent.as_posix()}/2-{place.name}", files.get(place.as_posix()))
             action, given = "keep", new_label

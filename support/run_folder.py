@@ -111,7 +111,7 @@ PNG_MARK = ("Software", "Image classification, from the exercise sheet to the nu
 def check_replaceable(path, columns=None):
     """Raise UserError if `path` cannot be written, or if it may not be replaced.
 
-    Only our own pictures and tables with these `columns` may be replaced, and nothing in the folder of a run.
+    Only our own pictures, and tables with these `columns`, may be replaced; none in the folder of a run may.
     Makes the folder of `path`.
     """
     path = Path(path)
@@ -120,7 +120,7 @@ def check_replaceable(path, columns=None):
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-    if path.is_dir() or Path(path.parent, "config.json").exists():
+    if path.is_dir() or is_run(path.parent):
         raise UserError(f"{path}: is a folder, or in the folder of a run; choose another name")
     if path.exists():
         with open(path, "rb") as file:
@@ -130,6 +130,14 @@ def check_replaceable(path, columns=None):
             is_ours = start.splitlines()[:1] == [",".join(columns).encode()]
         if not is_ours:
             raise UserError(f"{path}: this program did not write it; choose another name, or move it away")
+
+
+def is_run(folder):
+    """Return whether `folder` has the config.json of a run."""
+    try:
+        return bool(read_config(folder, None))
+    except UserError:
+        return False
 
 
 # ---------------------------------------------------------------- the folder
@@ -269,7 +277,7 @@ def load_state(folder, device, **parts):
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         if is_out_of_memory(error):
             raise
-        raise UserError(f"{file}: is damaged; without it --resume starts with the first epoch") from None
+        raise UserError(f"{file}: is damaged; move it away, and --resume starts anew") from None
 
 
 @contextmanager

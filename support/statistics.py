@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import NamedTuple
 
 import torch
@@ -11,9 +11,9 @@ LEVEL = 0.05  # a test calls a difference that is none significant this often
 
 
 class Difference(NamedTuple):
-    """The mean of some differences, its 95 % interval from `low` to `high`, and the p-value of their test."""
+    """The estimate of a difference, its 95 % interval from `low` to `high`, and the p-value of its test."""
 
-    mean: float
+    estimate: float
     low: float
     high: float
     p: float
@@ -63,8 +63,9 @@ def rank_test(first, second):
     """Return the Difference `second` - `first` by the rank sum test: two lists of numbers, without pairs.
 
     p is exact (Wilcoxon 1945): of all ways to choose len(first) of the numbers, the share whose sum of ranks
-    is at least as far from the expected one. Equal numbers have their mean rank. The interval (Hodges &
-    Lehmann 1963) has the differences that the test does not reject. For two lists of three p is at least 0.1,
+    is at least as far from the expected one. Equal numbers have their mean rank. The estimate is the median
+    of the differences of all pairs. The interval (Hodges & Lehmann 1963) has each shift of `second` that the
+    test does not reject; if numbers are equal, it may be too wide. For two lists of three p is at least 0.1,
     and the interval is nan.
     """
     values, n = sorted([*first, *second]), len(first)
@@ -72,11 +73,11 @@ def rank_test(first, second):
     ranks = {value: 2 * values.index(value) + values.count(value) for value in values}
     p = share_as_far(rank_sums(map(ranks.get, values), n), sum(map(ranks.get, first)), expected)
     n_rejected, sums = 0, rank_sums(range(1, 2 * len(values), 2), n)  # if no numbers are equal
-    while share_as_far(sums, n * n + 2 * n_rejected, expected) <= LEVEL:
+    while share_as_far(sums, n * n + 2 * n_rejected, expected) < LEVEL:
         n_rejected += 1
     differences = sorted(b - a for a in first for b in second)
     ends = (differences[n_rejected - 1], differences[-n_rejected]) if n_rejected else (math.nan, math.nan)
-    return Difference(mean(differences), *ends, p)
+    return Difference(median(differences), *ends, p)
 
 
 def rank_sums(ranks, n):

@@ -139,7 +139,7 @@ def test_other_networks_are_compared_with_the_first_if_their_seeds_suffice(compa
         write_csv(f"runs/seed-{number}/metrics.csv", rows)
     _, out = compare(*(f"runs/seed-{number}" for number in range(10)))
     verdict = "augment: +5.00 (+2.00 to +8.00), significant"  # U, two-sided 5 %: two are left out at each end
-    assert "compared with resnet default, epochs 3, in points" in out
+    assert "compared with resnet default, epochs 3: median difference in points" in out
     assert verdict in out
     seven = [f"runs/seed-{number}" for number in range(7)]  # five seeds and two: too few for any verdict
     assert "compared with" not in compare(*seven)[1]

@@ -406,7 +406,7 @@ def test_a_folder_without_all_images_does_not_tell_the_truth(folder, capsys):
     [
         ("--data images --mislabelled 3", "--mislabelled"),
         ("--data images --remove 0", "--remove"),
-        ("--data images --write-clean images", "images: something is there"),
+        ("--data images --write-clean images", "images: already exists"),
         ("--data images --decisions no.csv --write-clean copy", "no.csv"),
         ("--data digits --write-clean copy", "data.py export"),
         ("--data MNIST --write-clean copy", "data.py export"),

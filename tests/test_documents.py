@@ -1,4 +1,4 @@
-"""Each number in the tables of the documents is the one in results/*.csv."""
+"""The rows of the documents that are listed here have the numbers of results/*.csv; all tables are whole."""
 
 import csv
 import re
@@ -91,6 +91,7 @@ TABLES = [
         {
             "CIFAR-10N, majority of three people | 4,505": AGGRE,
             "Fashion-MNIST, pullover ↔ coat | 600": PULLOVERS | FIRST,
+            "Fashion-MNIST, random | 600": CLOTHES | FIRST,
             "MNIST, 4 ↔ 9 | 100": FOURS | FIRST,
             "MNIST, random | 100": DIGITS | FIRST,
         },
@@ -140,7 +141,7 @@ TABLES = [
     (
         "FINDINGS.md",
         "suspect_rankings",
-        {"MNIST, 100 random": DIGITS},
+        {"MNIST, 100 random": DIGITS, "Fashion-MNIST, 600 random": CLOTHES},
         by("method", DRAWS, *RANKINGS, CONFIDENCE),
     ),
     (
@@ -178,3 +179,13 @@ def test_table_of_a_document_has_the_numbers_of_its_file(document, file, rows, c
     text = (ROOT / document).read_text(encoding="utf-8").splitlines()
     begun = [line for line in table(file, rows, columns) if any(f"{t} ".startswith(line) for t in text)]
     assert table(file, rows, columns) == begun  # more cells may follow
+
+
+@pytest.mark.parametrize("document", ["README.md", "MANUAL.md", "FINDINGS.md", "BENCHMARKS.md"])
+def test_each_table_has_a_header_and_rows_of_its_width(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for lines in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        header, rule, *rows = lines.splitlines()
+        assert re.fullmatch(r"\|(-+\|)+", rule)
+        assert rows
+        assert {line.count("|") for line in (header, rule, *rows)} == {rule.count("|")}

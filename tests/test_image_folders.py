@@ -300,6 +300,8 @@ def test_nothing_is_written_into_the_folder_or_over_something(tmp_path):
     (tmp_path / "linked").mkdir()
     for name in ("cat", "dog"):
         (tmp_path / "linked" / name).symlink_to(root / name)
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "all").symlink_to(root)  # it has folders only
     (tmp_path / "file").touch()
     (tmp_path / "to_nothing").symlink_to("nowhere")
     (tmp_path / "empty").mkdir()
@@ -308,6 +310,7 @@ def test_nothing_is_written_into_the_folder_or_over_something(tmp_path):
         (root, root / "x"),
         (root, root),
         (tmp_path / "linked", root / "cat/x"),
+        (tmp_path / "deep", root / "x"),
         (root, "linked/cat/x"),
         (root, "file"),
         (root, "linked"),

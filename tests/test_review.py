@@ -108,7 +108,16 @@ def test_classes_and_ids_that_a_spreadsheet_rewrote_are_found(tmp_path, names):
             assert "line 2" in fault(path, *images)
 
 
-WRONG = ["a/1,burn,b", "a/1,relabel,c", "a/1,relabel,a", "a/1,relabel", "c/1,relabel,b", ",keep,", "c/1,"]
+WRONG = [
+    "a/1,burn,b",
+    "a/1,relabel,c",
+    "a/1,relabel,a",
+    "a/1,relabel",
+    "c/1,relabel,b",
+    ",keep,",
+    ",relabel,b",
+    "c/1,",
+]
 MANY = "id,action\n" + "".join(f"x/{index},keep\n" for index in range(12))
 
 

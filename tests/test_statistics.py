@@ -75,14 +75,21 @@ def test_the_rank_test_is_the_share_of_all_choices_that_are_as_extreme(first, se
 def test_the_interval_of_the_rank_test_is_that_of_the_published_table(n, m, left_out):
     rng = random.Random(n * m)  # the table of U, two-sided 5 %, has how many are left out at each end
     first, second = [rng.gauss(0, 1) for _ in range(n)], [rng.gauss(3, 1) for _ in range(m)]
-    mean, low, high, _ = statistics.rank_test(first, second)
-    assert mean == pytest.approx(sum(second) / m - sum(first) / n)
+    estimate, low, high, _ = statistics.rank_test(first, second)
     if left_out is None:
         assert math.isnan(low)
         assert math.isnan(high)
     else:
         differences = sorted(b - a for a in first for b in second)
         assert (low, high) == (differences[left_out], differences[-left_out - 1])
+        assert estimate == pytest.approx((differences[n * m // 2] + differences[(n * m - 1) // 2]) / 2)
+
+
+def test_the_estimate_of_the_rank_test_is_inside_its_interval_in_spite_of_an_outlier():
+    first, second = [90 + i / 10 for i in range(7)], [10, *(91 + i / 10 for i in range(6))]
+    estimate, low, high, p = statistics.rank_test(first, second)
+    assert 0 < low < estimate < high
+    assert p < 0.05
 
 
 @pytest.mark.parametrize("degrees", CHI_SQUARE)

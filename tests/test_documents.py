@@ -134,6 +134,18 @@ TABLES = [
     ),
     (
         "FINDINGS.md",
+        "networks",
+        {
+            "vgg16 | 134,301,514 | 6": {"name": "vgg16 xavier"},
+            "encoder | 140,850 | 6": {"name": "encoder xavier, epochs 6"},
+            "ResNet | 140,850 | 6": {"name": "resnet xavier, epochs 6"},
+            "encoder | 140,850 | 30": {"name": "encoder xavier, epochs 30"},
+            "ResNet | 140,850 | 30": {"name": "resnet xavier, epochs 30"},
+        },
+        [({}, "{accuracy:.2f} ± {accuracy_sd:.2f}")],
+    ),
+    (
+        "FINDINGS.md",
         "wrong_label_shares",
         {f"{n:,}": {"n_removed": str(n)} for n in (600, 3000, 6000, 12000)},
         [({}, form) for form in ("{n_found:,.0f}", SHARES.format("clean"), SHARES.format("imperfect"))],

@@ -49,6 +49,9 @@ def traits(run):
     settings, data, platform = vars(run.settings), run.config["data"], run.config["platform"]
     shown = {name: value for name, value in settings.items() if value and name not in HIDDEN}
     words = {name: name if value is True else f"{name} {value}" for name, value in shown.items()}
+    if weights := settings["weights"]:
+        file = Path(weights)
+        words["weights"] = f"weights of {file.parent.name if file.name == 'model.pt' else file.name}"
     words["image_size"] = "at " + "×".join(map(str, settings["image_size"]))
     words["images"] = f"{data['n_train']:,} images of {data['source']}"
     hardware = f"{platform['hardware']}, {settings['precision']}, {settings['threads']} threads"
@@ -125,7 +128,8 @@ def print_tests(rows):
     tests = [(name, rank_test(first[1], accuracies)) for name, accuracies in others]
     tests = [(name, test) for name, test in tests if not math.isnan(test.low)]  # it has enough seeds
     if tests:
-        print(f"\ncompared with {first[0]}: median difference in points, 95 % interval, exact rank test")
+        head = f"compared with {first[0]}: median difference in points, 95 % interval, exact rank test"
+        print(f"\n{textwrap.fill(head, 100)}")
     for (name, test), p in zip(tests, holm([test.p for _, test in tests]), strict=True):
         print(f"{name}: {test.estimate:+.2f} ({test.low:+.2f} to {test.high:+.2f}), {verdict(p)}")
     if len(tests) > 1:

@@ -134,6 +134,17 @@ TABLES = [
     ),
     (
         "FINDINGS.md",
+        "vgg16",
+        {
+            "Xavier": {"name": "vgg16 xavier.*"},
+            "PyTorch's default (Kaiming)": {"name": "vgg16 default.*"},
+            "transfer from drawn digits": {"name": "vgg16 transfer, weights of digits, lr.*"},
+            "transfer, last layer only (`--freeze`)": {"name": ".*freeze.*"},
+        },
+        [({}, "{accuracy:.2f} ± {accuracy_sd:.2f}")],
+    ),
+    (
+        "FINDINGS.md",
         "networks",
         {
             "vgg16 | 134,301,514 | 6": {"name": "vgg16 xavier"},

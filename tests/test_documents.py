@@ -57,9 +57,9 @@ DIGITS, FOURS = {"noise": "mnist-random-100"}, {"noise": "mnist-4_9-100"}
 FIRST = {"set": "0"}
 SHARES = "{{test_accuracy_{0}:.2f}} ± {{test_accuracy_{0}_sd:.2f}}"
 RATIO = "{median:.2f} ({low:.2f}–{high:.2f})"
-AMD, GPU = {"hardware": "AMD.*"}, {"hardware": "NVIDIA.*"}
+AMD, GPU = {"hardware": "AMD EPYC, AVX512"}, {"hardware": "NVIDIA.*"}
 XEON = {"hardware": "Intel Xeon, AVX512", "precision": "fp32"}
-AVX2 = {"hardware": ".*limited to AVX2"}
+AVX2, SLOW = {"hardware": ".*limited to AVX2"}, {"hardware": "AMD EPYC, AVX2"}
 SPEED = "{median:,.0f}"
 
 
@@ -83,6 +83,13 @@ TABLES = [
     ("BENCHMARKS.md", "bench", {"Intel Xeon, fp32 | plain loop": XEON}, beside("plain")),
     ("BENCHMARKS.md", "bench", {"Intel Xeon, fp32 | Lightning": XEON}, beside("lightning")),
     ("BENCHMARKS.md", "bench", {"Intel, only AVX2, fp32 | plain loop": AVX2}, beside("plain")),
+    ("BENCHMARKS.md", "bench", {"AMD EPYC, only AVX2, fp32 | plain loop": SLOW}, beside("plain")),
+    (
+        "BENCHMARKS.md",
+        "bench",
+        {"AMD EPYC, only AVX2, fp32 | plain loop, images in memory": SLOW},
+        beside("plain_in_memory"),
+    ),
     ("BENCHMARKS.md", "bench", {"NVIDIA H200, bf16 | plain loop": GPU}, beside("plain_bf16")),
     ("BENCHMARKS.md", "bench", {"NVIDIA H200, bf16 | plain loop, two workers": GPU}, beside("plain_workers")),
     (

@@ -191,6 +191,15 @@ def test_it_says_whether_the_suspects_keep_to_some_classes(classes, verdict, cap
         assert f"4 → 9: {n}" in out
 
 
+def test_labels_may_keep_to_a_class_while_predictions_do_not(capsys):
+    truth = torch.arange(10).repeat(200)
+    suspects = (truth != 3) & (torch.arange(2000) < 110)  # eleven of each other class
+    split = data.ImageData(torch.empty(2000), truth.where(~suspects, 3), tuple("0123456789"), (), "numbers")
+    diagnose.print_suspects(diagnose.Namespace(split=split, predicted=truth), suspects)
+    verdicts = re.findall(r"their (\w+) .*: (.*?); ", capsys.readouterr().out)
+    assert verdicts == [("labels", "significant"), ("predictions", "no significant difference")]
+
+
 # ---------------------------------------------------------------- the command
 
 

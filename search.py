@@ -132,8 +132,7 @@ def read_results(file):
 def train_all(chosen, judged_on, n_images, epochs, n_seeds, bench, stage, deadline=math.inf):
     """Train the architectures `chosen`, unless results.csv has them; return {architecture: its rows there}.
 
-    Each process trains its share. After the `deadline` (time.monotonic()) no training begins, except the
-    first after those that measure the speed.
+    Each process trains its share. After the `deadline` (time.monotonic()) at most stage 1's first begins.
     """
     length, seeds = (n_images, epochs), range(bench.settings.seed, bench.settings.seed + n_seeds)
     trials = [Trial(judged_on, *each, *length, seed) for seed in seeds for each in chosen]
@@ -237,9 +236,8 @@ def show_final(winner, found):
     print(f"the sheet's  {mean(sheets):6.2f} ± {stdev(sheets):.2f}  {WORDS.format(*SHEETS)}")
     if winner != SHEETS:
         points, low, high, p = rank_test(sheets, best)
-        told = f"95 % interval {low:+.2f} to {high:+.2f}, {verdict(p)} (exact rank test)"
-        told = "too few seeds for a verdict" if math.isnan(low) else told
-        print(f"difference   {points:+6.2f} points (median of pairs); {told}")
+        told = f"(median of pairs, 95 % interval {low:+.2f} to {high:+.2f}): {verdict(p)}, exact rank test"
+        print(f"difference   {points:+6.2f} points", "(too few seeds to test)" if math.isnan(low) else told)
 
 
 def folder_of(settings, data, n_parameters, out):

@@ -21,7 +21,7 @@ from support.console import UserError, is_out_of_memory, one_line, progress
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # Pillow reads more, some with other programs
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pbm", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
 # The first bytes of images. TIFF is missing: the raw files that cameras write beside a JPEG begin like it.
-IMAGE = rb"\x89PNG|\xff\xd8\xff|GIF8|BM.{4}\0{4}|P[1-6]\s+[\d#]|RIFF.{4}WEBP|.{4}ftyp(he[iv]|m[is]f1|avi)"
+IMAGE = rb"\x89PNG|\xff\xd8\xff|GIF8|BM.{4}\0{4}|P[1-6]\s+[\d#]|RIFF.{4}WEBP|.{4}ftyp(he[iv]|m[is]f1|avi[fs])"
 TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))  # by EXIF's orientation
 NOISE = hashlib.sha256().digest()  # bytes that no JPEG continues with
 FULL = 2**16 - 1  # white in a file with 16 bits a channel, if the file uses them all

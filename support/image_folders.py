@@ -196,7 +196,7 @@ def check_new(out, root=None):
     folders = {Path(root), *(Path(entry.path).parent for entry in files_in(root))} if root else set()
     folders |= {above for folder in folders for above in folder.parents if above.is_relative_to(root)}
     for folder in folders:
-        if Path(out).resolve().is_relative_to(Path(folder).resolve()):
+        if Path(out).resolve().is_relative_to(folder.resolve()):
             raise UserError(f"{out}: is inside {folder}, which must not be changed; choose another folder")
 
 

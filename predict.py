@@ -6,25 +6,21 @@ A probability is the network's softmax; networks are often too sure. A run's con
 also in another place. From Python: network, classes = predict.load_network("runs/resnet-xavier")
 """
 
-import sys
 from argparse import Namespace
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
-import torch
 from torchvision.transforms.v2.functional import grayscale_to_rgb, rgb_to_grayscale
 
 import models
 import train
 from support import charts, machine, run_folder
-from support.console import Parser, UserError, add_output_flags, path, printable, progress, run_command
-from support.image_files import attempt, in_threads, resize
+from support.console import Parser, UserError, add_output_flags, path, run_command
+from support.image_files import read_images, resize
 from support.image_folders import image_files
 
 COLUMNS = ("file", "predicted", "probability", "second", "second_probability")  # of the table
 N_PRINTED, N_DRAWN = 20, 100  # images
-CHUNK = 1024  # images in memory at a time
 
 
 def load_network(folder, device="cpu"):
@@ -48,26 +44,15 @@ def load_network(folder, device="cpu"):
     return network.eval(), classes
 
 
-def read(file, data, invert=False):
-    """Return an image in the shape of the training images, uint8 (channels, height, width), or a UserError.
+def read(files, data, invert=False):
+    """Return the images in `files`, uint8 (N, channels, height, width), in the shape of the training images.
 
-    `data` is the part of config.json that describes these. `invert` returns the negative.
+    `data` is the part of config.json that describes these. `invert` returns the negatives.
     """
     channels, *size = data["image_shape"]
-    image = attempt(file, size, data["white"])
-    if isinstance(image, UserError):
-        return image
-    image = resize(image, size)
-    image = 255 - image if invert else image
-    return rgb_to_grayscale(image) if channels == 1 else grayscale_to_rgb(image)
-
-
-def predict_images(network, classes, images, settings):
-    """Return a row with COLUMNS for each of `images`, {file: uint8 (channels, height, width)}."""
-    logits = train.predict(network, torch.stack([*images.values()]), settings, "predicting")
-    best = zip(images, *(each.tolist() for each in logits.softmax(1).topk(2)), strict=True)
-    cells = [(file, classes[a], round(p, 4), classes[b], round(q, 4)) for file, (p, q), (a, b) in best]
-    return [dict(zip(COLUMNS, row, strict=True)) for row in cells]
+    images = resize(read_images(files, size, data["white"])[0], size)
+    images = 255 - images if invert else images
+    return rgb_to_grayscale(images) if channels == 1 else grayscale_to_rgb(images)
 
 
 def print_rows(rows):
@@ -115,39 +100,29 @@ def main():
     run_folder.check_replaceable(given.picture)
     if given.csv:
         run_folder.check_replaceable(given.csv, COLUMNS)
-    rows, least_sure, brightnesses, errors = [], [], [], []
-    read_for_network = partial(read, data=config["data"], invert=given.invert)
-    for start in progress(range(0, len(files), CHUNK), "reading and predicting"):
-        chunk = files[start : start + CHUNK]
-        images = dict(zip(chunk, in_threads(read_for_network, chunk), strict=True))
-        errors += [image for image in images.values() if isinstance(image, UserError)]
-        images = {file: image for file, image in images.items() if not isinstance(image, UserError)}
-        if images:
-            new_rows = predict_images(network, classes, images, settings)
-            rows += new_rows
-            brightnesses += [image.float().mean().item() / 255 for image in images.values()]
-            least_sure += zip(new_rows, images.values(), strict=True)
-            least_sure = sorted(least_sure, key=lambda pair: pair[0]["probability"])[:N_DRAWN]
-    if rows:
-        report(rows, least_sure, given)
-        note_negatives(brightnesses, config["data"]["brightness"], given.invert)
-    for error in errors:
-        print(printable(str(error)), file=sys.stderr)
-    if errors:
-        raise UserError(f"{len(errors):,} of {len(files):,} images could not be read")
-
-
-def report(rows, least_sure, given):
-    """Print the first rows, write the table, and draw the images whose predictions are least sure."""
+    images = read(files, config["data"], given.invert)
+    probabilities, best = train.predict(network, images, settings, "predicting").softmax(1).topk(2)
+    rows = []
+    for file, (p, q), (a, b) in zip(files, probabilities.tolist(), best.tolist(), strict=True):
+        row = (file, classes[a], round(p, 4), classes[b], round(q, 4))
+        rows.append(dict(zip(COLUMNS, row, strict=True)))
     if given.csv:
         run_folder.write_csv(given.csv, rows)
     print_rows(rows)
-    pictures, captions = [image for _, image in least_sure], []
-    for row, _ in least_sure:
+    draw_least_sure(given.picture, rows, images)
+    brightnesses = [image.float().mean().item() / 255 for image in images]
+    note_negatives(brightnesses, config["data"]["brightness"], given.invert)
+
+
+def draw_least_sure(path, rows, images):
+    """Draw the images whose predictions are least sure."""
+    ordered = sorted(range(len(rows)), key=lambda index: rows[index]["probability"])[:N_DRAWN]
+    captions = []
+    for row in [rows[index] for index in ordered]:
         chance = f"{row['probability']:.0%}, or {row['second']}"
         captions.append((row["predicted"], chance, Path(row["file"]).name))
-    charts.draw_sheet(given.picture, pictures, captions, "Least sure predictions first")
-    print(f"see {given.picture}: the least sure predictions first")
+    charts.draw_sheet(path, images[ordered], captions, "Least sure predictions first")
+    print(f"see {path}: the least sure predictions first")
 
 
 if __name__ == "__main__":

@@ -108,10 +108,9 @@ def room(n_images, shape, images=()):
     with suppress(OSError):
         free = 1024 * int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1])
     if needed > free:
-        raise UserError(
-            f"{n_images:,} images of {shape[1]}×{shape[2]} pixels take {needed / 1e9:,.1f} GB of memory, and "
-            f"{free / 1e9:,.1f} GB are free; try a smaller --image-size or --limit"
-        )
+        pixels, sizes = f"{shape[1]}×{shape[2]} pixels", [f"{n / 1e9:,.1f} GB" for n in (needed, free)]
+        problem = f"{n_images:,} images of {pixels} take {sizes[0]} of memory, and {sizes[1]} are free"
+        raise UserError(f"{problem}; use fewer (--limit) or smaller ones (--image-size)")
     result = torch.empty(n_images, *shape, dtype=torch.uint8)
     for index, image in enumerate(images):
         result[index] = resize(image, shape[1:])  # grey becomes three equal channels

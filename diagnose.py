@@ -51,7 +51,7 @@ def top_losses(losses):
     return losses.argsort(descending=True, stable=True)
 
 
-def rank(split, log_probabilities):
+def rank_labels(split, log_probabilities):
     """Return what an ensemble says about the labels of the ImageData `split`, a Namespace.
 
     `log_probabilities` is float (networks, N, classes). `order`, indices, sorts not by the loss but by the
@@ -85,7 +85,8 @@ def diagnose(model, splits, truth, parts, settings, options, folder):
     place = lengthened(inputs, truth, settings, folder, layer) if options.lengthen else folder
     fit = partial(train_networks, inputs, truth, settings, options.seeds, place, layer)
     before, logits = fit("noisy", noisy.labels)
-    views = [rank(each, torch.stack(of).log_softmax(2)) for each, of in zip(splits, logits, strict=True)]
+    pairs = zip(splits, logits, strict=True)
+    views = [rank_labels(split, torch.stack(each).log_softmax(2)) for split, each in pairs]
     parts = [with_suspects(views[0], parts[0], options.remove), parts[1]]
     if not (folder / "review.html").exists():  # else this is resumed; a person may have edited the tables
         report(views, parts, truth, settings, folder)
@@ -225,7 +226,7 @@ def report(views, parts, truth, settings, folder):
     words = ["--data", Path(settings.data), "--decisions", folder / "decisions.csv"]
     if Path(settings.data, split.ids[0]).is_file():
         words += ["--write-clean", f"{Path(settings.data).resolve()}_cleaned"]
-    key, carry_out = run_folder.fingerprint(folder / "config.json"), command("diagnose.py", *words)
+    key, carry_out = run_folder.file_fingerprint(folder / "config.json"), command("diagnose.py", *words)
     review.write_page(folder / "review.html", split.source, tabs, classes, key, carry_out)
 
 

@@ -93,7 +93,7 @@ def cleanlabs(noisy, log_probabilities):
     order = rankings["cleanlab, self confidence"][0]
     order = order[diagnose.top_losses(flagged[order].double())]  # what it flags comes first
     rankings["cleanlab, its filter"] = order, int(flagged.sum())
-    view = diagnose.rank(noisy, log_probabilities)
+    view = diagnose.rank_labels(noisy, log_probabilities)
     return rankings | {"diagnose.py's score, held out": (view.order, (view.n_wrong or [""])[-1])}
 
 
@@ -122,7 +122,7 @@ def measure(noise, number, given):
     for each in (folder / "held-out", cleaned):
         each.mkdir(exist_ok=True)
     _, (logits, _) = diagnose.train_networks(*fit, 3, folder, None, "noisy", noisy.labels)
-    view = diagnose.rank(noisy, torch.stack(logits).log_softmax(2))
+    view = diagnose.rank_labels(noisy, torch.stack(logits).log_softmax(2))
     estimate = (view.n_wrong or [""])[-1]  # "" if the networks fit too badly to tell
     if given.cleaning:
         kept = torch.ones_like(wrong)

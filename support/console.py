@@ -52,12 +52,12 @@ def is_out_of_memory(error):
     return isinstance(error, MemoryError) or bool(re.search(texts, str(error)))
 
 
-rank = None  # number of this process, if torchrun started it
+process = None  # number of this process, if torchrun started it
 
 
 def has_lost_process(error):
     """Return whether an exception says that another process of torchrun has ended."""
-    return rank is not None and bool(re.search("by peer|Broken pipe|refused", str(error)))
+    return process is not None and bool(re.search("by peer|Broken pipe|refused", str(error)))
 
 
 def run_command(main):
@@ -84,7 +84,7 @@ def run_command(main):
             message = "another process of torchrun has ended"
         else:
             raise
-    if rank:
+    if process:
         time.sleep(5)  # if the first process has the same error, torchrun ends this one meanwhile
     print(printable(f"{Path(sys.argv[0]).name}: {message}"), file=sys.stderr)
     sys.exit(2)

@@ -129,7 +129,7 @@ def read_image(file, image_size=None, white=FULL):
             raise OSError("it is not a file")  # reading a pipe might never end
         with open(file, "rb") as opened:
             content = opened.read()
-        image = to_bytes(load(content, size), content, white)
+        image = to_bytes(decode(content, size), content, white)
     except Exception as error:
         if is_out_of_memory(error):
             raise
@@ -144,7 +144,7 @@ def read_image(file, image_size=None, white=FULL):
     return resize(image, size) if is_larger else image
 
 
-def load(content, size, tail=b""):
+def decode(content, size, tail=b""):
     """Return the Pillow image in the bytes `content`, decoded; a JPEG at 1/2, 1/4 or 1/8 if `size` allows it.
 
     Damaged metadata do not matter. Pillow raises DecompressionBombError above 179 million pixels.
@@ -157,10 +157,10 @@ def load(content, size, tail=b""):
         return picture
     except Exception:
         if content.startswith(b"\x89PNG") and content != (needed := without_metadata(content)):
-            return load(needed, size)
+            return decode(needed, size)
         if content.startswith(b"\xff\xd8") and not tail:
             # Is only the end marker missing? If pixels are missing, the picture depends on what is appended.
-            pictures = [load(content.rstrip(b"\xff"), size, tail + b"\xff\xd9") for tail in (b"", NOISE)]
+            pictures = [decode(content.rstrip(b"\xff"), size, tail + b"\xff\xd9") for tail in (b"", NOISE)]
             if pictures[0].tobytes() == pictures[1].tobytes():
                 return pictures[0]
         raise

@@ -93,7 +93,7 @@ def join_torchrun():
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of this process)
             for number in (signal.SIGINT, signal.SIGTERM):  # the first process says what happened
                 signal.signal(number, signal.SIG_DFL)
-        console.rank = int(numbers[0])
+        console.process = int(numbers[0])
         if int(numbers[1]) < torch.cuda.device_count():
             torch.cuda.set_device(int(numbers[1]))  # "cuda" is another GPU in each process
         dist.init_process_group(timeout=timedelta(days=1))  # one may wait for another's long work

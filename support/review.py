@@ -21,7 +21,7 @@ from PIL import Image
 from torchvision.transforms.functional import to_pil_image
 
 from support.console import UserError, progress
-from support.image_files import load, to_bytes
+from support.image_files import decode, to_bytes
 from support.image_folders import in_class
 from support.run_folder import quoted, unquoted, written
 
@@ -178,7 +178,7 @@ def page_tab(title, root, ids, images, labels, order, losses, probabilities, dec
 def picture_of(file, image):
     """Return the URL of a file, or None, and the data: URL of a thumbnail, of `image` if there is no file."""
     content = file.read_bytes() if file.is_file() else b""
-    pixels = to_bytes(load(content, (SIDE, SIDE)), content, None) if content else 0
+    pixels = to_bytes(decode(content, (SIDE, SIDE)), content, None) if content else 0
     is_shown = not isinstance(pixels, int)  # an int means 16 bits, which browsers show too dark
     picture = Image.fromarray(pixels) if is_shown else to_pil_image(image)
     kind = "png" if max(picture.size) <= TINY else "jpeg"

@@ -167,7 +167,7 @@ def describe_run(script, settings, data, n_parameters):
         "script": script,
         "settings": vars(settings),
         "data": data,
-        "weights": settings.weights and fingerprint(settings.weights),
+        "weights": settings.weights and file_fingerprint(settings.weights),
         "n_parameters": n_parameters,
         "platform": {
             "python": platform.python_version(),
@@ -219,7 +219,7 @@ def read_run(folder):
     return Namespace(folder=folder, settings=settings, config=config, history=history, finished=finished)
 
 
-def fingerprint(file):
+def file_fingerprint(file):
     """Return 16 hexadecimal digits of the SHA-256 of a file's bytes."""
     with open(file, "rb") as opened:
         return hashlib.sha256(opened.read()).hexdigest()[:16]

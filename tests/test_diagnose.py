@@ -20,7 +20,7 @@ from PIL import Image
 
 import data
 import diagnose
-from diagnose import confusion_matrix, losses_of, print_confusion, rank, top_losses, with_suspects
+from diagnose import confusion_matrix, losses_of, print_confusion, rank_labels, top_losses, with_suspects
 from support import label_errors, review
 from support.run_folder import read_csv, read_tensors
 
@@ -64,7 +64,7 @@ def outputs_for(split, predicted, seed=0):
 def test_the_ranking_sorts_by_the_score_whatever_the_order_of_the_images(seed):
     split = stripes(60)
     outputs = outputs_for(split, split.labels.roll(seed), seed)
-    view = rank(split, outputs)
+    view = rank_labels(split, outputs)
     together = label_errors.ensemble(outputs)
     assert torch.equal(view.scores, label_errors.error_scores(split.labels, together))
     assert torch.equal(view.order, top_losses(view.scores))
@@ -73,7 +73,8 @@ def test_the_ranking_sorts_by_the_score_whatever_the_order_of_the_images(seed):
     assert torch.equal(view.predicted, view.probabilities.argmax(1))
     assert view.n_wrong == label_errors.count_errors(split.labels, together)
     mixed = data.random_order(60, seed)
-    assert torch.allclose(rank(split.subset(mixed), outputs[:, mixed]).scores, view.scores[mixed], atol=1e-4)
+    of_mixed = rank_labels(split.subset(mixed), outputs[:, mixed])
+    assert torch.allclose(of_mixed.scores, view.scores[mixed], atol=1e-4)
 
 
 def test_of_two_copies_the_one_that_is_contradicted_leads():
@@ -82,7 +83,7 @@ def test_of_two_copies_the_one_that_is_contradicted_leads():
     images[8], labels[8] = images[5], 0
     outputs = torch.eye(3)[(labels + 1) % 3].mul(9).log_softmax(1)
     outputs[[5, 8]] = torch.tensor([[0.2, 0.3, 0.5]]).log()
-    view = rank(data.replace(split, images=images, labels=labels), outputs[None])
+    view = rank_labels(data.replace(split, images=images, labels=labels), outputs[None])
     assert view.order[0] == 8
     assert sorted(view.order.tolist()) == list(range(12))
 
@@ -91,7 +92,7 @@ def test_what_a_person_decided_stays_and_as_many_suspects_come_as_are_asked_for(
     split = stripes(60)
     predicted = split.labels.clone()
     predicted[:20] = (predicted[:20] + 1) % 3
-    view = rank(split, outputs_for(split, predicted))
+    view = rank_labels(split, outputs_for(split, predicted))
     view.n_wrong = (7, 11)
     nothing = review.Decisions(
         torch.ones(60, dtype=torch.bool), split.labels, torch.zeros(60, dtype=torch.bool)
@@ -354,7 +355,7 @@ def test_networks_that_fit_badly_train_longer_also_after_an_interruption(type_in
             file = Path("images", split, f"row{number % 3}", f"{number:02}.png")
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image).save(file)
-    command = f"diagnose.py {FLAGS} --no-augment --seeds 1 --data images --remove 1 --lr 0.0001"
+    command = f"diagnose.py {FLAGS} --batch-size 32 --no-augment --seeds 1 --data images --remove 1 --lr 1e-4"
     ended = type_in(f"{command} --out run")
     assert ended.status == 0, ended.err
     rows = read_csv("run/effect.csv")

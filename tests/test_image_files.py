@@ -87,7 +87,7 @@ def test_large_jpegs_are_decoded_smaller_by_threads_in_order(tmp_path):
         (90, 1, 32, 32),
         [10, 90, 200] * 30,
     )
-    assert image_files.load(Path(files[0]).read_bytes(), (70, 70)).size == (100, 75)
+    assert image_files.decode(Path(files[0]).read_bytes(), (70, 70)).size == (100, 75)
 
 
 def orientations():

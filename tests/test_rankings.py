@@ -58,7 +58,7 @@ def test_cleanlab_ranks_by_the_probability_of_the_label():
     methods = rankings.cleanlabs(noisy, log_probabilities)
     losses = diagnose.losses_of(noisy.labels, log_probabilities[0])
     assert torch.equal(methods["cleanlab, self confidence"][0], diagnose.top_losses(losses))
-    expected = diagnose.rank(noisy, log_probabilities).order
+    expected = diagnose.rank_labels(noisy, log_probabilities).order
     assert torch.equal(methods["diagnose.py's score, held out"][0], expected)
 
 
@@ -89,7 +89,7 @@ def test_the_command_ranks_each_set_and_trains_only_once(study):
     logits = [
         read_tensors(file)["logits"][0] for file in files if file.parents[1].name.startswith("images-random")
     ]
-    view = diagnose.rank(noisy, torch.stack(logits).log_softmax(2))
+    view = diagnose.rank_labels(noisy, torch.stack(logits).log_softmax(2))
     for row, order in zip(rows, (view.order, diagnose.top_losses(view.losses)), strict=False):
         assert int(row["found"]) == (noisy.labels != truth)[order[:6]].sum()
     assert rows[0]["estimate"] == str(view.n_wrong[1] if view.n_wrong else "")

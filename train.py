@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-# OpenMP's threads must not spin while they wait, or two trainings at once take ten times as long as one.
+# OpenMP's threads must not spin while they wait: two trainings at once would take ten times as long.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # OpenMP reads this when torch is imported
 
 import torch
@@ -42,10 +42,11 @@ def train_epoch(model, data, settings, epoch, optimizer, scheduler, task):
         loss.backward()
         optimizer.step()
         scheduler.step()
-        loss_sum += loss.detach() * len(labels)  # stays on the device: .item() would make a GPU wait
+        loss_sum += loss.detach() * len(labels)  # on the device: .item() would wait for a GPU in each step
         n_correct += (logits.argmax(dim=1) == labels).sum()
         n_seen += len(labels)
-    loss_sum, n_correct, n_seen = machine.total(torch.tensor([loss_sum, n_correct, n_seen])).tolist()
+    sums = machine.sum_over_processes(torch.tensor([loss_sum, n_correct, n_seen]))
+    loss_sum, n_correct, n_seen = sums.tolist()
     return loss_sum / n_seen, n_correct / n_seen
 
 
@@ -53,13 +54,13 @@ def train(model, train_data, test_data, settings, folder=None, task=None):
     """Train `model` in place; return (history, logits).
 
     `history` has a dict for each epoch, the rows of metrics.csv; `logits`, float32 (N, classes), are those of
-    the test images after the last epoch. If `folder` is given, metrics.csv and state.pt are written there
-    after each epoch, and training continues from an existing state.pt. If `task` is given, it names the
-    progress line and no table is printed. Random numbers depend on (seed, epoch, step) alone, so a resumed
-    run ends with the same weights, bit by bit. Raises UserError if the loss is no longer finite.
+    the test images after the last epoch. With a `folder`, metrics.csv and (but for the last epoch) state.pt
+    are written there, and training continues from an existing state.pt. `task` is the title of the progress
+    line; without it a table of the epochs is printed. Random numbers depend only on seed, epoch, step and
+    process: a resumed run ends with the same weights, bit by bit. Raises UserError if the loss is not finite.
     """
     machine.keep_freed_memory()
-    # A GPU then repeats itself, except for vgg16 below 224 pixels: AdaptiveAvgPool2d's backward is random.
+    # On a GPU all is deterministic then, but for AdaptiveAvgPool2d's backward: vgg16 below 224 pixels has it.
     torch.backends.cudnn.deterministic = True
     train_data, test_data = (machine.to_device(data, settings.device) for data in (train_data, test_data))
     n_steps = settings.epochs * math.ceil(len(train_data) / settings.batch_size)
@@ -68,7 +69,7 @@ def train(model, train_data, test_data, settings, folder=None, task=None):
     history = run_folder.load_state(folder, settings.device, **parts)
     network = model
     if machine.n_processes() > 1:
-        # With this option DDP never regroups the gradients, so a resumed run adds them in the same order.
+        # With this option DDP does not regroup gradients after a step: a resumed run adds them in this order.
         network = DistributedDataParallel(model, find_unused_parameters=True)
     if not task:
         print(HEADER, flush=True)
@@ -80,12 +81,12 @@ def train(model, train_data, test_data, settings, folder=None, task=None):
         train_metrics = train_epoch(network, train_data, settings, epoch, optimizer, scheduler, title)
         seconds = time.perf_counter() - started
         *test_metrics, logits = evaluate(model, test_data, settings)
-        if not math.isfinite(train_metrics[0] + test_metrics[0]):
+        numbers = (epoch + 1, *train_metrics, *test_metrics, seconds)
+        history.append(row := dict(zip(COLUMNS, numbers, strict=True)))
+        if not math.isfinite(row["train_loss"] + row["test_loss"]):
             raise UserError("training diverged: the loss is not finite; try again with a smaller --lr")
-        row = (epoch + 1, *train_metrics, *test_metrics, seconds)
-        history.append(dict(zip(COLUMNS, row, strict=True)))
         if not task:
-            print(ROW.format(*row), flush=True)
+            print(ROW.format(*numbers), flush=True)
         if folder and machine.rank() == 0:
             run_folder.write_csv(folder / "metrics.csv", history)
             if epoch + 1 < settings.epochs:  # after the last epoch the caller writes model.pt
@@ -97,7 +98,7 @@ def optimisation(model, lr, n_steps):
     """Return (optimizer, scheduler): AdamW (Loshchilov & Hutter 2019) with one cycle (Smith 2018).
 
     The rate rises from `lr` / 25 to `lr` in the first 30 % of the `n_steps`, then falls to almost zero. With
-    fewer than four steps it is constant, and `lr` / 2, because there is no warm-up.
+    fewer than four steps there is no room for a warm-up, and it stays at `lr` / 2.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
     if n_steps < 4:
@@ -124,9 +125,9 @@ def predict(model, images, settings, task="testing"):
 
 
 def extract_features(model, train_data, test_data, settings):
-    """Return (layer, train, test): the last layer of `model`, and both ImageData with its inputs as images.
+    """Return (layer, train, test): the last layer of `model`, and both ImageData with its inputs for images.
 
-    These features are float32 (N, features), computed once, in evaluation mode.
+    These inputs, the features, are float32 (N, features), computed once, in evaluation mode.
     """
     name, layer = models.last_layer(model)
     model.set_submodule(name, torch.nn.Identity())
@@ -146,8 +147,8 @@ def complete(settings, data, usual_epochs=5, most_epochs=50):
     settings.device = machine.choose_device(settings.device)
     settings.batch_size = settings.batch_size or (32 if vgg16 or settings.freeze else 128)
     if not settings.epochs:
-        for_150_steps = math.ceil(150 / math.ceil(len(data) / settings.batch_size))
-        settings.epochs = max(usual_epochs, min(for_150_steps, most_epochs))
+        epochs_for_150_steps = math.ceil(150 / math.ceil(len(data) / settings.batch_size))
+        settings.epochs = max(usual_epochs, min(epochs_for_150_steps, most_epochs))
     if not settings.lr and settings.freeze:
         settings.lr = 0.003 if vgg16 else 0.03
     elif not settings.lr:
@@ -159,7 +160,7 @@ def complete(settings, data, usual_epochs=5, most_epochs=50):
 
 
 def prepare(script, settings, *epochs):
-    """Load the data, complete `settings`, build the network: (train data, test data, model, config)."""
+    """Load the data, `complete` the settings, build the network: (train data, test data, model, config)."""
     settings.image_size = settings.image_size or (224 if settings.model == "vgg16" else None)
     train_data, test_data = load(settings.data, settings.limit, settings.image_size)
     introduce(train_data, test_data)
@@ -195,7 +196,7 @@ def main():
         run_folder.write_config(folder, described)
     with run_folder.resumable("train.py", folder, machine.n_processes()):
         to_train, inputs = model, (train_data, test_data)
-        if settings.freeze:
+        if settings.freeze:  # train the last layer, which is a part of `model`
             to_train, *inputs = extract_features(model, *inputs, settings)
         history, logits = train(to_train, *inputs, settings, folder)
         if machine.rank() == 0:

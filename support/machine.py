@@ -143,7 +143,7 @@ def from_first(function):
     return gathered(function() if rank() == 0 else None)[0]
 
 
-def total(tensor):
+def sum_over_processes(tensor):
     """Return the sum of `tensor` over all processes, computed in place."""
     if n_processes() > 1:
         dist.all_reduce(tensor)

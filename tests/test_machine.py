@@ -28,7 +28,7 @@ def test_without_torchrun_there_is_one_process():
     assert (machine.rank(), machine.n_processes()) == (0, 1)
     assert machine.gathered("mine") == ["mine"]
     assert machine.from_first(lambda: 5) == 5
-    assert machine.total(torch.ones(2)).tolist() == [1, 1]
+    assert machine.sum_over_processes(torch.ones(2)).tolist() == [1, 1]
 
 
 class DoesNotFit:

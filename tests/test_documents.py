@@ -66,11 +66,14 @@ RANKINGS = [*by("method", DRAWS, r"diagnose\.py", LOSS), ({}, DRAWS)]
 FIVE_SEEDS = [({}, "{accuracy:.2f} ± {accuracy_sd:.2f}")]
 
 
-def beside(loop):
-    """Return the columns of the speed beside that of our loop."""
-    return [({"measure": loop}, SPEED), ({"measure": "ours"}, SPEED), ({"measure": f"ours / {loop}"}, RATIO)]
+def beside(loop, name="", other=""):
+    """Return the columns of the speed beside that of our loop, and of a second loop called `name`."""
+    measures = {loop: SPEED, "ours": SPEED, f"ours / {loop}": RATIO}
+    measures |= {f"ours / {other}": f"{name}: {RATIO}"} if name else {}
+    return [({"measure": measure}, form) for measure, form in measures.items()]
 
 
+WORKERS, IN_MEMORY = ("two workers", "plain_workers"), ("images in memory", "plain_in_memory")
 TABLES = [
     (
         "BENCHMARKS.md",
@@ -82,19 +85,11 @@ TABLES = [
         },
         [({}, ACCURACY)],
     ),
-    ("BENCHMARKS.md", "bench", {"AMD EPYC, bf16 | plain loop": AMD}, beside("plain_bf16")),
-    ("BENCHMARKS.md", "bench", {"Intel Xeon, fp32 | plain loop": XEON}, beside("plain")),
-    ("BENCHMARKS.md", "bench", {"Intel Xeon, fp32 | Lightning": XEON}, beside("lightning")),
-    ("BENCHMARKS.md", "bench", {"Intel, only AVX2, fp32 | plain loop": AVX2}, beside("plain")),
-    ("BENCHMARKS.md", "bench", {"AMD EPYC, only AVX2, fp32 | plain loop": SLOW}, beside("plain")),
-    (
-        "BENCHMARKS.md",
-        "bench",
-        {"AMD EPYC, only AVX2, fp32 | plain loop, images in memory": SLOW},
-        beside("plain_in_memory"),
-    ),
-    ("BENCHMARKS.md", "bench", {"NVIDIA H200, bf16 | plain loop": GPU}, beside("plain_bf16")),
-    ("BENCHMARKS.md", "bench", {"NVIDIA H200, bf16 | plain loop, two workers": GPU}, beside("plain_workers")),
+    ("BENCHMARKS.md", "bench", {"AMD EPYC, bf16": AMD}, beside("plain_bf16")),
+    ("BENCHMARKS.md", "bench", {"Intel Xeon, fp32": XEON}, beside("plain", "Lightning", "lightning")),
+    ("BENCHMARKS.md", "bench", {"Intel, only AVX2, fp32": AVX2}, beside("plain", *WORKERS)),
+    ("BENCHMARKS.md", "bench", {"AMD EPYC, only AVX2, fp32": SLOW}, beside("plain", *IN_MEMORY)),
+    ("BENCHMARKS.md", "bench", {"NVIDIA H200, bf16": GPU}, beside("plain_bf16", *WORKERS)),
     (
         "BENCHMARKS.md",
         "choosing_the_score",

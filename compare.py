@@ -23,10 +23,9 @@ HIDDEN = "model", "init", "data", "limit", "seed", "device", "precision", "threa
 def read_runs(folders):
     """Return the runs in `folders`, by default all of runs/, that have a finished epoch."""
     runs = []
-    for folder in folders or [file.parent for file in sorted(Path("runs").glob("*/config.json"))]:
+    for folder in folders or [file.parent for file in sorted(Path("runs").glob("*/metrics.csv"))]:
         try:
-            if folders or run_folder.read_config(folder, None)["script"] == "train.py":
-                runs.append(run_folder.read_run(folder))
+            runs.append(run_folder.read_run(folder))
         except UserError as error:
             if folders:
                 raise
@@ -45,18 +44,20 @@ def read_runs(folders):
 
 
 def traits(run):
-    """Return {name: words} of what may tell a run from others of the same model and initialisation."""
+    """Return {name: words} of what can distinguish a run from others of the same model and initialisation."""
     settings, data, platform = vars(run.settings), run.config["data"], run.config["platform"]
     shown = {name: value for name, value in settings.items() if value and name not in HIDDEN}
     words = {name: name if value is True else f"{name} {value}" for name, value in shown.items()}
     if weights := settings["weights"]:
-        file = Path(weights)
+        file = Path(weights).resolve()
         words["weights"] = f"weights of {file.parent.name if file.name == 'model.pt' else file.name}"
     words["image_size"] = "at " + "×".join(map(str, settings["image_size"]))
     words["images"] = f"{data['n_train']:,} images of {data['source']}"
     hardware = f"{platform['hardware']}, {settings['precision']}, {settings['threads']} threads"
     n_processes = platform["n_processes"]
     words["hardware"] = hardware + (f" in {n_processes} processes" if n_processes > 1 else "")
+    if not run.finished:
+        words["epochs"] = f"{len(run.history)} of {run.settings.epochs} epochs"
     return words
 
 
@@ -64,7 +65,7 @@ def name_of(run, others):
     """Return what tells `run` apart from the `others` in words, such as "resnet xavier, n_blocks 4"."""
     model, own, differing = run.settings.model, traits(run), set()
     for other in others:
-        theirs = traits(other)  # of another model, most settings differ anyway
+        theirs = traits(other)  # another model has other defaults: only these three are compared
         compared = own if other.settings.model == model else ("image_size", "images", "hardware")
         differing |= {trait for trait in compared if theirs.get(trait) != own[trait]}
     return ", ".join([f"{model} {run.settings.init}", *(own[trait] for trait in own if trait in differing)])
@@ -76,7 +77,7 @@ def group_seeds(runs):
     for run in runs:
         settings, (train_images, test_images) = run.settings, run.config["data"]["fingerprints"]
         same = traits(run) | {"images": train_images, "weights": run.config["weights"]}
-        key = settings.model, settings.init, len(run.history), run.finished, repr(same)
+        key = settings.model, settings.init, repr(same)
         group = sections.setdefault(test_images, {}).setdefault(key, {})
         other = group.setdefault(settings.seed, run)
         if other is not run:
@@ -128,12 +129,10 @@ def print_tests(rows):
     tests = [(name, rank_test(first[1], accuracies)) for name, accuracies in others]
     tests = [(name, test) for name, test in tests if not math.isnan(test.low)]  # it has enough seeds
     if tests:
-        head = f"compared with {first[0]}: median difference in points, 95 % interval, exact rank test"
-        print(f"\n{textwrap.fill(head, 100)}")
+        words = "median difference in points, 95 % interval, exact rank test with Holm's correction"
+        print("\n" + textwrap.fill(f"compared with {first[0]}: {words}", 100))
     for (name, test), p in zip(tests, holm([test.p for _, test in tests]), strict=True):
         print(f"{name}: {test.estimate:+.2f} ({test.low:+.2f} to {test.high:+.2f}), {verdict(p)}")
-    if len(tests) > 1:
-        print(f"(Holm's correction for {len(tests)} tests; the intervals are not corrected)")
 
 
 def curves_of(group):

@@ -75,29 +75,24 @@ def load(source, limit=None, image_size=None, white=None):
     `image_files.read_images`. Raises UserError that names the file or folder to correct.
     """
     source = find(source)
-    if not (named := read(source)):
-        if not Path(source).is_dir():
-            raise UserError(f"--data {source}: is not a folder, nor one of {', '.join(NAMES)}")
-        return load_folder(Path(source), limit, image_size, white)
-    name, classes, splits = named
-    loaded = []
-    for split, (images, labels) in zip(("train", "test"), splits, strict=True):
-        ids = tuple(f"{split}/{index:05}" for index in range(len(labels)))
-        kept = random_part(len(labels), limit)
-        loaded.append(ImageData(images, labels, classes, ids, name).subset(kept))
-    return loaded
-
-
-def load_folder(root, limit, image_size, white):
-    """Return (train, test) of a folder of image files; see `load`."""
+    if named := read(source):
+        name, classes, splits = named
+        loaded = []
+        for split, (images, labels) in zip(("train", "test"), splits, strict=True):
+            ids = tuple(f"{split}/{index:05}" for index in range(len(labels)))
+            kept = random_part(len(labels), limit)
+            loaded.append(ImageData(images, labels, classes, ids, name).subset(kept))
+        return loaded
+    if not Path(source).is_dir():
+        raise UserError(f"--data {source}: is not a folder, nor one of {', '.join(NAMES)}")
     files, labels = [], []
-    for listing in list_folder(root):
+    for listing in list_folder(source):
         kept = random_part(len(listing.files), limit)
         files += [listing.files[index] for index in kept]
         labels.append(torch.tensor(listing.labels)[kept])
     images, white = read_images(files, image_size, white)
-    ids = tuple(Path(file).relative_to(root).as_posix() for file in files)
-    n, name = len(labels[0]), root.resolve().name
+    ids = tuple(Path(file).relative_to(source).as_posix() for file in files)
+    n, name = len(labels[0]), Path(source).resolve().name
     return [
         ImageData(images[:n], labels[0], listing.classes, ids[:n], name, white),
         ImageData(images[n:], labels[1], listing.classes, ids[n:], name, white),
@@ -124,17 +119,16 @@ def introduce(train, test):
     counts = f"{len(train):,} training and {len(test):,} test images"
     colour = "grey" if channels == 1 else "colour"
     print(f"{train.source}: {counts}, {height}×{width} pixels, {colour}, {len(train.classes)} classes")
-    sizes = Counter(train.classes[label] for label in train.labels.tolist()).most_common()
+    labels, first, contradictions = train.labels.tolist(), {}, []
+    sizes = Counter(train.classes[label] for label in labels).most_common()
     (most, n_most), (fewest, n_fewest) = sizes[0], sizes[-1]
     if n_most > 2 * n_fewest:
         print(f"Note: the classes differ in size: {n_most:,} images of {most}, {n_fewest:,} of {fewest}")
-    places = {}
     for index, digest in enumerate(digests(train.images)):
-        places.setdefault(digest, []).append(index)
+        if labels[first.setdefault(digest, index)] != labels[index]:
+            contradictions.append((train.ids[first[digest]], train.ids[index]))
     tested = zip(test.ids, digests(test.images), strict=True)
-    copies = [(name, train.ids[places[digest][0]]) for name, digest in tested if digest in places]
-    same = [(first, other) for first, *others in places.values() for other in others]
-    contradictions = [(train.ids[i], train.ids[j]) for i, j in same if train.labels[i] != train.labels[j]]
+    copies = [(name, train.ids[first[digest]]) for name, digest in tested if digest in first]
     for pairs, text in (
         (copies, "test images that are also training images, which makes the accuracy too high"),
         (contradictions, "training images that have a copy in another class; at most one label is right"),
@@ -166,9 +160,9 @@ def random_part(n, limit):
 
 
 def batches(data, settings, epoch, rank=0, n_processes=1):
-    """Yield (images, labels) of each step of `epoch`, on the device. Of several processes each gets a share.
+    """Yield (images, labels) of each step of `epoch`, on the device.
 
-    `images` are as `batch_to_float` returns them.
+    `images` are as `batch_to_float` returns them. Each of several processes yields its share of every batch.
     """
     order = random_order(len(data), settings.seed, epoch).to(data.images.device)
     for step, batch in enumerate(order.split(settings.batch_size), 1):
@@ -238,7 +232,7 @@ def make_wrong(labels, n_classes, count, seed, classes=None):
         raise UserError("labels can be made wrong among two or more classes only")
     if len(candidates) < count:
         raise UserError(f"{count:,} wrong labels are too many for {len(candidates):,} images")
-    # Not (seed, 0), which orders a training's first epoch: the wrong labels would all be in its first batch.
+    # Not mix(seed, 0): it orders a training's first epoch, whose first batch would get all wrong labels.
     generator = torch.Generator().manual_seed(mix(seed, 2**32 - 1))
     changed = candidates[torch.randperm(len(candidates), generator=generator)[:count]].sort().values
     steps = torch.randint(1, len(classes), (count,), generator=generator)  # 0 would be the same class
@@ -260,8 +254,8 @@ def mislabel(source, out, count=100, seed=0, classes=None):
     wrong, changed = make_wrong(torch.tensor(listing.labels), len(names), count, seed, numbers)
     if emptied := set(listing.labels) - set(wrong.tolist()):
         raise UserError(f"no image of the class {names[min(emptied)]} would be left; try a smaller --count")
-    ids = [Path(listing.files[index]).relative_to(source).as_posix() for index in changed]
-    copy_folder(Path(source), out, dict(zip(ids, (names[label] for label in wrong[changed]), strict=True)))
+    moved = {Path(listing.files[i]).relative_to(source).as_posix(): names[wrong[i]] for i in changed}
+    copy_folder(Path(source), out, moved)
     print(f"{out}: a copy of {source} with {count:,} wrong labels among {len(wrong):,} training images")
 
 

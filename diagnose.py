@@ -54,10 +54,10 @@ def top_losses(losses):
 def rank_labels(split, log_probabilities):
     """Return what an ensemble says about the labels of the ImageData `split`, a Namespace.
 
-    `log_probabilities` is float (networks, N, classes). `order`, indices, sorts not by the loss but by the
-    score of label_errors.py, which also knows how often classes are mixed up. Of copies with different labels
-    those that the networks contradict come first. `n_wrong` estimates how many labels are wrong: (low, high)
-    or None.
+    `log_probabilities` is float (networks, N, classes). `order` has the indices, sorted not by the loss but
+    by the score of label_errors.py, which also takes into account how often classes are mixed up. Of copies
+    with different labels those that the networks contradict come first. `n_wrong` estimates how many labels
+    are wrong: (low, high) or None.
     """
     labels, together = split.labels, label_errors.ensemble(log_probabilities)
     losses, scores = losses_of(labels, together), label_errors.error_scores(labels, together)
@@ -109,19 +109,18 @@ def diagnose(model, splits, truth, parts, settings, options, folder):
 def train_networks(splits, truth, settings, n_seeds, folder, layer, labelling, labels, kept=slice(None)):
     """Train a network from each seed on `labels`, int64 (N,); return (rows of effect.csv, logits).
 
-    The logits mean something for "noisy" labels only: two lists, of all training and of all test images,
-    with a tensor for each network.
-    `kept`, bool (N,), are the training images to use. A `layer` is trained anew from each seed, if there is
-    one. What FOLDER/LABELLING-SEED has already is not trained again.
+    `logits` has a tuple of tensors, one for each network, for the training images (only of "noisy" labels)
+    and for the test images. `kept`, bool (N,), are the training images to use. A `layer` is trained anew from
+    each seed, if there is one. What FOLDER/LABELLING-SEED has already is not trained again.
     """
-    rows, logits = [], ([], [])
+    rows, logits = [], []
     part = replace(splits[0], labels=labels)
     part = part if isinstance(kept, slice) else part.subset(kept.nonzero().flatten())
     n_wrong = "" if truth is None else (labels != truth)[kept].sum().item()
     for seed in range(settings.seed, settings.seed + n_seeds):
         name, place = f"{labelling} labels, seed {seed}", folder / f"{labelling}-{seed}"
         if not (place / "result.pt").exists():
-            place.mkdir(exist_ok=True)
+            place.mkdir(parents=True, exist_ok=True)
             own = Namespace(**vars(settings) | {"seed": seed})
             if layer:
                 torch.manual_seed(seed)
@@ -138,16 +137,15 @@ def train_networks(splits, truth, settings, n_seeds, folder, layer, labelling, l
             print(f"{name}: {accuracy}, test loss {row['test_loss']:.4f}, {seconds}", flush=True)
         row, outputs = run_folder.read_tensors(place / "result.pt").values()
         rows.append(row)
-        for of_split, each in zip(logits, outputs, strict=False):
-            of_split.append(each)
-    return rows, logits
+        logits.append(outputs)
+    return rows, list(zip(*logits, strict=True))
 
 
 def lengthened(splits, truth, settings, folder, layer):
     """Train a first network, raise settings.epochs if it fits badly, and return the folder for all networks.
 
-    The arguments are as for `train_networks`. Networks that fit few labels rank them badly: on CIFAR-10N two
-    epochs fit 58 %, and eight find a fifth more of the wrong labels.
+    The arguments are as for `train_networks`. Networks that fit few labels rank them badly: on CIFAR-10N the
+    training accuracy is 58 % after two epochs, and networks of eight find a fifth more wrong labels.
     """
     (brief,), _ = train_networks(splits, truth, settings, 1, folder, layer, "noisy", splits[0].labels)
     if brief["train_accuracy"] >= 0.7:
@@ -155,7 +153,6 @@ def lengthened(splits, truth, settings, folder, layer):
     settings.epochs, seconds = round(3.5 * settings.epochs), 3.5 * brief["seconds"]
     print(f"the first network's training accuracy is only {brief['train_accuracy']:.0%}:", end=" ")
     print(f"all train for {settings.epochs} epochs, about {console.duration(seconds)} each", flush=True)
-    (folder / "longer").mkdir(exist_ok=True)
     return folder / "longer"
 
 
@@ -168,7 +165,8 @@ def with_suspects(view, decisions, n):
     n = n or (0 if changed.any() or not view.n_wrong else view.n_wrong[1])
     order = view.order[~(changed | decisions.confirmed)[view.order]]
     kept = decisions.kept.clone()
-    kept[label_errors.most_likely_errors(view.split.labels, view.predicted, order, n)] = False
+    labels = view.split.labels.where(~changed, -1)  # of the images that the person left as they are
+    kept[label_errors.most_likely_errors(labels, view.predicted, order, n)] = False
     return decisions._replace(kept=kept)
 
 
@@ -184,7 +182,7 @@ def carry_out(source, table, out):
     print(f"images removed: {n_removed:,}, relabelled: {len(new) - n_removed:,}")
     print(f"to train on it: {command('train.py', '--init', 'xavier', '--data', Path(out))}")
     again = command("diagnose.py", "--data", Path(out), "--decisions", Path(table))
-    print(f"to check its labels again, without those that you kept: {again}")
+    print(f"to check its labels again (those that you kept come last): {again}")
 
 
 # ---------------------------------------------------------------- what is printed and drawn

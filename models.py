@@ -13,7 +13,6 @@ from pathlib import Path
 import torch
 import torchvision
 from torch import nn
-from torchvision.models import VGG16_Weights
 from torchvision.transforms import v2
 
 from support.console import UserError, one_line
@@ -80,17 +79,16 @@ def encoder(n_classes=10, n_channels=1, image_size=28, **architecture):
     """
     n_blocks, n_features_1, n_features_2, n_fully_1, n_fully_2 = (ARCHITECTURE | architecture).values()
     height, width = halve(image_size, n_blocks)
+    *inputs, last = [n_features_1] + n_blocks * [n_features_2]  # channels before each block, and at the end
     layers = [v2.Normalize(*MNIST), nn.Conv2d(n_channels, n_features_1, kernel_size=3, padding=1)]
-    channels = n_features_1
-    for _ in range(n_blocks):
+    for channels in inputs:
         layers += [
             nn.Conv2d(channels, n_features_1, kernel_size=3, padding=1),
             nn.ReLU(),
             nn.Conv2d(n_features_1, n_features_2, kernel_size=3, padding=1),
             nn.MaxPool2d(2),
         ]
-        channels = n_features_2
-    return nn.Sequential(*layers, *classifier(channels * height * width, n_fully_1, n_fully_2, n_classes))
+    return nn.Sequential(*layers, *classifier(last * height * width, n_fully_1, n_fully_2, n_classes))
 
 
 class ResidualBlock(nn.Module):
@@ -120,12 +118,12 @@ class ResNet(nn.Module):
         super().__init__()
         n_blocks, n_features_1, n_features_2, n_fully_1, n_fully_2 = (ARCHITECTURE | architecture).values()
         height, width = halve(image_size, n_blocks)
+        *inputs, last = [n_features_1] + n_blocks * [n_features_2]  # channels, as in `encoder`
         self.normalise = v2.Normalize(*MNIST)
         self.stem = nn.Conv2d(n_channels, n_features_1, kernel_size=3, padding=1)
-        channels = [n_features_1] + n_blocks * [n_features_2]  # before the first block, and after each
-        self.blocks = nn.Sequential(*(ResidualBlock(n, n_features_1, n_features_2) for n in channels[:-1]))
-        n_inputs = channels[-1] * height * width
-        self.classifier = nn.Sequential(*classifier(n_inputs, n_fully_1, n_fully_2, n_classes))
+        blocks = [ResidualBlock(channels, n_features_1, n_features_2) for channels in inputs]
+        self.blocks = nn.Sequential(*blocks)
+        self.classifier = nn.Sequential(*classifier(last * height * width, n_fully_1, n_fully_2, n_classes))
 
     def forward(self, x):  # (N, n_channels, height, width)
         x = self.stem(self.normalise(x))  # (N, n_features_1, height, width)
@@ -149,10 +147,7 @@ def vgg16(n_classes=10, image_size=224):
 
 
 def build(settings, n_classes, n_channels):
-    """Return the initialised network that `settings` describe, on their device.
-
-    `settings.image_size` is (height, width), in pixels.
-    """
+    """Return the initialised network that `settings` describe, on their device."""
     torch.manual_seed(settings.seed)
     if settings.model == "vgg16":
         model = vgg16(n_classes, settings.image_size)
@@ -185,18 +180,13 @@ def last_layer(model):
     return [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)][-1]
 
 
-def count_parameters(model):
-    """Return the number of parameters of `model`."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def load_imagenet(model, file=None):
     """Load ImageNet weights into a `vgg16(...)`, except for its new last layer.
 
     They come from `file`, a state dict such as torchvision's vgg16-397923af.pth. Without one, torchvision
     downloads it once into torch.hub's cache. Raises UserError if neither works.
     """
-    zoo = VGG16_Weights.IMAGENET1K_V1
+    zoo = torchvision.models.VGG16_Weights.IMAGENET1K_V1
     cached = Path(torch.hub.get_dir(), "checkpoints", Path(zoo.url).name)
     if not file and not cached.exists():
         socket.setdefaulttimeout(15)  # seconds, for a server that does not answer
@@ -214,12 +204,10 @@ def load_weights(model, file):
 
     Raises UserError if it is the state dict of another network.
     """
-    name, layer = last_layer(model)
-    weights, stem = read_tensors(file), next(iter(model.state_dict()))
+    weights, (name, layer) = read_tensors(file), last_layer(model)
     try:
-        if weights[stem].shape[1] == 1 and model.state_dict()[stem].shape[1] == 3:
-            raise UserError(f"--weights {file}: that network was trained on grey images, these are in colour")
         kept = {f"{name}.{key}": value for key, value in layer.state_dict().items()}
         model.load_state_dict({**weights, **kept})
-    except (TypeError, KeyError, RuntimeError, AttributeError):
-        raise UserError(f"--weights {file}: holds the weights of another network or image size") from None
+    except (TypeError, RuntimeError, AttributeError):
+        problem = "has the weights of another network or image size, or of grey images instead of colour"
+        raise UserError(f"--weights {file}: {problem}") from None

@@ -101,14 +101,15 @@ def train_trial(trial, bench, task):
     size = dict(zip(("mflop", "n_parameters"), bench.sizes[trial[1:7]], strict=True))
     row = dict.fromkeys(COLUMNS, "") | trial._asdict() | size
     settings, started = Namespace(**vars(bench.settings) | trial._asdict()), time.perf_counter()
+    machine.is_alone = True  # other processes train other networks
     try:
-        with machine.alone():  # other processes train other networks
-            train.complete(settings, learned)  # now, because the learning rate depends on the epochs
-            model = models.build(settings, len(learned.classes), learned.images.shape[1])
-            last = train.train(model, learned, judged, settings, task=task)[0][-1]
+        train.complete(settings, learned)  # now, because the learning rate depends on the epochs
+        model = models.build(settings, len(learned.classes), learned.images.shape[1])
+        last = train.train(model, learned, judged, settings, task=task)[0][-1]
         row |= {"accuracy": last["test_accuracy"], "loss": last["test_loss"]}
     except (UserError, RuntimeError, MemoryError) as error:  # it diverges, or needs too much memory
         row["error"] = console.one_line(error)
+    machine.is_alone = False
     return row | {"seconds": round(time.perf_counter() - started, 2)}
 
 
@@ -132,7 +133,7 @@ def read_results(file):
 def train_all(chosen, judged_on, n_images, epochs, n_seeds, bench, stage, deadline=math.inf):
     """Train the architectures `chosen`, unless results.csv has them; return {architecture: its rows there}.
 
-    Each process trains its share. After the `deadline` (time.monotonic()) at most stage 1's first begins.
+    Each process trains its share. After `deadline` (time.monotonic()) only the first of stage 1 begins.
     """
     length, seeds = (n_images, epochs), range(bench.settings.seed, bench.settings.seed + n_seeds)
     trials = [Trial(judged_on, *each, *length, seed) for seed in seeds for each in chosen]
@@ -156,7 +157,7 @@ def network_size(architecture, settings, data):
     model = models.build(settings, len(data.classes), data.images.shape[1])
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, data.images.shape[1], *settings.image_size))
-    return counter.get_total_flops() / 1e6, models.count_parameters(model)
+    return counter.get_total_flops() / 1e6, sum(map(torch.numel, model.parameters()))
 
 
 def plan(candidates, bench):
@@ -168,7 +169,7 @@ def plan(candidates, bench):
     images, n_held_out = bench.data["validation"][0].images, len(bench.data["validation"][1])
     n = min(len(images), max(128, 2**20 // images[0].numel()))  # takes a few seconds
     extremes = (choose([*candidates, SHEETS], key=bench.sizes.get) for choose in (min, max))
-    measured = train_all(list(extremes), "validation", n, 2, 1, bench, "measuring the speed")
+    measured = train_all(dict.fromkeys(extremes), "validation", n, 2, 1, bench, "measuring the speed")
     n_seen = 2 * n * 4 / 3 * machine.n_processes()  # testing takes a third
     points = [bench.sizes[each][0] for each in measured], [row["seconds"] for (row,) in measured.values()]
     costs = np.sort(np.interp([bench.sizes[each][0] for each in candidates], *points))[::-1] / n_seen

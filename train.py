@@ -166,10 +166,11 @@ def prepare(script, settings, *epochs):
     introduce(train_data, test_data)
     complete(settings, train_data, *epochs)
     model = models.build(settings, len(train_data.classes), train_data.images.shape[1])
-    n_parameters, about_data = models.count_parameters(model), describe_data(train_data, test_data)
+    n_parameters = sum(map(torch.numel, model.parameters()))
     print(f"{settings.model}, {settings.init} initialisation, {n_parameters:,} parameters", end="; ")
     print(f"seed {settings.seed}; {settings.device}, {settings.precision}, {settings.threads} threads")
-    return train_data, test_data, model, run_folder.describe_run(script, settings, about_data, n_parameters)
+    config = run_folder.describe_run(script, settings, describe_data(train_data, test_data), n_parameters)
+    return train_data, test_data, model, config
 
 
 def main():

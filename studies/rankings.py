@@ -112,15 +112,12 @@ def measure(noise, number, given):
     wrong, row = noisy.labels != truth, {"noise": Path(noise).name, "set": number}
     print(f"\n{row['noise']}, set {number}: {wrong.sum():,} of {len(noisy):,} labels are wrong")
     folder = Path("runs", "rankings", f"{row['noise']}-{number}-{noisy.fingerprint()}")
-    folder.mkdir(parents=True, exist_ok=True)
     settings = diagnose.read_flags([])[1]
     settings.augment, settings.seed = True, SEEDS + 3 * number
     train.complete(settings, noisy, 2, 10)
     fit = (noisy, test), truth, settings
     folder = diagnose.lengthened(*fit, folder, None)
     cleaned = folder / f"{given.epochs or 'usual'}-epochs{'-augmented' * (not given.no_augment)}"
-    for each in (folder / "held-out", cleaned):
-        each.mkdir(exist_ok=True)
     _, (logits, _) = diagnose.train_networks(*fit, 3, folder, None, "noisy", noisy.labels)
     view = diagnose.rank_labels(noisy, torch.stack(logits).log_softmax(2))
     estimate = (view.n_wrong or [""])[-1]  # "" if the networks fit too badly to tell

@@ -85,7 +85,7 @@ def run_command(main):
         else:
             raise
     if process:
-        time.sleep(3)  # if the first process has the same error, torchrun ends this one meanwhile
+        time.sleep(5)  # if the first process has the same error, torchrun ends this one meanwhile
     print(printable(f"{Path(sys.argv[0]).name}: {message}"), file=sys.stderr)
     sys.exit(2)
 

@@ -44,7 +44,7 @@ def starts_as_image(content):
 def in_threads(function, items):
     """Yield `function(item)` for `items`, file paths, in order; in threads if the files are large.
 
-    Decoders and hashes release Python's lock, but small files would wait for it longer than they take.
+    Decoders and hashes release Python's lock; with small files, threads would mostly wait for it.
     """
     if sum(os.path.getsize(item) for item in items[:100] if os.path.exists(item)) < 100 * 2**14:
         yield from map(function, items)

@@ -118,7 +118,7 @@ def files_in(folder, left_out=None, around=()):
 
 
 def is_skipped(entry, left_out):
-    """Return whether an os.DirEntry is hidden, or a folder of a device or of ours, for `left_out`."""
+    """Return whether an os.DirEntry is hidden, of a device or of this program; `left_out` gets the latter."""
     is_hidden, is_foreign = entry.name.startswith("."), entry.name.lower() in DEVICE_FOLDERS
     if entry.is_dir() and not is_hidden and not is_foreign:
         names = os.listdir(entry.path)
@@ -144,7 +144,7 @@ def note(text, names):
 def note_left_out(root, left_out):
     """Print which files and folders in `root` are left out."""
     names = [os.path.relpath(path, root) for path in left_out]
-    note(f"left out of {root}, as no images, in no class, or folders of devices or with results", names)
+    note(f"left out of {root} (no image, in no class folder, or a folder of a device or with results)", names)
 
 
 def image_files(path):
@@ -169,7 +169,7 @@ def hold_out(root, folders):
     classes = [{hashes[file] for file in files} for files in folders.values()]
     tested = {digits for digits in hashes.values() if int(digits, 16) % 5 == 0}
     for members in classes:
-        if members <= tested:  # the class keeps one image for testing, or trains on its only one
+        if members <= tested:  # test only one of them, or none if the class has no other
             tested -= members - {min(members)} or members
     for members in classes:
         for lent in sorted(members):

@@ -5,6 +5,7 @@ Everywhere `labels` is int64 (N,), class indices, and `log_probabilities` is flo
 
 import math
 
+import numpy as np
 import torch
 
 N_STEPS = 20  # of expectation maximisation
@@ -46,11 +47,11 @@ def error_scores(labels, log_probabilities):
 
     q corrects what a network predicts too often: π_k is the mean of p_k, f_k the share of the label k. w_ik
     weighs the mistake of calling a k an i: if 4s and 9s are mixed up, a doubtful 4 comes before an equally
-    doubtful 7. Networks confuse similar classes too, so the counts n_ik of these mistakes are trusted as far
-    as they are concentrated: w_ik is n_ik to the power of (R - 1) / 15 or of 2, whichever is less, for the
-    `concentration` R of the n_ik, k ≠ i. These are `label_counts` of the probabilities `without_expected`. If
-    all w_ik are equal, the order is that of the losses -log q_i. results/choosing_the_score.csv has what else
-    was tried; 10 or 20 in place of 15 are about as good.
+    doubtful 7. Networks confuse similar classes too, so the counts n_ik of these mistakes matter more if they
+    are concentrated on few kinds: w_ik is n_ik to the power of (R - 1) / 15, at most 2, for the
+    `concentration` R of the n_ik, k ≠ i. The n_ik are the `label_counts` of the probabilities
+    `without_expected`. If all w_ik are equal, the order is that of the losses -log q_i.
+    results/choosing_the_score.csv has what else was tried; 10 or 20 in place of 15 are about as good.
     """
     n_classes = log_probabilities.shape[1]
     counts = label_counts(labels, without_expected(log_probabilities)) + UNSEEN / n_classes
@@ -72,7 +73,7 @@ def concentration(counts):
 
 
 def count_errors(labels, log_probabilities):
-    """Estimate how many labels are wrong: two ints, (low, high), or None if there is no telling.
+    """Estimate how many labels are wrong: two ints, (low, high), or None if they cannot be estimated.
 
     One is the sum of the `label_counts` off the diagonal. From many wrong labels networks learn to expect
     them (Patrini et al. 2017): they give every class some probability in every image, and the sum is too low.
@@ -95,7 +96,7 @@ def without_expected(log_probabilities):
     predicted = probabilities.argmax(dim=1)
     expected = torch.zeros(probabilities.shape[1], probabilities.shape[1])
     for k in predicted.unique():
-        expected[k] = probabilities[predicted == k].quantile(0.3, dim=0)
+        expected[k] = torch.from_numpy(np.quantile(probabilities[predicted == k].numpy(), 0.3, axis=0))
     expected.fill_diagonal_(0)
     share = (expected[predicted].log() - log_probabilities).exp()  # of a probability, that is expected
     return log_probabilities + (1 - share).clamp(min=0.1).log()
@@ -116,8 +117,8 @@ def contradicted_copies(digests, labels, losses):
 def most_likely_errors(labels, predicted, order, n):
     """Return the `n` first indices in `order` whose label is not `predicted`, or fewer: int64 (M,).
 
-    `predicted` is int64 (N,), `order` int64, indices. If all samples of a class are among them, one is left
-    out.
+    `predicted` is int64 (N,), `order` int64, indices. No class loses all its samples: if all are among them,
+    the last one is left out.
     """
     suspects = order[(predicted != labels)[order]][:n]
     for label in labels.unique():
@@ -131,11 +132,10 @@ def true_labels(digests, labels, true_digests, known_labels):
     """Return the label of each image in the true data, int64 (N,), or -1 if the image is not there.
 
     `digests` are hashes of the images, `true_digests` and `known_labels`, ints, belong to the true data. If
-    an image has several labels there, its label in `labels` is true if it is one of them.
+    an image has several labels there, its label in `labels` is true if it is one of them, else the first.
     """
-    first, pairs = {}, set(zip(true_digests, known_labels, strict=True))
-    for digest, label in zip(true_digests, known_labels, strict=True):
-        first.setdefault(digest, label)
+    pairs = set(zip(true_digests, known_labels, strict=True))
+    first = dict(zip(true_digests[::-1], known_labels[::-1], strict=True))
     known = zip(digests, labels.tolist(), strict=True)
     true = [label if (digest, label) in pairs else first.get(digest, -1) for digest, label in known]
     return torch.tensor(true)
@@ -144,10 +144,9 @@ def true_labels(digests, labels, true_digests, known_labels):
 def even_spread(predicted, n, n_classes):
     """Return ((labels, variance), (predictions, variance)) of `n` suspects that are spread evenly.
 
-    The first of each pair are expected counts, float (classes,): if n_k of N samples are of the class k,
-    taken to be `predicted`, int64 (N,), then n n_k / N for the prediction k, and n (N - n_k) / (N (classes -
-    1)) for the label k. `variance` is relative to independent counts: the suspects are drawn without
-    replacement.
+    The first of each pair are expected counts, float (classes,): n n_k / N for the prediction k, if n_k of N
+    samples are `predicted`, int64 (N,), to be of the class k, and n (N - n_k) / (N (classes - 1)) for the
+    label k. `variance` is relative to independent counts: the suspects are drawn without replacement.
     """
     shares = torch.bincount(predicted, minlength=n_classes).double() / len(predicted)
     drawn, n_others = (n - 1) / (len(predicted) - 1), n_classes - 1

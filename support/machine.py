@@ -6,7 +6,6 @@ import os
 import platform
 import signal
 import sys
-from contextlib import contextmanager
 from datetime import timedelta
 
 import torch
@@ -40,7 +39,8 @@ def hardware(device):
     """Return the name of the processor or GPU that `device` stands for."""
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
-    return f"{processor().get('cpu_name') or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+    kind = torch.backends.cpu.get_cpu_capability() if device.startswith("cpu") else device
+    return f"{processor().get('cpu_name') or platform.machine()}, {kind}"
 
 
 def has_fast_bf16(device):
@@ -85,7 +85,7 @@ def keep_freed_memory():
 def join_torchrun():
     """Join the other processes if torchrun started this one. All but the first stop printing.
 
-    One variable of torchrun's alone, such as LOCAL_RANK, means nothing: other programs set it too.
+    A single one of torchrun's variables, such as LOCAL_RANK, means nothing: other programs set it too.
     """
     numbers = [os.environ.get(name, "") for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")]
     if all(map(str.isdecimal, numbers)) and {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
@@ -100,8 +100,11 @@ def join_torchrun():
         atexit.register(dist.destroy_process_group)
 
 
+is_alone = False  # search.py sets it while each process trains a network of its own
+
+
 def together():
-    """Return whether several processes train one network: torchrun started them; outside `alone`."""
+    """Return whether several processes train one network: torchrun started them, and not `is_alone`."""
     return dist.is_initialized() and not is_alone
 
 
@@ -113,20 +116,6 @@ def rank():
 def n_processes():
     """Return how many processes work together; without torchrun it is 1."""
     return dist.get_world_size() if together() else 1
-
-
-@contextmanager
-def alone():
-    """Let this process train a network of its own in the block, whatever the others do."""
-    global is_alone
-    is_alone = True
-    try:
-        yield
-    finally:
-        is_alone = False
-
-
-is_alone = False
 
 
 def gathered(value):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import torch
 
-LEVEL = 0.05  # a test calls a difference that is none significant this often
+LEVEL = 0.05  # how often a test says "significant" if there is no difference
 
 
 class Difference(NamedTuple):
@@ -23,7 +23,7 @@ def paired_t_test(before, after):
     """Return the Difference `after` - `before`: two lists with a number for each seed, in the same order.
 
     Student (1908): if only chance moves n differences, their mean, divided by sd / √n, has a t distribution
-    with n - 1 degrees of freedom. One pair, or pairs that differ alike, have no spread: the rest is nan.
+    with n - 1 degrees of freedom. One pair, or equal differences, have no spread: interval and p are nan.
     """
     differences = [b - a for a, b in zip(before, after, strict=True)]
     average, n = mean(differences), len(differences)
@@ -113,7 +113,7 @@ def chi_square_test(counts, expected, variance=1.0):
 def holm(p_values):
     """Return the p-values of several tests, corrected for their number (Holm 1979); nan stays nan.
 
-    The smallest of n is multiplied by n, the next by n - 1, …, and none becomes less than a smaller one's.
+    The smallest of n is multiplied by n, the next by n - 1, …, and their order stays.
     """
     corrected, greatest = list(p_values), 0.0
     made = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))

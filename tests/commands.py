@@ -49,11 +49,6 @@ def together(module, lines, cwd):
     return [started(module, line, cwd, RANK=i, LOCAL_RANK=i, **same) for i, line in enumerate(lines)]
 
 
-def under_torchrun(script, arguments, cwd):
-    """Start `script` in two processes under torchrun; see `started`."""
-    return started("torch.distributed.run", f"--standalone --nproc-per-node 2 {script} {arguments}", cwd)
-
-
 def run_as_typed(module, arguments, cwd, variables):
     """Do what `python -m MODULE ARGUMENTS` does in the folder `cwd`; torch is imported already."""
     os.chdir(cwd)

@@ -69,7 +69,7 @@ def same_weights(one, other):
 
 def contents(root):
     """Return {relative path: bytes} of all files under `root`."""
-    files = [path for path in root.rglob("*") if path.is_file()]
+    files = [path for path in Path(root).rglob("*") if path.is_file()]
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in files}
 
 
@@ -116,14 +116,12 @@ def folder(tmp_path):
     return write_folder(tmp_path / "images")
 
 
-def trained(settings, train_data, test_data, folder=None):
-    """Return (model, history) of a training from the start, or from the state in `folder`."""
+def trained(settings, train_data, test_data):
+    """Return (model, history) of a training."""
     model = small_model(settings, train_data)
-    return model, train.train(model, train_data, test_data, settings, folder)[0]
+    return model, train.train(model, train_data, test_data, settings)[0]
 
 
 def without_times(rows):
     """Return rows of metrics without the columns that differ from run to run."""
-    return [
-        {name: value for name, value in row.items() if name not in ("seconds", "elapsed")} for row in rows
-    ]
+    return [{name: row[name] for name in row if name != "seconds"} for row in rows]

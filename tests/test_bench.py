@@ -13,7 +13,7 @@ from support.run_folder import read_csv
 
 
 def weights(name, n_epochs, seed=3):
-    """Return the weights that a loop ends with, one tensor. An epoch is one step: its order is no matter."""
+    """Return a loop's final weights, one tensor. An epoch is one step, so the images' order has no effect."""
     _, model, seconds = bench.run(name, stripes(10, n_classes=10, size=28), seed, n_epochs)
     assert len(seconds) == n_epochs
     assert min(seconds) > 0
@@ -62,10 +62,8 @@ def test_the_command_writes_medians_and_ratios(source, type_in, monkeypatch):
     monkeypatch.setattr(bench, "METHOD", "fork")  # quick, because torch is imported already
     ended = type_in(f"bench.py --data {source} --csv table.csv")
     assert ended.status == 0, ended.err
-    rows = {
-        row["measure"]: [float(row[name]) for name in ("low", "median", "high")]
-        for row in read_csv("table.csv")
-    }
+    table = {row["measure"]: row for row in read_csv("table.csv")}
+    rows = {name: [float(row[each]) for each in ("low", "median", "high")] for name, row in table.items()}
     others = ("plain", "plain_workers", "plain_in_memory", "plain_recipe")
     assert rows.keys() == {"ours", *others, *(f"ours / {other}" for other in others)}
     assert all(0 < low <= middle <= high for low, middle, high in rows.values())

@@ -1,6 +1,5 @@
 """The commands as a user types them: each training flag, signals, a folder of photos from start to end."""
 
-import math
 import os
 import re
 import signal
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from commands import copies, started
-from conftest import FLAGS, NETWORK, contents, same_weights, without_times, write_folder
+from conftest import FLAGS, contents, same_weights, without_times, write_folder
 from PIL import Image
 
 import models
@@ -24,10 +23,8 @@ def weights(folder="run"):
     return torch.load(f"{folder}/model.pt", weights_only=True)
 
 
-def test_the_users_command_leaves_a_run_folder_that_answers_as_it_said(type_in, folder):
-    folder.rename("mnist_png")
-    Path("data").mkdir()
-    Path("mnist_png").rename("data/mnist_png")
+def test_the_users_command_writes_a_run_folder_with_the_result_that_it_printed(type_in):
+    write_folder(Path("data/mnist_png"))
     ended = type_in("train.py --model resnet --init xavier --epochs 3 --threads 1")  # on --data auto
     assert ended.status == 0, ended.err
     assert ended.err == ""
@@ -65,49 +62,22 @@ def train(type_in, folder):
 
 
 def test_each_flag_changes_what_is_learned(train):
+    """Those of the layers, --freeze and --init transfer have their own tests."""
     write_folder(Path("two"), n_train=18, n_test=9, n_classes=2)
-    torch.save(models.ResNet(3, 1, 8, **NETWORK).state_dict(), "other.pt")
     plain = train()[1]
-    for flags in (
-        "--model encoder",
-        "--init default",
-        "--n-blocks 1",
-        "--n-features-1 3",
-        "--n-features-2 5",
-        "--n-fully-1 9",
-        "--n-fully-2 6",
-        "--data two",
-        "--epochs 3",
-        "--batch-size 5",
-        "--lr 0.001",
-        "--augment",
-        "--image-size 16",
-        "--limit 11",
-        "--seed 1",
-        "--precision bf16",
-        "--init transfer --weights other.pt",
-    ):
-        assert train(flags)[1] != plain, flags
+    flags = "--model encoder, --init default, --data two, --epochs 3, --batch-size 5, --lr 0.001, --augment"
+    flags += ", --image-size 16, --limit 11, --seed 1, --precision bf16"
+    for flag in flags.split(", "):
+        assert train(flag)[1] != plain, flag
 
 
 def test_the_layers_have_the_widths_of_the_flags(train):
-    flags = "--n-blocks 3 --n-features-1 3 --n-features-2 6 --n-fully-1 9 --n-fully-2 11 --image-size 12"
+    flags = "--n-blocks 1 --n-features-1 3 --n-features-2 6 --n-fully-1 9 --n-fully-2 11"
     shapes = {name: tuple(value.shape) for name, value in train(flags)[0].items()}
     assert shapes["stem.weight"] == (3, 1, 3, 3)
-    assert shapes["blocks.0.conv2.weight"] == shapes["blocks.2.conv2.weight"] == (6, 3, 3, 3)
-    assert shapes["classifier.1.weight"] == (9, 6 * 1 * 1)
+    assert shapes["blocks.0.conv2.weight"] == (6, 3, 3, 3)
+    assert shapes["classifier.1.weight"] == (9, 6 * 4 * 4)
     assert shapes["classifier.3.weight"] == (11, 9)
-
-
-def test_initial_weights_fill_xaviers_bounds_or_pytorchs(train):
-    for init, bound in (("default", lambda n, _: 1 / n), ("xavier", lambda n, m: 6 / (n + m))):
-        for name, value in train(f"--init {init} --lr 1e-12")[0].items():
-            if name.endswith("bias"):
-                assert (value.abs().max() < 1e-9) == (init == "xavier"), name
-                continue
-            fan_out, fan_in = (n * math.prod(value.shape[2:]) for n in value.shape[:2])
-            share = value.abs().max().item() / math.sqrt(bound(fan_in, fan_out))
-            assert 1 - 20 / value.numel() < share < 1 + 1e-6, name
 
 
 def test_freeze_changes_the_last_layer_only(train):
@@ -120,19 +90,10 @@ def test_freeze_changes_the_last_layer_only(train):
     assert all(torch.allclose(start[n], first[n], atol=1e-9) != n.startswith("classifier.5.") for n in first)
 
 
-def test_augmentation_changes_training_images_only_and_precision_rounds(train):
-    still, moved, rounded = (
-        train(f"{flags} --lr 1e-12")[1][0] for flags in ("", "--augment", "--precision bf16")
-    )
-    assert moved["test_loss"] == still["test_loss"]
-    assert abs(float(moved["train_loss"]) - float(still["train_loss"])) > 1e-4
-    assert 0 < abs(float(rounded["test_loss"]) - float(still["test_loss"])) < 0.02
-
-
 # ---------------------------------------------------------------- kill -9, Ctrl-C and kill
 
 
-def test_a_run_that_is_ended_again_and_again_ends_as_one_that_is_not(tmp_path):
+def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path):
     write_folder(tmp_path / "images")
     line = f"--data images --epochs 20 --augment {FLAGS}"
     process = started("train", f"{line} --out ended", tmp_path)

@@ -4,11 +4,11 @@ import io
 import os
 import re
 import shlex
-import signal
 import sys
 import time
 from contextlib import redirect_stdout
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from commands import PROJECT, started
@@ -18,20 +18,6 @@ from hypothesis import strategies as st
 
 from support import console
 from support.console import UserError
-
-
-def ended(main, capfd):
-    """Return (status, stdout, stderr) of a command that calls `main`."""
-    try:
-        console.run_command(main)
-        status = 0
-    except SystemExit as end:
-        status = end.code
-    return status, *capfd.readouterr()
-
-
-def fail(error):
-    raise error
 
 
 @pytest.mark.parametrize(
@@ -47,8 +33,10 @@ def fail(error):
 )
 def test_what_a_user_can_cause_is_one_line_and_status_2(capfd, monkeypatch, error, fact):
     monkeypatch.setattr(sys, "argv", ["somewhere/train.py"])
-    status, _, err = ended(lambda: fail(error), capfd)
-    assert status == 2
+    with pytest.raises(SystemExit) as end:
+        console.run_command(Mock(side_effect=error))
+    err = capfd.readouterr().err
+    assert end.value.code == 2
     assert err.startswith("train.py: ")
     assert fact in err
     assert err.count("\n") == 1
@@ -56,7 +44,7 @@ def test_what_a_user_can_cause_is_one_line_and_status_2(capfd, monkeypatch, erro
 
 def test_a_fault_of_ours_keeps_its_traceback():
     with pytest.raises(RuntimeError, match="a bug"):
-        console.run_command(lambda: fail(RuntimeError("a bug")))
+        console.run_command(Mock(side_effect=RuntimeError("a bug")))
 
 
 @given(st.text())
@@ -69,38 +57,23 @@ def test_printed_names_cannot_control_the_terminal(text):
     assert all(c.isprintable() or c == "\n" for c in written)
 
 
-class NotebookStream(io.StringIO):
-    """A notebook's output: no encoding to change, no file descriptor."""
-
-    encoding = None
-
-
-def test_a_notebooks_stream_is_written_to(monkeypatch):
-    stream = NotebookStream()
-    with redirect_stdout(stream):
+def test_a_notebooks_stream_is_written_to():
+    with redirect_stdout(io.StringIO()) as stream:  # it has no encoding and no file descriptor either
         console.run_command(lambda: print("Ärger"))
     assert stream.getvalue() == "Ärger\n"
-
-
-@pytest.mark.parametrize("text", ["0", "-1", "1.5", "x", "nan", str(2**31)])
-def test_numbers_out_of_range_are_refused(refused, text):
-    assert "--epochs" in refused(f"train.py --epochs {text}")
-
-
-@pytest.mark.parametrize(
-    ("flag", "text"), [("--seed", "-1"), ("--seed", str(2**32)), ("--lr", "inf"), ("--lr", "0")]
-)
-def test_seeds_and_rates_out_of_range_are_refused(refused, flag, text):
-    assert flag in refused(f"train.py {flag} {text}")
 
 
 @pytest.mark.parametrize(
     ("line", "fact"),
     [
+        *((f"--epochs {text}", "--epochs") for text in ("0", "-1", "1.5", "x", "nan", 2**31)),
+        *((f"--seed {number}", "--seed") for number in (-1, 2**32)),
+        *((f"--lr {text}", "--lr") for text in ("inf", "0")),
+        *((f"--data images --device {name}", name) for name in ("cuda:99", "nonsense", "meta")),
         ("--model lenet", "lenet"),
         ("--epochs", "--epochs"),
         ("--data=", "--data"),
-        ("--data nowhere", "nowhere"),
+        ("--data nowhere", "nowhere: is not a folder, nor one of auto, mnist, fashion, digits"),
         ("--model vgg16 --n-blocks 2", "--n-blocks"),
         ("--init pretrained", "vgg16"),
         ("--weights x.pt", "--init"),
@@ -108,7 +81,6 @@ def test_seeds_and_rates_out_of_range_are_refused(refused, flag, text):
         ("--freeze", "--init"),
         ("--freeze --augment --init transfer --weights x.pt", "--augment"),
         ("--data images --init transfer --weights nowhere.pt", "nowhere.pt"),
-        ("--data images --device cuda:99", "cuda:99"),
         ("--data images --n-blocks 4", "8 → 4 → 2 → 1 → nothing; the smallest size that works is 16×16"),
         (
             "--data images --model vgg16 --image-size 18",
@@ -121,7 +93,8 @@ def test_seeds_and_rates_out_of_range_are_refused(refused, flag, text):
 )
 def test_what_cannot_be_trained_is_one_line(refused, folder, line, fact):
     assert fact in refused(f"train.py {line} --threads 1")
-    assert not Path("runs/resnet-default").exists() or "1e30" in line  # refused before a folder is made
+    written = [path.name for path in Path("runs").rglob("*")]  # only a training that begins makes a folder
+    assert written == (["resnet-default", "config.json"] if "1e30" in line else [])
 
 
 def test_help_lists_every_flag_with_its_default(type_in):
@@ -152,44 +125,19 @@ def test_durations_are_said_as_a_person_does(seconds, text):
     assert console.duration(seconds) == text
 
 
-class Terminal(io.StringIO):
-    """A stream that looks like a terminal."""
-
-    def isatty(self):
-        return True
-
-
 @pytest.mark.parametrize("dumb", [False, True])
 def test_progress_yields_all_and_a_terminal_shows_share_and_time_left(monkeypatch, dumb):
     monkeypatch.setenv("TERM", "dumb" if dumb else "xterm")
-    with redirect_stdout(Terminal()) as stream:
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    with redirect_stdout(stream):
         items = list(console.progress((time.sleep(0.06) or n for n in range(6)), "reading\x1b", 6, n_after=6))
     assert items == [0, 1, 2, 3, 4, 5]
-    shown = stream.getvalue()
-    if dumb:
-        assert shown == ""
-    else:
-        assert re.search(r"reading\\x1b: (33|50) %?.*left", shown) or re.search(
-            r"reading\\x1b: \d+%, \d s left", shown
-        )
-        assert shown.endswith("\r\x1b[K")
+    lines = r"(\r\x1b\[Kreading\\x1b: \d+%, \d+ s left)+\r\x1b\[K"
+    assert re.fullmatch("" if dumb else lines, stream.getvalue())
 
 
 # ---------------------------------------------------------------- signals and pipes
-
-
-def test_ctrl_c_ends_in_one_line_with_the_command_that_continues(tmp_path):
-    write_folder(tmp_path / "images", n_train=200)
-    process = started("train", f"--data images --epochs 1000 --out run {FLAGS}", tmp_path)
-    while process.is_alive() and not (tmp_path / "run" / "state.pt").exists():
-        process.join(timeout=0.01)
-    os.kill(process.pid, signal.SIGINT)
-    process.join(timeout=60)
-    assert process.exitcode == 2
-    line = (tmp_path / "stderr").read_text()
-    assert line.startswith("train.py: interrupted")
-    assert line.endswith("train.py --resume run\n")
-    assert line.count("\n") == 1
 
 
 def test_a_reader_who_leaves_ends_the_run_in_one_line(tmp_path):

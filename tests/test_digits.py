@@ -13,7 +13,7 @@ def test_the_same_seed_draws_the_same_images():
     assert not torch.equal(images, digits(700, seed=4)[0])
 
 
-def test_they_look_as_mnist_does_to_a_program():
+def test_the_digits_have_mnists_format_centre_and_brightness():
     images, labels = digits(1000, seed=0)
     assert images.shape == (1000, 1, 28, 28)
     assert images.dtype == torch.uint8

@@ -8,6 +8,7 @@ from statistics import mean, stdev
 import pytest
 
 ROOT = Path(__file__).parent.parent
+DOCUMENTS = ("README.md", "MANUAL.md", "FINDINGS.md", "BENCHMARKS.md")
 
 
 def numbers(file, where):
@@ -76,7 +77,6 @@ def beside(loop, name="", other=""):
 WORKERS, IN_MEMORY = ("two workers", "plain_workers"), ("images in memory", "plain_in_memory")
 TABLES = [
     (
-        "BENCHMARKS.md",
         "accuracy",
         {
             "`--model resnet --epochs 1`": {"command": f"{MODEL}resnet --init xavier --epochs 1{SEEDS}"},
@@ -85,13 +85,12 @@ TABLES = [
         },
         [({}, ACCURACY)],
     ),
-    ("BENCHMARKS.md", "bench", {"AMD EPYC, bf16": AMD}, beside("plain_bf16")),
-    ("BENCHMARKS.md", "bench", {"Intel Xeon, fp32": XEON}, beside("plain", "Lightning", "lightning")),
-    ("BENCHMARKS.md", "bench", {"Intel, only AVX2, fp32": AVX2}, beside("plain", *WORKERS)),
-    ("BENCHMARKS.md", "bench", {"AMD EPYC, only AVX2, fp32": SLOW}, beside("plain", *IN_MEMORY)),
-    ("BENCHMARKS.md", "bench", {"NVIDIA H200, bf16": GPU}, beside("plain_bf16", *WORKERS)),
+    ("bench", {"AMD EPYC, bf16": AMD}, beside("plain_bf16")),
+    ("bench", {"Intel Xeon, fp32": XEON}, beside("plain", "Lightning", "lightning")),
+    ("bench", {"Intel, only AVX2, fp32": AVX2}, beside("plain", *WORKERS)),
+    ("bench", {"AMD EPYC, only AVX2, fp32": SLOW}, beside("plain", *IN_MEMORY)),
+    ("bench", {"NVIDIA H200, bf16": GPU}, beside("plain_bf16", *WORKERS)),
     (
-        "BENCHMARKS.md",
         "choosing_the_score",
         {
             "CIFAR-10N, majority of three people | 4,505": AGGRE,
@@ -103,7 +102,6 @@ TABLES = [
         by("method", FOUND, OURS, BEFORE, LOSS),
     ),
     (
-        "BENCHMARKS.md",
         "suspect_rankings",
         {
             "MNIST, 6,000 random": {"noise": "mnist-random-6000"} | CONFIDENCE,
@@ -114,7 +112,6 @@ TABLES = [
         [*RANKINGS, *by("method", DRAWS, "diagnose.py's score, held out")],
     ),
     (
-        "BENCHMARKS.md",
         "suspect_rankings",
         {
             "MNIST, 100 random": DIGITS,
@@ -125,7 +122,6 @@ TABLES = [
         by("method", "{look wrong:,.0f} ± {look wrong sd:.0f}", r"diagnose\.py", CONFIDENCE["method"]),
     ),
     (
-        "BENCHMARKS.md",
         "cleaning",
         {
             "10": {"images": "2000", "epochs": "as diagnose.py", "wrong (%)": "20"},
@@ -134,7 +130,6 @@ TABLES = [
         by("labels", ACCURACY, "none wrong", "wrong", "removed", "relabelled"),
     ),
     (
-        "FINDINGS.md",
         "vgg16",
         {
             "Xavier": {"name": "vgg16 xavier.*"},
@@ -145,7 +140,6 @@ TABLES = [
         FIVE_SEEDS,
     ),
     (
-        "FINDINGS.md",
         "networks",
         {
             "vgg16 | 134,301,514 | 6": {"name": "vgg16 xavier"},
@@ -157,33 +151,23 @@ TABLES = [
         FIVE_SEEDS,
     ),
     (
-        "FINDINGS.md",
         "wrong_label_shares",
         {f"{n:,}": {"n_removed": str(n)} for n in (600, 3000, 6000, 12000)},
         [({}, form) for form in ("{n_found:,.0f}", SHARES.format("clean"), SHARES.format("imperfect"))],
     ),
     (
-        "FINDINGS.md",
         "suspect_rankings",
         {
             "MNIST, 100 random": DIGITS | CONFIDENCE,
             "Fashion-MNIST, 600 random": CLOTHES | CONFIDENCE,
             "Fashion-MNIST, 600 pullover ↔ coat": PULLOVERS | MARGIN,
             "Fashion-MNIST, 600 sandal ↔ dress": {"noise": "fashion-Sandal_Dress-600"} | MARGIN,
-        },
-        RANKINGS,
-    ),
-    (
-        "README.md",
-        "suspect_rankings",
-        {
-            "MNIST, random | 100": DIGITS | CONFIDENCE,
+            "MNIST, random | 100": DIGITS | CONFIDENCE,  # in README.md
             "Fashion-MNIST, pullover ↔ coat | 600": PULLOVERS | MARGIN,
         },
         RANKINGS,
     ),
     (
-        "README.md",
         "reported_sets",
         {"CIFAR-10N, errors of one person | 8,617": {"noise": "cifar_mislabelled_random"}},
         by("method", "{found:,.0f}", OURS, LOSS),
@@ -191,14 +175,14 @@ TABLES = [
 ]
 
 
-@pytest.mark.parametrize(("document", "file", "rows", "columns"), TABLES)
-def test_table_of_a_document_has_the_numbers_of_its_file(document, file, rows, columns):
-    text = (ROOT / document).read_text(encoding="utf-8").splitlines()
-    lines = table(file, rows, columns)  # in the document more cells may follow
-    assert lines == [line for line in lines if any(f"{t} ".startswith(line) for t in text)]
+@pytest.mark.parametrize(("file", "rows", "columns"), TABLES)
+def test_rows_of_the_documents_have_the_numbers_of_the_results(file, rows, columns):
+    texts = [(ROOT / document).read_text(encoding="utf-8").splitlines() for document in DOCUMENTS]
+    lines = table(file, rows, columns)  # in the documents more cells may follow
+    assert lines == [line for line in lines if any(f"{t} ".startswith(line) for text in texts for t in text)]
 
 
-@pytest.mark.parametrize("document", ["README.md", "MANUAL.md", "FINDINGS.md", "BENCHMARKS.md"])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_each_table_has_a_header_and_rows_of_its_width(document):
     text = (ROOT / document).read_text(encoding="utf-8")
     for lines in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):

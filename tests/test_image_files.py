@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
-from test_image_folders import noise, quick, rng, write
+from test_image_folders import noise, rng, write
 
 from support import image_files
 from support.console import UserError
@@ -24,7 +24,6 @@ def as_array(image):
     return image.expand(3, -1, -1).permute(1, 2, 0).numpy().astype(int)
 
 
-@quick
 @given(
     st.sampled_from(["png", "bmp", "tif", "webp", "ppm", "gif"]), st.sampled_from([(), (3,)]),
     st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(1, 3), st.data(),
@@ -45,7 +44,6 @@ def test_what_was_written_is_read(kind, channels, size, n, content):
 sides = st.sampled_from([3, 20, 64, 65, 128, 129, 200])
 
 
-@quick
 @given(
     st.lists(st.tuples(sides, sides, st.booleans(), st.sampled_from(["png", "jpg"])), min_size=1, max_size=4),
     st.sampled_from([None, 20, 64, 150]),
@@ -83,30 +81,25 @@ def test_large_jpegs_are_decoded_smaller_by_threads_in_order(tmp_path):
         with open(file, "ab") as opened:
             opened.write(bytes(2**14))
     images, _ = image_files.read_images(files, 32)
-    assert (images.shape, images[:, 0].float().mean((1, 2)).round().tolist()) == (
-        (90, 1, 32, 32),
-        [10, 90, 200] * 30,
-    )
+    assert images.shape == (90, 1, 32, 32)
+    assert images[:, 0].float().mean((1, 2)).round().tolist() == [10, 90, 200] * 30
     assert image_files.decode(Path(files[0]).read_bytes(), (70, 70)).size == (100, 75)
 
 
-def orientations():
-    """Yield (orientation, how numpy turns the pixels upright)."""
-    rows, turn = (lambda a: a[::-1]), (lambda a: a[:, ::-1])
-    yield from {1: lambda a: a, 2: turn, 3: lambda a: a[::-1, ::-1], 4: rows, 5: np.transpose}.items()
-    yield from {6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).T, 8: np.rot90}.items()
+# How numpy turns the pixels upright, by EXIF's orientation.
+TURNS = {1: np.asarray, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: np.transpose}
+TURNS |= {6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).T, 8: np.rot90}
 
 
-@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "JPEG", "deep.png"])
-@pytest.mark.parametrize(("orientation", "turn"), list(orientations()))
-def test_a_picture_is_turned_as_exif_says(tmp_path, kind, orientation, turn):
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "JPEG", "16 bits"])
+@pytest.mark.parametrize("orientation", TURNS)
+def test_a_picture_is_turned_as_exif_says(tmp_path, kind, orientation):
     exif = Image.Exif()
     exif[0x112] = orientation
     pixels = np.kron(np.array([[0, 80, 160], [40, 120, 250]], np.uint8), np.ones((8, 8), np.uint8))
-    deep = pixels.astype(np.uint16) * 257 if kind == "deep.png" else pixels
-    kind = "PNG" if kind == "deep.png" else kind
-    file = write(tmp_path / "a.jpg", deep, kind, exif=exif, lossless=True, quality=100)
-    assert np.abs(as_array(image_files.read_image(file))[..., 0] - turn(pixels)).max() <= 3
+    values, kind = (pixels.astype(np.uint16) * 257, "PNG") if kind == "16 bits" else (pixels, kind)
+    file = write(tmp_path / "a.jpg", values, kind, exif=exif, lossless=True, quality=100)
+    assert np.abs(as_array(image_files.read_image(file))[..., 0] - TURNS[orientation](pixels)).max() <= 3
 
 
 # ---------------------------------------------------------------- damaged files
@@ -125,13 +118,11 @@ extras += [chunk(b"iTXt", b"k\0\1\0\0\0" + large), chunk(b"eXIf", b"garbage"), c
 
 
 @pytest.mark.parametrize("extra", extras)
-@pytest.mark.parametrize("shape", [(28, 28), (300, 200, 3)])
-def test_metadata_of_a_png_do_not_matter(tmp_path, extra, shape):
-    pixels = noise(*shape)
+def test_metadata_of_a_png_do_not_matter(tmp_path, extra):
+    pixels = noise(30, 20, 3)
     content = Path(write(tmp_path / "a.png", pixels)).read_bytes()
     (tmp_path / "a.png").write_bytes(content[:33] + extra + content[33:])
-    expected = pixels if pixels.ndim == 3 else pixels[..., None]
-    assert (as_array(image_files.read_image(tmp_path / "a.png")) == expected).all()
+    assert (as_array(image_files.read_image(tmp_path / "a.png")) == pixels).all()
 
 
 @pytest.mark.parametrize(
@@ -207,7 +198,7 @@ def test_images_that_do_not_fit_in_memory_are_refused(tmp_path):
 
 @pytest.mark.parametrize("bits", [8, 9, 10, 12, 16])
 @pytest.mark.parametrize("kind", ["png", "tif"])
-def test_16_bit_files_are_scaled_by_what_the_set_uses(tmp_path, capsys, bits, kind):
+def test_16_bit_files_are_scaled_by_the_bits_that_the_data_set_uses(tmp_path, capsys, bits, kind):
     values = rng.integers(0, 2**bits, (2, 40, 40)).astype(np.uint16)
     values[1, 0, 0] = 2**bits - 1  # the brightest is not in the first file
     values[0] //= 4
@@ -249,10 +240,9 @@ def test_16_bit_colour_is_read_only_if_it_uses_the_full_range(tmp_path):
         image_files.read_images([str(tmp_path / "dark.png")])
 
 
-@quick
 @given(arrays(np.uint8, (3, 4, 4)), st.sampled_from(["png", "webp", "tif"]))
 def test_what_is_transparent_becomes_white(pixels, kind):
-    pixels[0, 0], pixels[2, 3] = (9, 9, 9, 255), (200, 0, 0, 255)  # two colours, so that white it is
+    pixels[0, 0], pixels[2, 3] = (9, 9, 9, 255), (200, 0, 0, 255)  # two colours, so the background is white
     with tempfile.TemporaryDirectory() as root:
         file = write(Path(root, f"a.{kind}"), pixels, lossless=True, exact=True)
         read = as_array(image_files.read_image(file))
@@ -262,7 +252,7 @@ def test_what_is_transparent_becomes_white(pixels, kind):
 
 @pytest.mark.parametrize(("shade", "seen"), [(0, [255, 0]), (90, [255, 90]), (255, [0, 255])])
 @pytest.mark.parametrize("kind", ["png", "gif", "webp", "tif"])
-def test_a_glyph_in_the_alpha_channel_can_be_seen_and_an_alpha_that_hides_all_is_dropped(
+def test_a_shape_that_only_alpha_holds_is_visible_and_alpha_zero_everywhere_is_ignored(
     tmp_path, shade, seen, kind
 ):
     glyph = np.full((8, 8, 4), shade, dtype=np.uint8)

@@ -17,11 +17,8 @@ from support.label_errors import count_errors, error_scores, label_counts
 @st.composite
 def outputs(draw):
     """Labels, and log-probabilities of one to three networks, with losses that are often equal."""
-    n, n_networks, n_classes = (
-        draw(st.integers(1, 12)),
-        draw(st.integers(1, 3)),
-        draw(st.sampled_from([2, 3, 4, 7])),
-    )
+    n, n_networks = draw(st.integers(1, 12)), draw(st.integers(1, 3))
+    n_classes = draw(st.sampled_from([2, 3, 4, 7]))
     labels = draw(st.lists(st.integers(0, n_classes - 1), min_size=n, max_size=n))
     n_values = n * n_networks * n_classes
     values = draw(st.lists(st.integers(-9, 0), min_size=n_values, max_size=n_values))
@@ -92,17 +89,6 @@ def test_counts_and_scores_are_those_of_bayes_rule(given):
     assert error_scores(labels, together).tolist() == pytest.approx(scores, abs=2e-3)
 
 
-@given(st.lists(st.floats(0.01, 100), min_size=2, max_size=9), st.randoms())
-def test_concentration_is_1_for_equal_counts_and_their_number_for_a_single_one(counts, random):
-    value, shuffled = label_errors.concentration(torch.tensor(counts)), random.sample(counts, len(counts))
-    assert 1 - 1e-5 <= value <= len(counts) + 1e-5
-    assert label_errors.concentration(7 * torch.tensor(shuffled)) == pytest.approx(value, abs=1e-5)
-    single = torch.zeros(len(counts))
-    assert label_errors.concentration(single + counts[0]) == pytest.approx(1)
-    single[-1] = counts[0]
-    assert label_errors.concentration(single) == pytest.approx(len(counts))
-
-
 def test_of_equally_doubtful_labels_the_one_among_mixed_up_classes_comes_first():
     truth = torch.arange(400) % 4
     labels = truth.clone()
@@ -134,10 +120,8 @@ def test_rare_classes_are_not_suspected_because_they_are_rare():
     logits = 1.2 * torch.randn(3000, 10, generator=generator) + 3 * torch.eye(10)[truth] + shares.log()
     log_probabilities = logits.log_softmax(1)
     losses = -log_probabilities[torch.arange(3000), labels]
-    by_loss, by_score = (
-        torch.isin(each.topk(200).indices, changed).sum()
-        for each in (losses, error_scores(labels, log_probabilities))
-    )
+    scores = error_scores(labels, log_probabilities)
+    by_loss, by_score = (torch.isin(each.topk(200).indices, changed).sum() for each in (losses, scores))
     assert by_score >= 0.97 * by_loss > 100
 
 
@@ -167,9 +151,8 @@ def test_the_number_of_wrong_labels_is_found_by_networks_that_know_how_sure_they
     n_wrong = int(share * 6000)
     labels, _ = make_wrong(classes, n_classes, n_wrong, seed)
     counts = label_counts(labels, probabilities.log())
-    true_counts = (
-        torch.bincount(labels * n_classes + classes, minlength=n_classes**2).view(counts.shape).float()
-    )
+    pairs = torch.bincount(labels * n_classes + classes, minlength=n_classes**2)
+    true_counts = pairs.view(counts.shape).float()
     assert torch.allclose(counts.sum(dim=1), true_counts.sum(dim=1))
     assert torch.allclose(counts, true_counts, rtol=0.1, atol=45)
     low, high = count_errors(labels, probabilities.log())
@@ -178,7 +161,7 @@ def test_the_number_of_wrong_labels_is_found_by_networks_that_know_how_sure_they
 
 @settings(max_examples=12)
 @given(st.integers(3, 5), st.integers(0, 2**31), st.sampled_from([0.05, 0.1]))
-def test_networks_that_expect_wrong_labels_are_seen_through(n_classes, seed, share):
+def test_the_high_estimate_is_right_if_networks_have_learned_to_expect_wrong_labels(n_classes, seed, share):
     classes, probabilities = calibrated(n_classes, seed)
     labels, wrong = make_wrong(classes, n_classes, int(share * len(classes)), seed)
     expects = torch.full((n_classes, n_classes), share / (n_classes - 1)).fill_diagonal_(1 - share)
@@ -221,9 +204,7 @@ def test_of_copies_only_those_with_the_best_label_are_not_contradicted(digests, 
 
 
 @given(st.data(), st.integers(1, 12), st.integers(0, 14))
-def test_suspects_are_the_first_whose_label_is_contradicted_and_no_class_loses_its_last(
-    content, n_samples, n
-):
+def test_suspects_are_the_first_contradicted_labels_and_no_class_loses_its_last(content, n_samples, n):
     some = st.lists(st.integers(0, 2), min_size=n_samples, max_size=n_samples)
     labels, predicted = content.draw(some), content.draw(some)
     order = content.draw(st.permutations(range(n_samples)))[: content.draw(st.integers(0, n_samples))]
@@ -240,9 +221,8 @@ def test_the_true_label_is_that_of_the_same_image(digests, content):
     n = len(digests)
     labels = content.draw(st.lists(st.integers(0, 2), min_size=n, max_size=n))
     known = content.draw(st.lists(st.tuples(st.integers(0, 4), st.integers(-1, 2)), max_size=8))
-    true = label_errors.true_labels(
-        digests, torch.tensor(labels), [d for d, _ in known], [k for _, k in known]
-    )
+    first, second = [digest for digest, _ in known], [label for _, label in known]
+    true = label_errors.true_labels(digests, torch.tensor(labels), first, second)
     for index, digest in enumerate(digests):
         there = [label for its, label in known if its == digest]
         own = labels[index]
@@ -250,7 +230,7 @@ def test_the_true_label_is_that_of_the_same_image(digests, content):
 
 
 @pytest.mark.parametrize("n_classes", [3, 10])
-def test_what_an_even_spread_expects_is_what_random_wrong_labels_have(n_classes):
+def test_an_even_spread_has_the_mean_and_variance_of_random_wrong_labels(n_classes):
     truth = torch.arange(n_classes).repeat(300)[: 300 * n_classes - 150]  # the classes differ in size
     truth = torch.cat([truth, torch.zeros(400, dtype=torch.int64)])
     found = torch.zeros(2, 200, n_classes)
@@ -258,9 +238,8 @@ def test_what_an_even_spread_expects_is_what_random_wrong_labels_have(n_classes)
         wrong, changed = make_wrong(truth, n_classes, 200, seed)
         for kind, values in enumerate((wrong[changed], truth[changed])):
             found[kind, seed] = torch.bincount(values, minlength=n_classes)
-    for counts, (expected, variance) in zip(
-        found, label_errors.even_spread(truth, 200, n_classes), strict=True
-    ):
+    spreads = label_errors.even_spread(truth, 200, n_classes)
+    for counts, (expected, variance) in zip(found, spreads, strict=True):
         assert expected.sum() == pytest.approx(200)
         assert torch.allclose(counts.mean(0).double(), expected, atol=4 * math.sqrt(200 / 4 / 200))
         chi_squares = ((counts - expected) ** 2 / expected).sum(1) / variance

@@ -17,14 +17,12 @@ from studies import layers
 from support.run_folder import read_config, read_csv, read_run, read_tensors, write_config
 
 
-@pytest.mark.parametrize("inplace", [False, True])
-def test_stds_are_those_of_a_pass_by_hand(inplace):
+def test_stds_are_those_of_a_pass_by_hand():
     torch.manual_seed(0)
     model = models.encoder(3, image_size=8, n_blocks=2, n_features_1=4, n_features_2=4)
     images, labels = torch.rand(6, 1, 8, 8), torch.arange(6) % 3
     for layer in model:
-        if isinstance(layer, nn.ReLU):
-            layer.inplace = inplace  # as vgg16's are
+        layer.inplace = isinstance(layer, nn.ReLU)  # as vgg16's are
     rows = layers.layer_stds(model, images, labels)
     outputs, x = {}, images
     for name, layer in model.named_children():
@@ -40,9 +38,8 @@ def test_stds_are_those_of_a_pass_by_hand(inplace):
 
 
 @pytest.fixture
-def show(tmp_path, type_in, monkeypatch):
+def show(type_in, folder, monkeypatch):
     """A function that shows the layers of a run; in the current folder are images/ and a finished run."""
-    write_folder(tmp_path / "images")
     ended = type_in(f"train.py {FLAGS} --lr 0.02 --epochs 2 --data images --init xavier --out runs/xavier")
     assert ended.status == 0, ended.err
     monkeypatch.setitem(sys.modules, "layers", layers)
@@ -60,8 +57,9 @@ def test_a_run_is_shown_at_the_start_and_trained(show):
     networks = {}
     for row in read_csv("table.csv"):
         networks.setdefault(row["network"], []).append(list(row.values())[1:])
-    states = "lr 0.02, seed 0, at the start", "lr 0.02, seed 0, trained", "lr 0.01, seed 0, at the start"
-    assert list(networks) == [f"resnet xavier, {state}" for state in states]
+    finished = [f"epochs 2, lr 0.02, seed 0, {state}" for state in ("at the start", "trained")]
+    names = [*finished, "2 of 2 epochs, lr 0.01, seed 0, at the start"]
+    assert list(networks) == [f"resnet xavier, {name}" for name in names]
     start, trained, unfinished = networks.values()
     assert start == unfinished != trained
     sample = data.load("images")[0].subset(data.random_part(24, 32))
@@ -74,14 +72,11 @@ def test_a_run_is_shown_at_the_start_and_trained(show):
     Image.open("runs/layers.png").verify()
 
 
-def test_a_run_whose_images_have_changed_is_refused(show):
-    write_folder(Path("images"), n_train=30)
-    ended = show("runs/xavier")
-    assert (ended.status, ended.err.count("\n")) == (2, 1)
-    assert "runs/xavier" in ended.err
-
-
-def test_no_other_file_is_written_over(show):
+def test_changed_images_are_refused_and_no_other_file_is_written_over(show):
     Path("runs/layers.png").write_text("mine")
     assert show("runs/xavier").status == 2
     assert Path("runs/layers.png").read_text() == "mine"
+    write_folder(Path("images"), n_train=30)
+    ended = show("runs/xavier")
+    assert (ended.status, ended.err.count("\n")) == (2, 1)
+    assert "runs/xavier: images no longer holds" in ended.err

@@ -3,69 +3,38 @@
 import os
 import re
 import signal
+from unittest.mock import Mock
 
 import pytest
 import torch
-from commands import PROJECT, copies, started, together, under_torchrun
+from commands import PROJECT, copies, started, together
 from conftest import FLAGS, same_weights, write_folder
 
 from support import machine
-from support.console import UserError
 from support.run_folder import read_csv
 
 copies()
 
 
-def test_a_device_that_does_not_exist_is_refused():
-    assert machine.choose_device("cpu") == "cpu"
-    assert torch.zeros(1, device=machine.choose_device()).item() == 0
-    for name in ("cuda:99", "nonsense", "meta"):
-        with pytest.raises(UserError, match=name):
-            machine.choose_device(name)
-
-
-def test_without_torchrun_there_is_one_process():
-    assert (machine.rank(), machine.n_processes()) == (0, 1)
-    assert machine.gathered("mine") == ["mine"]
-    assert machine.from_first(lambda: 5) == 5
-    assert machine.sum_over_processes(torch.ones(2)).tolist() == [1, 1]
-
-
-class DoesNotFit:
-    """A set of tensors that has no room on any device."""
-
-    def __init__(self, text):
-        self.text = text
-
-    def to(self, device):
-        raise RuntimeError(self.text)
-
-
-def test_tensors_without_room_on_the_device_stay_but_other_errors_count():
-    large = DoesNotFit("CUDA out of memory. Tried to allocate 2.00 GiB.")
-    assert machine.to_device(large, "cuda") is large
-    assert machine.to_device(torch.ones(1), "cpu").device.type == "cpu"
+def test_tensors_too_large_for_the_device_stay_and_other_errors_are_raised():
+    tensors = Mock()
+    tensors.to.side_effect = RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    assert machine.to_device(tensors, "cuda") is tensors
+    tensors.to.side_effect = RuntimeError("CUDA error: device-side assert triggered")
     with pytest.raises(RuntimeError, match="device-side"):
-        machine.to_device(DoesNotFit("CUDA error: device-side assert triggered"), "cuda")
+        machine.to_device(tensors, "cuda")
 
 
 @pytest.mark.parametrize(
     "variables",
     [
         {"LOCAL_RANK": "0"},
-        {"LOCAL_RANK": "-1", "WORLD_SIZE": "2x"},
         {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "2"},
-        {
-            "RANK": "-1",
-            "LOCAL_RANK": "-1",
-            "WORLD_SIZE": "1",
-            "LOCAL_WORLD_SIZE": "1",
-            "MASTER_ADDR": "",
-            "MASTER_PORT": "",
-        },
+        {"RANK": "-1", "LOCAL_RANK": "-1", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+        | {"MASTER_ADDR": "", "MASTER_PORT": ""},
     ],
 )
-def test_some_of_torchruns_variables_mean_nothing(type_in, folder, monkeypatch, variables):
+def test_an_incomplete_set_of_torchruns_variables_is_ignored(type_in, folder, monkeypatch, variables):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     ended = type_in(f"train.py --data images --epochs 1 --out run {FLAGS}")
@@ -106,10 +75,11 @@ def test_three_processes_train_one_network_and_resume_with_the_same_weights(tmp_
         assert float(last[0][metric]) == pytest.approx(float(last[1][metric]), rel=0.02)
 
 
-def test_an_error_of_a_later_process_is_seen_and_one_of_all_only_once(tmp_path):
+def test_each_process_prints_its_own_error_and_a_common_error_is_printed_once(tmp_path):
     write_folder(tmp_path / "images")
     line = f"--data images --epochs 1 {FLAGS}"
-    torchrun = under_torchrun(PROJECT / "train.py", f"{line} --lr 1e30", tmp_path)
+    arguments = f"--standalone --nproc-per-node 2 {PROJECT}/train.py {line} --lr 1e30"
+    torchrun = started("torch.distributed.run", arguments, tmp_path)
     for process in together("train", [line, "--epochs 0"], tmp_path):
         process.join(timeout=60)
         assert process.exitcode == 2

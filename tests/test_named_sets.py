@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import http.server
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -44,60 +45,35 @@ def test_damaged_files_are_named(tmp_path, damage):
         named_sets.read(str(tmp_path / "MNIST"))
 
 
-def test_only_a_folder_with_nothing_else_is_torchvisions(tmp_path):
-    assert named_sets.made_by_torchvision(tmp_path) is None
-    write_mnist(tmp_path / "MNIST")
-    assert (
-        named_sets.made_by_torchvision(tmp_path)
-        == named_sets.made_by_torchvision(tmp_path / "MNIST")
-        == tmp_path / "MNIST"
-    )
-    (tmp_path / ".hidden").mkdir()
-    assert named_sets.made_by_torchvision(tmp_path) == tmp_path / "MNIST"
-    (tmp_path / "cat").mkdir()
-    assert named_sets.made_by_torchvision(tmp_path) is None
-    assert named_sets.made_by_torchvision(tmp_path / "cat") is None
-
-
 @pytest.fixture
 def server(tmp_path, monkeypatch):
-    """A server on this machine that has MNIST's packed files; torchvision downloads from it."""
+    """The folder of a web server on this machine with MNIST's packed files; torchvision downloads from it."""
     monkeypatch.chdir(tmp_path)
     write_mnist(tmp_path / "source")
-    packed = {
-        f"{file.name}.gz": gzip.compress(file.read_bytes())
-        for file in (tmp_path / "source" / "raw").iterdir()
-    }
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            content = packed.get(Path(self.path).name)
-            self.send_response(404 if content is None else 200)
-            self.end_headers()
-            self.wfile.write(content or b"")
-
-        def log_message(self, *arguments):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
+    folder, md5s = tmp_path / "source" / "raw", []
+    for file in sorted(folder.iterdir()):
+        packed = gzip.compress(file.read_bytes())
+        (folder / f"{file.name}.gz").write_bytes(packed)
+        md5s.append((f"{file.name}.gz", hashlib.md5(packed).hexdigest()))
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=folder)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
         monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{running.server_port}/"])
-        md5s = [(name, hashlib.md5(content).hexdigest()) for name, content in packed.items()]
         monkeypatch.setattr(MNIST, "resources", md5s)
-        yield packed
+        yield folder
         running.shutdown()
 
 
 def test_a_download_arrives_once_and_whole(server):
     named_sets.download("mnist")
     assert len(named_sets.read("mnist")[2][0][1]) == 20
-    server.clear()
+    server.rename("gone")
     named_sets.download("mnist")  # is there: nothing is asked for
     assert [path.name for path in Path("data").iterdir()] == ["MNIST"]
 
 
 def test_a_failed_download_leaves_nothing_and_says_where_to_put_the_files(server):
-    server.popitem()
+    (server / "train-labels-idx1-ubyte.gz").unlink()  # the last of the four
     with pytest.raises(UserError, match="data/MNIST/raw"):
         named_sets.download("mnist")
     assert not list(Path("data").iterdir())

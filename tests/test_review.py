@@ -108,16 +108,8 @@ def test_classes_and_ids_that_a_spreadsheet_rewrote_are_found(tmp_path, names):
             assert "line 2" in fault(path, *images)
 
 
-WRONG = [
-    "a/1,burn,b",
-    "a/1,relabel,c",
-    "a/1,relabel,a",
-    "a/1,relabel",
-    "c/1,relabel,b",
-    ",keep,",
-    ",relabel,b",
-    "c/1,",
-]
+WRONG = ["a/1,burn,b", "a/1,relabel,c", "a/1,relabel,a", "a/1,relabel", "c/1,relabel,b"]
+WRONG += [",keep,", ",relabel,b", "c/1,"]
 MANY = "id,action\n" + "".join(f"x/{index},keep\n" for index in range(12))
 
 
@@ -234,7 +226,6 @@ def test_a_thumbnail_is_exact_if_small_and_never_enlarged(tmp_path):
 
 CODES = {"Tab": 9, "Enter": 13, "Escape": 27, "ArrowLeft": 37, "ArrowUp": 38, "ArrowRight": 39}
 FAULTS = ("Log.entryAdded", "Runtime.exceptionThrown", "Page.javascriptDialogOpening")
-SHIFT = {"modifiers": 8}
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +238,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture
 def page(browser, tmp_path):
-    """What a person does with the page, in a browser that remembers nothing yet; errors of the page fail."""
+    """The page in a browser without stored decisions, and a person's actions. Its errors fail the test."""
     send, events = browser
     send("Browser.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path))
 
@@ -311,7 +302,7 @@ def test_decisions_outlive_the_page_and_are_read_back_byte_by_byte(page):
     page.press("r", "u", "l", "ArrowRight", "ArrowRight", "ArrowLeft", "r", "l")  # 6, 4 and 3
     assert same(page.saved(), decisions([8, 4], [5], [(7, 2), (6, 1), (3, 1)]))
     page.write(key="another")
-    page.press("L", **SHIFT)  # not image 2, whose label is predicted
+    page.press("L", modifiers=8)  # Shift; not image 2, whose label is predicted
     assert same(page.saved(), decisions(relabelled=enumerate(PREDICTED)))
     content = (page.tmp_path / "saved.csv").read_bytes()
     assert content.startswith(b'\xef\xbb\xbf"id","action","new_label","given","predicted"\r\n"NONCE CON')
@@ -384,7 +375,7 @@ def test_keys_decide_after_a_filter_is_chosen_by_mouse_and_not_in_a_menu_reached
     assert page.of("shown") == "8 of 9 images shown"
     page.choose("label", 2)
     page.press("k")
-    page.press("R", **SHIFT)  # all that are shown and undecided
+    page.press("R", modifiers=8)  # all that are shown and undecided
     page.choose("predicted", 2)
     page.press("k", "R")  # no image is left
     assert same(page.saved(), decisions([5], [8]))

@@ -1,6 +1,5 @@
 """A run's folder: files that are never half written, tables, checkpoints, and what is refused."""
 
-import json
 import os
 import resource
 from contextlib import contextmanager
@@ -53,7 +52,7 @@ def small_files_only():
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_what_cannot_be_written_whole_leaves_the_old_file(tmp_path):
+def test_a_failed_write_keeps_the_old_file(tmp_path):
     file = tmp_path / "file"
     file.write_text("old")
     with small_files_only(), pytest.raises(OSError, match="large"):
@@ -82,55 +81,18 @@ def test_tensors_are_read_back_and_damage_is_noticed(tmp_path):
         run_folder.read_tensors(file)
 
 
-def test_no_folder_is_used_twice(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert [run_folder.new_folder("a").name for _ in range(3)] == ["a", "a-2", "a-3"]
-    assert run_folder.new_folder("a", out="mine/run").is_dir()
-    assert run_folder.new_folder("a", out="mine/run").is_dir()  # still empty
-    Path("mine/run/file").touch()
-    with pytest.raises(UserError, match="mine/run"):
-        run_folder.new_folder("a", out="mine/run")
-
-
-def test_only_our_own_files_are_replaced(tmp_path):
-    picture, table, run = tmp_path / "a" / "x.png", tmp_path / "x.csv", tmp_path / "run"
-    for path, columns in ((picture, None), (table, ["id", "loss"])):
-        run_folder.check_replaceable(path, columns)  # does not exist; its folder is made
-        path.write_bytes(b"mine")
-        with pytest.raises(UserError, match=path.name):
-            run_folder.check_replaceable(path, columns)
-    table.write_text("id,loss\n")
-    run_folder.check_replaceable(table, ["id", "loss"])
-    with pytest.raises(UserError):
-        run_folder.check_replaceable(table, ["id"])
-    run.mkdir()
-    run_folder.write_config(run, {"script": "train.py", "settings": {}, "data": {}, "platform": {}})
-    for path in (run / "curves.png", run):
-        with pytest.raises(UserError, match="run"):
-            run_folder.check_replaceable(path)
-
-
 # ---------------------------------------------------------------- runs
-
-
-def config_of(run):
-    return json.loads(Path(run, "config.json").read_text())
 
 
 def test_config_json_says_what_was_trained(type_in, folder):
     assert type_in(f"train.py --data images --epochs 2 --seed 3 --limit 20 --out run {FLAGS}").status == 0
-    config = config_of("run")
-    assert config["script"] == "train.py"
+    config = run_folder.read_config("run")
     expected = {"data": "images", "epochs": 2, "seed": 3, "limit": 20, "image_size": [8, 8], "lr": 0.003}
     assert expected.items() <= config["settings"].items()
     assert config["data"]["n_train"] == 20
     assert config["data"]["image_shape"] == [1, 8, 8]
     assert config["data"]["classes"] == ["row0", "row2", "row4"]
     assert config["n_parameters"] == sum(w.numel() for w in torch.load("run/model.pt").values())
-    run = run_folder.read_run("run")
-    assert run.finished
-    assert run.settings.seed == 3
-    assert [row["epoch"] for row in run.history] == [1, 2]
 
 
 def interrupted(type_in, line):
@@ -155,18 +117,11 @@ def test_moved_data_and_weights_are_recognised_by_their_content(type_in, refused
     assert "copy.pt" in refused("train.py --resume run --data elsewhere/photos --weights copy.pt")
     assert type_in("train.py --resume run --data elsewhere/photos --weights elsewhere/weights.pt").status == 0
     assert Path("run/model.pt").read_bytes() == whole
-    assert config_of("run")["settings"]["data"] == "elsewhere/photos"
-
-
-def test_a_link_in_the_old_place_is_enough(type_in, folder):
-    whole = interrupted(type_in, "--data images")
-    folder.rename("photos")
-    os.symlink("photos", "images")
-    assert type_in("train.py --resume run").status == 0
-    assert Path("run/model.pt").read_bytes() == whole
+    assert run_folder.read_config("run")["settings"]["data"] == "elsewhere/photos"
 
 
 def test_a_finished_run_is_neither_trained_again_nor_overwritten(type_in, refused, folder):
+    Path("run").mkdir()  # an empty folder may be named
     assert type_in(f"train.py --data images --epochs 1 --out run {FLAGS}").status == 0
     before = contents(Path("run"))
     assert "finished" in type_in("train.py --resume run").out
@@ -184,11 +139,8 @@ def test_a_config_that_is_not_a_trainings_is_named(refused, content):
 
 def test_a_damaged_state_is_named(type_in, refused, folder):
     interrupted(type_in, "--data images")
-    for content in (b"", {"history": []}, {"model": 5, "history": []}):
-        if isinstance(content, bytes):
-            Path("run/state.pt").write_bytes(content)
-        else:
-            torch.save(content, "run/state.pt")
+    for state in ({"history": []}, {"model": 5, "history": []}):
+        torch.save(state, "run/state.pt")
         assert "run/state.pt" in refused("train.py --resume run")
 
 

@@ -22,7 +22,6 @@ numbers = st.lists(st.integers(-50, 50), min_size=1, max_size=6)
 @pytest.mark.parametrize("degrees", T)
 def test_students_t_is_that_of_the_published_table(degrees):
     assert statistics.critical_t(degrees) == pytest.approx(T[degrees], abs=0.0005)
-    assert statistics.t_p_value(T[degrees], degrees) == pytest.approx(0.05, abs=4e-5)
 
 
 @given(st.floats(-6, 6), st.integers(1, 12))
@@ -83,13 +82,6 @@ def test_the_interval_of_the_rank_test_is_that_of_the_published_table(n, m, left
         differences = sorted(b - a for a in first for b in second)
         assert (low, high) == (differences[left_out], differences[-left_out - 1])
         assert estimate == pytest.approx((differences[n * m // 2] + differences[(n * m - 1) // 2]) / 2)
-
-
-def test_the_estimate_of_the_rank_test_is_inside_its_interval_in_spite_of_an_outlier():
-    first, second = [90 + i / 10 for i in range(7)], [10, *(91 + i / 10 for i in range(6))]
-    estimate, low, high, p = statistics.rank_test(first, second)
-    assert 0 < low < estimate < high
-    assert p < 0.05
 
 
 @pytest.mark.parametrize("degrees", CHI_SQUARE)

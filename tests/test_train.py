@@ -1,16 +1,15 @@
-"""Training: the loop learns, is the plain one, repeats itself exactly, and resumes bit by bit."""
+"""Training: the loop learns and is the plain one; frozen features; settings. test_cli.py interrupts runs."""
 
 import math
 from dataclasses import replace
 
 import pytest
 import torch
-from conftest import same_weights, small_model, small_settings, stripes, trained, without_times
+from conftest import small_model, small_settings, stripes, trained
 
 import models
 import train
 from data import random_order
-from support.console import UserError
 
 TRAIN, TEST = stripes(40), stripes(20, seed=1)
 
@@ -29,8 +28,8 @@ def test_a_network_can_memorise_32_images(model, precision):
 
 def test_the_loop_is_the_plain_one():
     settings = small_settings(batch_size=16, epochs=3)
-    model, _ = trained(settings, TRAIN, TEST)
-    plain = small_model(settings, TRAIN)
+    model, plain = small_model(settings, TRAIN), small_model(settings, TRAIN)
+    _, logits = train.train(model, TRAIN, TEST, settings)
     optimizer = torch.optim.AdamW(plain.parameters(), lr=settings.lr)
     scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=9)
     for epoch in range(3):
@@ -43,6 +42,8 @@ def test_the_loop_is_the_plain_one():
             scheduler.step()
     for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         assert torch.allclose(ours, theirs, atol=1e-5)
+    with torch.no_grad():
+        assert torch.allclose(logits, model(TEST.images / 255), atol=1e-5)
 
 
 def test_the_row_of_an_epoch_is_what_an_independent_count_finds():
@@ -59,24 +60,6 @@ def test_the_row_of_an_epoch_is_what_an_independent_count_finds():
     assert row["seconds"] > 0
 
 
-def test_the_returned_logits_are_those_of_the_trained_network():
-    settings = small_settings()
-    model = small_model(settings, TRAIN)
-    _, logits = train.train(model, TRAIN, TEST, settings)
-    with torch.no_grad():
-        assert torch.allclose(logits, model(TEST.images / 255), atol=1e-5)
-
-
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others():
-    settings = small_settings(augment=True)
-    (model, history), _ = trained(settings, TRAIN, TEST), torch.rand(100)  # other random numbers in between
-    again, history_again = trained(settings, TRAIN, TEST)
-    assert same_weights(model.state_dict(), again.state_dict())
-    assert without_times(history) == without_times(history_again)
-    other, _ = trained(small_settings(augment=True, seed=1), TRAIN, TEST)
-    assert not same_weights(model.state_dict(), other.state_dict())
-
-
 class Recorder(torch.nn.Module):
     """A network that notes what it is given and in which mode; its logits follow one weight."""
 
@@ -90,17 +73,10 @@ class Recorder(torch.nn.Module):
         return x.mean(dim=(1, 2, 3))[:, None] * self.weight
 
 
-def test_an_epoch_shows_every_image_once_in_another_order_and_with_other_random_numbers():
+def test_every_epoch_is_in_training_mode_and_every_step_has_other_random_numbers():
     recorder = Recorder()
     train.train(recorder, TRAIN, TEST, small_settings(batch_size=16, epochs=3))
-    shown = torch.cat([x for training, x, _ in recorder.seen if training]).flatten(1).split(40)
-    expected = sorted((TRAIN.images / 255).flatten(1).tolist())
-    assert all(sorted(epoch.tolist()) == expected for epoch in shown)
-    assert not torch.equal(shown[0], shown[1])
-    assert not torch.equal(shown[1], shown[2])
-    assert (
-        len({number for training, _, number in recorder.seen if training}) == 9
-    )  # dropout differs in each step
+    assert len({number for training, _, number in recorder.seen if training}) == 9  # for dropout
 
 
 def test_prediction_is_in_evaluation_mode_not_augmented_and_independent_of_batches():
@@ -136,6 +112,11 @@ def test_the_shortest_training_changes_every_layer(n_steps):
         assert settings.lr / 10 < change < 10 * settings.lr, name
 
 
+def test_with_a_task_no_table_of_epochs_is_printed(capsys):
+    train.train(small_model(small_settings(), TRAIN), TRAIN, TEST, small_settings(), task="trial 3")
+    assert capsys.readouterr().out == ""
+
+
 # ---------------------------------------------------------------- frozen features
 
 
@@ -156,49 +137,6 @@ def test_freezing_is_training_with_the_other_layers_fixed(model):
         assert torch.allclose(value, plain.state_dict()[name], atol=1e-5), name
     assert [row["test_accuracy"] for row in history] == [row["test_accuracy"] for row in expected]
     assert train.evaluate(network, TEST, settings)[1] == history[-1]["test_accuracy"]
-
-
-def test_features_are_computed_without_dropout():
-    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(), torch.nn.Linear(64, 3)).train()
-    _, features, _ = train.extract_features(network, TRAIN, TEST, small_settings())
-    assert torch.equal(features.images, TRAIN.images.flatten(1) / 255)
-
-
-# ---------------------------------------------------------------- interruptions
-
-
-@pytest.mark.parametrize("finished", [1, 2])
-def test_a_resumed_run_is_the_uninterrupted_one_bit_by_bit(tmp_path, finished):
-    settings = small_settings(init="xavier", augment=True, epochs=3, batch_size=9)
-    whole, history = trained(settings, TRAIN, TEST)
-
-    model, n_tests = small_model(settings, TRAIN), 0
-
-    def interrupt(module, inputs):  # in the test after the `finished` epochs, which has three batches
-        nonlocal n_tests
-        n_tests += not module.training
-        if n_tests > 3 * finished:
-            raise KeyboardInterrupt
-
-    handle = model.register_forward_pre_hook(interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        train.train(model, TRAIN, TEST, settings, tmp_path)
-    handle.remove()
-    resumed, resumed_history = trained(settings, TRAIN, TEST, tmp_path)
-    assert same_weights(whole.state_dict(), resumed.state_dict())
-    assert without_times(history) == without_times(resumed_history)
-    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 1 + 3
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_before_it_is_saved(tmp_path):
-    with pytest.raises(UserError, match="--lr"):
-        trained(small_settings(lr=1e38), TRAIN, TEST, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_task_replaces_the_table(capsys):
-    train.train(small_model(small_settings(), TRAIN), TRAIN, TEST, small_settings(), task="trial 3")
-    assert capsys.readouterr().out == ""
 
 
 # ---------------------------------------------------------------- settings

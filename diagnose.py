@@ -12,8 +12,7 @@ from functools import partial
 from pathlib import Path
 from statistics import mean
 
-# OpenMP's threads must not spin while they wait, or two trainings at once take ten times as long as one.
-os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # OpenMP reads this when torch is imported
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # OpenMP reads this when torch is imported; see train.py
 
 import torch
 import torch.nn.functional as F
@@ -109,9 +108,9 @@ def diagnose(model, splits, truth, parts, settings, options, folder):
 def train_networks(splits, truth, settings, n_seeds, folder, layer, labelling, labels, kept=slice(None)):
     """Train a network from each seed on `labels`, int64 (N,); return (rows of effect.csv, logits).
 
-    `logits` has a tuple of tensors, one for each network, for the training images (only of "noisy" labels)
-    and for the test images. `kept`, bool (N,), are the training images to use. A `layer` is trained anew from
-    each seed, if there is one. What FOLDER/LABELLING-SEED has already is not trained again.
+    `logits` has two tuples, for training and test images, with a tensor for each network; only the second
+    unless the labels are "noisy". `kept`, bool (N,), are the training images to use. A `layer`, if there is
+    one, is trained anew from each seed. What FOLDER/LABELLING-SEED has already is not trained again.
     """
     rows, logits = [], []
     part = replace(splits[0], labels=labels)

@@ -52,7 +52,9 @@ def read(files, data, invert=False):
     channels, *size = data["image_shape"]
     images = resize(read_images(files, size, data["white"])[0], size)
     images = 255 - images if invert else images
-    return rgb_to_grayscale(images) if channels == 1 else grayscale_to_rgb(images)
+    if channels == 1:  # rounded, so that grey stays as it is: rgb_to_grayscale truncates integers
+        return rgb_to_grayscale(images.float()).round().to(images.dtype)
+    return grayscale_to_rgb(images)
 
 
 def print_rows(rows):
@@ -114,15 +116,15 @@ def main():
     note_negatives(brightnesses, config["data"]["brightness"], given.invert)
 
 
-def draw_least_sure(path, rows, images):
+def draw_least_sure(picture, rows, images):
     """Draw the images whose predictions are least sure."""
     ordered = sorted(range(len(rows)), key=lambda index: rows[index]["probability"])[:N_DRAWN]
     captions = []
     for row in [rows[index] for index in ordered]:
         chance = f"{row['probability']:.0%}, or {row['second']}"
         captions.append((row["predicted"], chance, Path(row["file"]).name))
-    charts.draw_sheet(path, images[ordered], captions, "Least sure predictions first")
-    print(f"see {path}: the least sure predictions first")
+    charts.draw_sheet(picture, images[ordered], captions, "Least sure predictions first")
+    print(f"see {picture}: the least sure predictions first")
 
 
 if __name__ == "__main__":

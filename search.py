@@ -133,14 +133,14 @@ def read_results(file):
 def train_all(chosen, judged_on, n_images, epochs, n_seeds, bench, stage, deadline=math.inf):
     """Train the architectures `chosen`, unless results.csv has them; return {architecture: its rows there}.
 
-    Each process trains its share. After `deadline` (time.monotonic()) only the first of stage 1 begins.
+    Each process trains its share. After `deadline` (time.monotonic()) one or two of stage 1 begin, no more.
     """
     length, seeds = (n_images, epochs), range(bench.settings.seed, bench.settings.seed + n_seeds)
     trials = [Trial(judged_on, *each, *length, seed) for seed in seeds for each in chosen]
     rows = machine.from_first(lambda: read_results(bench.file))
     todo = [trial for trial in trials if trial not in rows][machine.rank() :: machine.n_processes()]
     for number, trial in enumerate(console.progress(todo, stage), 1):
-        if time.monotonic() > deadline and len(rows) + number > 3:  # two rows are there: the measured speeds
+        if time.monotonic() > deadline and len(rows) + number > 3:  # the measured speeds are one or two
             break
         row = train_trial(trial, bench, f"{stage}, training {number} of {len(todo)}")
         with open(bench.file, "a", encoding="utf-8", newline="") as file:

@@ -60,7 +60,7 @@ def train(model, train_data, test_data, settings, folder=None, task=None):
     process: a resumed run ends with the same weights, bit by bit. Raises UserError if the loss is not finite.
     """
     machine.keep_freed_memory()
-    # On a GPU all is deterministic then, but for AdaptiveAvgPool2d's backward: vgg16 below 224 pixels has it.
+    # Makes a GPU deterministic, except for AdaptiveAvgPool2d's backward (vgg16 below 224 pixels).
     torch.backends.cudnn.deterministic = True
     train_data, test_data = (machine.to_device(data, settings.device) for data in (train_data, test_data))
     n_steps = settings.epochs * math.ceil(len(train_data) / settings.batch_size)

@@ -247,8 +247,8 @@ def draw_costs(path, entries, title):
 def draw_confusion(path, matrix, classes, title, subtitle):
     """Draw a confusion matrix, int64 (classes, classes), rows the labels and columns the predicted classes.
 
-    Cells in which both agree are blue, others orange; the darker, the closer to the greatest of the kind. If
-    the names do not fit above the columns, rows and columns are numbered, and a key is below the matrix.
+    Cells in which both agree are blue, others orange; in each colour, darker means more. If the names do not
+    fit above the columns, rows and columns are numbered, and a key is below the matrix.
     """
     n, counts = len(classes), matrix.tolist()
     most_room = min(176, 1920 // n)

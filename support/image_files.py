@@ -110,7 +110,7 @@ def room(n_images, shape, images=()):
     if needed > free:
         pixels, sizes = f"{shape[1]}×{shape[2]} pixels", [f"{n / 1e9:,.1f} GB" for n in (needed, free)]
         problem = f"{n_images:,} images of {pixels} take {sizes[0]} of memory, and {sizes[1]} are free"
-        raise UserError(f"{problem}; use fewer (--limit) or smaller ones (--image-size)")
+        raise UserError(f"{problem}; use fewer or smaller ones, as with --limit or --image-size")
     result = torch.empty(n_images, *shape, dtype=torch.uint8)
     for index, image in enumerate(images):
         result[index] = resize(image, shape[1:])  # grey becomes three equal channels

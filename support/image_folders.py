@@ -118,7 +118,7 @@ def files_in(folder, left_out=None, around=()):
 
 
 def is_skipped(entry, left_out):
-    """Return whether an os.DirEntry is hidden, of a device or of this program; `left_out` gets the latter."""
+    """Return whether an os.DirEntry is hidden, a device's or ours; add the last two to `left_out`."""
     is_hidden, is_foreign = entry.name.startswith("."), entry.name.lower() in DEVICE_FOLDERS
     if entry.is_dir() and not is_hidden and not is_foreign:
         names = os.listdir(entry.path)

@@ -117,8 +117,8 @@ def contradicted_copies(digests, labels, losses):
 def most_likely_errors(labels, predicted, order, n):
     """Return the `n` first indices in `order` whose label is not `predicted`, or fewer: int64 (M,).
 
-    `predicted` is int64 (N,), `order` int64, indices. No class loses all its samples: if all are among them,
-    the last one is left out.
+    `predicted` is int64 (N,), `order` int64, indices. A label -1 stands for a sample that does not count. No
+    class loses all its samples: if all are among them, the last one is left out.
     """
     suspects = order[(predicted != labels)[order]][:n]
     for label in labels.unique():

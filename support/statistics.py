@@ -113,7 +113,7 @@ def chi_square_test(counts, expected, variance=1.0):
 def holm(p_values):
     """Return the p-values of several tests, corrected for their number (Holm 1979); nan stays nan.
 
-    The smallest of n is multiplied by n, the next by n - 1, …, and their order stays.
+    The smallest of n is multiplied by n, the next by n - 1, …; none becomes less than that of a smaller p.
     """
     corrected, greatest = list(p_values), 0.0
     made = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))

@@ -245,17 +245,10 @@ def test_transfer_takes_all_weights_but_those_of_the_last_layer(network, tmp_pat
         assert torch.equal(value, (fresh if key.startswith(name) else before.state_dict())[key]), key
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"n_blocks": 2}, "another network"),
-        ({"image_size": 18}, "another network"),
-        ({"n_channels": 3}, "grey"),
-    ],
-)
-def test_weights_that_do_not_fit_are_refused_with_the_reason(tmp_path, options, message):
+@pytest.mark.parametrize("options", [{"n_blocks": 2}, {"image_size": 18}, {"n_channels": 3}])
+def test_weights_that_do_not_fit_are_refused(tmp_path, options):
     torch.save(models.ResNet().state_dict(), tmp_path / "model.pt")
-    with pytest.raises(UserError, match=rf"model\.pt: .*{message}"):
+    with pytest.raises(UserError, match=r"model\.pt: .*another network .*grey"):
         models.load_weights(models.ResNet(**options), tmp_path / "model.pt")
     with pytest.raises(UserError, match=r"model\.pt: .*another network"):
         models.load_weights(models.encoder(), tmp_path / "model.pt")

@@ -107,6 +107,13 @@ def test_negatives_are_noticed_and_inverted(type_in, make_run):
     assert [list(row.values())[1:] for row in inverted] == [list(row.values())[1:] for row in expected]
 
 
+def test_a_prediction_does_not_depend_on_the_other_images_of_the_command(type_in, make_run):
+    make_run()
+    alone = predicted(type_in, "run images/test")
+    Image.new("RGB", (8, 8), "red").save("colour.png")
+    assert predicted(type_in, "run images/test colour.png")[:30] == alone
+
+
 def test_the_first_rows_are_printed_and_all_are_counted(type_in, make_run):
     make_run()
     rows = predicted(type_in, "run images/test")

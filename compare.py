@@ -129,7 +129,8 @@ def print_tests(rows):
     tests = [(name, rank_test(first[1], accuracies)) for name, accuracies in others]
     tests = [(name, test) for name, test in tests if not math.isnan(test.low)]  # it has enough seeds
     if tests:
-        words = "median difference in points, 95 % interval, exact rank test (only p has Holm's correction)"
+        words = "median difference in points, 95 % interval, exact rank test"
+        words += " (its p with Holm's correction)" * (len(tests) > 1)
         print("\n" + textwrap.fill(f"compared with {first[0]}: {words}", 100))
     for (name, test), p in zip(tests, holm([test.p for _, test in tests]), strict=True):
         print(f"{name}: {test.estimate:+.2f} ({test.low:+.2f} to {test.high:+.2f}), {verdict(p)}")

@@ -28,13 +28,12 @@ case "${1-}" in
     for model in encoder resnet; do
         for n in 6 30; do seeds $model-$n --model $model $small --epochs $n; done
         seeds $model-18 --model $model --data mnist --image-size 18 --epochs 1 --threads 1
-        deep="--model $model --data mnist --image-size 64 --limit 2000 --epochs 20 --threads 1"
-        for n in 2 4 6; do seeds $model-depth$n $deep --n-blocks $n; done
+        seeds $model-deep --model $model --n-blocks 6 --data mnist --image-size 64 --limit 2000 --epochs 20 --threads 1
     done
     table networks compare.py $new/vgg16-xavier-? $new/{encoder,resnet}-{6,30}-?
     table pixels18 compare.py $new/{encoder,resnet}-18-?
-    table depth compare.py $new/{encoder,resnet}-depth?-?
-    table depth_layers "-m studies.layers" $new/{encoder,resnet}-depth6-0 ;;
+    table depth compare.py $new/{encoder,resnet}-deep-?
+    table depth_layers "-m studies.layers" $new/{encoder,resnet}-deep-0 ;;
 1.3) python search.py --grid --data mnist --out $new/grid ;;
 1.4)
     for n in 100 600 3000 6000 12000; do run diagnose.py diagnosis-$n --mislabelled $n --remove $n; done

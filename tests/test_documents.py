@@ -150,6 +150,12 @@ TABLES = [
         },
         FIVE_SEEDS,
     ),
+    ("depth", {"6 | 20": {}}, by("name", FIVE_SEEDS[0][1], "encoder xavier", "resnet xavier")),
+    (
+        "depth_5_epochs",
+        {f"{n} | 5": {"named": f"n_blocks {n}"} for n in (6, 4, 2)},
+        by("model", "{final_accuracy:.2f} ± {final_accuracy_sd:.2f}", "encoder", "resnet"),
+    ),
     (
         "wrong_label_shares",
         {f"{n:,}": {"n_removed": str(n)} for n in (600, 3000, 6000, 12000)},

@@ -158,7 +158,7 @@ TABLES = [
     ),
     (
         "wrong_label_shares",
-        {f"{n:,}": {"n_removed": str(n)} for n in (600, 3000, 6000, 12000)},
+        {f"{n:,}": {"n_removed": str(n)} for n in (600, 6000, 12000)},
         [({}, form) for form in ("{n_found:,.0f}", SHARES.format("clean"), SHARES.format("imperfect"))],
     ),
     (

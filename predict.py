@@ -33,8 +33,7 @@ def load_network(folder, device="cpu"):
     config, file = run_folder.read_config(folder), Path(folder, "model.pt")
     if not file.exists():
         raise UserError(f"{folder}: is not finished (it has no model.pt); train.py --resume continues it")
-    # The initial weights do not matter: model.pt replaces them.
-    settings = Namespace(**config["settings"] | {"init": "default", "device": device})
+    settings = Namespace(**config["settings"] | {"init": "default", "device": device})  # model.pt follows
     classes = tuple(config["data"]["classes"])
     network = models.build(settings, len(classes), config["data"]["image_shape"][0])
     try:

@@ -45,8 +45,7 @@ def train_epoch(model, data, settings, epoch, optimizer, scheduler, task):
         loss_sum += loss.detach() * len(labels)  # on the device: .item() would wait for a GPU in each step
         n_correct += (logits.argmax(dim=1) == labels).sum()
         n_seen += len(labels)
-    sums = machine.sum_over_processes(torch.tensor([loss_sum, n_correct, n_seen]))
-    loss_sum, n_correct, n_seen = sums.tolist()
+    loss_sum, n_correct, n_seen = machine.sum_over_processes([loss_sum, n_correct, n_seen])
     return loss_sum / n_seen, n_correct / n_seen
 
 

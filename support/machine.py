@@ -132,8 +132,9 @@ def from_first(function):
     return gathered(function() if rank() == 0 else None)[0]
 
 
-def sum_over_processes(tensor):
-    """Return the sum of `tensor` over all processes, computed in place."""
+def sum_over_processes(numbers):
+    """Return the list of `numbers`, each summed over all processes."""
+    sums = torch.tensor(numbers)
     if n_processes() > 1:
-        dist.all_reduce(tensor)
-    return tensor
+        dist.all_reduce(sums)
+    return sums.tolist()

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -131,12 +132,18 @@ def test_a_folder_of_photos_is_trained_compared_and_predicted_and_never_changed(
             pixels = rng.integers(0, 80, (60 + 5 * number, 90 - number, 3), dtype=np.uint8)
             pixels[..., channel] += 150
             Image.fromarray(pixels).save(f"mine/{name}/{number}.{KINDS[number % 6]}")
-    before = contents(Path("mine"))
+    before, started = contents(Path("mine")), time.monotonic()
     ended = type_in(f"train.py --data mine --epochs 8 {FLAGS}")
     assert ended.status == 0, ended.err
+    rows = read_csv("runs/resnet-default/metrics.csv")
+    assert 0 < sum(float(row["seconds"]) for row in rows) < time.monotonic() - started
+    numbers = [line.split() for line in ended.out.splitlines() if re.match(" +[0-9]", line)]
+    assert [line[0] for line in numbers] == [row["epoch"] for row in rows]
+    assert re.search(r"mine: \d+ training and \d+ test images", ended.out)
+    assert re.search("^epoch .*test accuracy", ended.out, re.MULTILINE)
     assert "64×64" in ended.out
     assert "the classes differ in size" in ended.out
-    assert float(read_csv("runs/resnet-default/metrics.csv")[-1]["test_accuracy"]) > 0.9
+    assert float(rows[-1]["test_accuracy"]) > 0.9
     assert "resnet default" in type_in("compare.py").out
     ended = type_in("predict.py runs/resnet-default mine/red/0.jpg mine/blue")
     assert re.search(r"^red .*mine/red/0.jpg$", ended.out, re.MULTILINE)

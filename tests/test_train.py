@@ -112,6 +112,17 @@ def test_the_shortest_training_changes_every_layer(n_steps):
         assert settings.lr / 10 < change < 10 * settings.lr, name
 
 
+@pytest.mark.parametrize(("n_steps", "expected"), [(1, [0.5]), (3, 3 * [0.5]), (10, [0.04, 0.52, 1.0])])
+def test_the_learning_rate_rises_to_its_maximum_or_stays_at_half_of_it_in_few_steps(n_steps, expected):
+    optimizer, scheduler = train.optimisation(torch.nn.Linear(1, 1), 0.01, n_steps)
+    rates = []
+    for _ in expected:
+        rates.append(optimizer.param_groups[0]["lr"] / 0.01)
+        optimizer.step()
+        scheduler.step()
+    assert rates == pytest.approx(expected)
+
+
 def test_with_a_task_no_table_of_epochs_is_printed(capsys):
     train.train(small_model(small_settings(), TRAIN), TRAIN, TEST, small_settings(), task="trial 3")
     assert capsys.readouterr().out == ""

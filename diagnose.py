@@ -151,7 +151,7 @@ def lengthened(splits, truth, settings, folder, layer):
         return folder
     settings.epochs, seconds = round(3.5 * settings.epochs), 3.5 * brief["seconds"]
     print(f"the first network's training accuracy is only {brief['train_accuracy']:.0%}:", end=" ")
-    print(f"all train for {settings.epochs} epochs, about {console.duration(seconds)} each", flush=True)
+    print(f"all train for {settings.epochs} epochs, about {console.duration(seconds)} a network", flush=True)
     return folder / "longer"
 
 
@@ -212,7 +212,7 @@ def report(views, parts, truth, settings, folder):
     if not view.n_wrong:
         print("\nthe networks contradict too many labels to tell how many are wrong: review the page's first")
     elif len(split) < 10_000:
-        print("\nwith few images the estimates are too low, because networks memorise labels")
+        print("\nnetworks memorise the labels of few images: the estimates are too low, look at more images")
     print_suspects(view, suspects)
     if truth is not None:
         wrong = truth != split.labels

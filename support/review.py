@@ -106,7 +106,7 @@ def decide(path, text, ids, classes, labels, all_known=False):
             new_labels[index] = new_label if action == "relabel" else labels[index]
             confirmed[index] = action == "keep" and given in (None, labels[index])
     if faults:
-        count = f"{len(faults):,} lines to correct or delete"
+        count = f"{len(faults):,} line{'s' * (len(faults) > 1)} to correct or delete"
         raise UserError(f"{path}: {count}: {'; '.join(faults[:10])}{'; …' if len(faults) > 10 else ''}")
     if emptied := set(labels.tolist()) - set(new_labels[kept].tolist()):
         raise UserError(f"{path}: leaves no image of the class {classes[min(emptied)]}; keep one")

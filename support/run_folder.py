@@ -190,7 +190,7 @@ def read_config(folder, script="train.py"):
     file = Path(folder, "config.json")
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-        if not {"settings", "data", "platform"} <= config.keys():
+        if not {"settings", "data", "weights", "n_parameters", "platform"} <= config.keys():
             raise ValueError
         if script and config["script"] != script:
             raise UserError(f"{folder}: is a run of {config['script']}, not of {script}")

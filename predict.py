@@ -51,9 +51,9 @@ def read(files, data, invert=False):
     channels, *size = data["image_shape"]
     images = resize(read_images(files, size, data["white"])[0], size)
     images = 255 - images if invert else images
-    if channels == 1:  # rounded, so that grey stays as it is: rgb_to_grayscale truncates integers
+    if channels < images.shape[1]:  # rounded, so that grey stays as it is: integers would be truncated
         return rgb_to_grayscale(images.float()).round().to(images.dtype)
-    return grayscale_to_rgb(images)
+    return images if channels == 1 else grayscale_to_rgb(images)
 
 
 def print_rows(rows):

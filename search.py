@@ -109,7 +109,8 @@ def train_trial(trial, bench, task):
         row |= {"accuracy": last["test_accuracy"], "loss": last["test_loss"]}
     except (UserError, RuntimeError, MemoryError) as error:  # it diverges, or needs too much memory
         row["error"] = console.one_line(error)
-    machine.is_alone = False
+    finally:
+        machine.is_alone = False
     return row | {"seconds": round(time.perf_counter() - started, 2)}
 
 

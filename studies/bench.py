@@ -158,7 +158,8 @@ def main():
     here = {"hardware": machine.hardware(device), "oneDNN": isa, "torch": torch.__version__}
     here["precision"] = "bf16" if machine.has_fast_bf16(device) else "fp32"
     here["threads"] = torch.get_num_threads()
-    run_folder.check_replaceable(given.csv, ["measure", "median", "low", "high", "unit", *here])
+    columns = ("measure", "median", "low", "high", "unit", *here)
+    run_folder.check_replaceable(given.csv, columns)
     rounds, rows = [], []
     for seed in console.progress(range(N_ROUNDS), "measuring"):
         with ProcessPoolExecutor(1, get_context(METHOD)) as process:
@@ -167,7 +168,7 @@ def main():
         numbers, digits = [each[name, unit] for each in rounds], {"×": 2, "s": 1}.get(unit, 0)
         middle, low, high = (f"{function(numbers):.{digits}f}" for function in (median, min, max))
         print(f"{name:36}{middle:>8} {unit:9} ({low} to {high})")
-        rows.append({"measure": name, "median": middle, "low": low, "high": high, "unit": unit} | here)
+        rows.append(dict(zip(columns, (name, middle, low, high, unit, *here.values()), strict=True)))
     run_folder.write_csv(given.csv, rows)
 
 

@@ -108,9 +108,9 @@ def room(n_images, shape, images=()):
     with suppress(OSError):
         free = 1024 * int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1])
     if needed > free:
-        pixels, sizes = f"{shape[1]}×{shape[2]} pixels", [f"{n / 1e9:,.1f} GB" for n in (needed, free)]
-        problem = f"{n_images:,} images of {pixels} take {sizes[0]} of memory, and {sizes[1]} are free"
-        raise UserError(f"{problem}; use fewer or smaller ones, as with --limit or --image-size")
+        problem = f"{n_images:,} images of {shape[1]}×{shape[2]} pixels take {needed / 1e9:,.1f} GB of memory"
+        advice = "use fewer or smaller ones, as with --limit or --image-size"
+        raise UserError(f"{problem}, and {free / 1e9:,.1f} GB are free; {advice}")
     result = torch.empty(n_images, *shape, dtype=torch.uint8)
     for index, image in enumerate(images):
         result[index] = resize(image, shape[1:])  # grey becomes three equal channels

@@ -1,7 +1,7 @@
 """A data set, by name or folder → tensors in memory → batches on the device.
 
-python data.py export data/mnist_png                                          MNIST as PNG files
-python data.py mislabel data/mnist_png data/wrong --count 100 --classes 4 9   a copy with wrong labels
+python data.py export data/mnist_png                        # MNIST as PNG files
+python data.py mislabel data/mnist_png data/mnist_png_mislabelled_4_9 --classes 4 9     # 100 wrong labels
 """
 
 import hashlib

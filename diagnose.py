@@ -347,7 +347,7 @@ def read_flags(arguments):
     add("--remove", type=number_or_auto, metavar="N", help=text)
     add("--mislabelled", help="wrong labels in --data auto if it is made (default: 100)", **number)
     add("--seeds", default=3, help="networks for each set of labels (default: 3)", **number)
-    add("--decisions", type=console.path, metavar="FILE", help="carry out the decisions in this table")
+    add("--decisions", type=console.path, metavar="FILE", help="apply the decisions in this table")
     text = "write the cleaned images to this new folder; with --decisions without training"
     add("--write-clean", type=console.path, metavar="DIR", help=text)
     add("--out", type=console.path, metavar="DIR", help="new run folder (default: in runs/)")

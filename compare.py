@@ -62,7 +62,7 @@ def traits(run):
 
 
 def name_of(run, others):
-    """Return what tells `run` apart from the `others` in words, such as "resnet xavier, n_blocks 4"."""
+    """Return what distinguishes `run` from the `others` in words, such as "resnet xavier, n_blocks 4"."""
     model, own, differing = run.settings.model, traits(run), set()
     for other in others:
         theirs = traits(other)  # another model has other defaults: only these three are compared
@@ -158,7 +158,9 @@ def main():
         heading = f"tested on {data['source']}, {data['n_test']:,} images"
         if len(sizes) == 1:
             heading += " at {}×{} pixels".format(*sizes.pop())
-        rows = [row_of(group, name_of(group[0], runs)) for group in groups]
+        names = [name_of(run, runs) for run in runs]
+        more = [f" ({run.folder})" * (names.count(name) > 1) for run, name in zip(runs, names, strict=True)]
+        rows = [row_of(group, name + where) for group, name, where in zip(groups, names, more, strict=True)]
         print(f"\n{heading}")
         print_table(rows)
         print_tests(rows)

@@ -16,6 +16,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # OpenMP reads this when torch 
 
 import torch
 import torch.nn.functional as F
+from torchvision.transforms.functional import to_pil_image
 
 import data
 import models
@@ -105,7 +106,7 @@ def diagnose(model, splits, truth, parts, settings, options, folder):
     run_folder.write_csv(folder / "effect.csv", [*before, *after, *true])  # the last file: it marks the end
 
 
-def train_networks(splits, truth, settings, n_seeds, folder, layer, labelling, labels, kept=slice(None)):
+def train_networks(splits, truth, settings, n_seeds, folder, layer, labelling, labels, kept=None):
     """Train a network from each seed on `labels`, int64 (N,); return (rows of effect.csv, logits).
 
     `logits` has two tuples, for training and test images, with a tensor for each network; only the second
@@ -114,7 +115,7 @@ def train_networks(splits, truth, settings, n_seeds, folder, layer, labelling, l
     """
     rows, logits = [], []
     part = replace(splits[0], labels=labels)
-    part = part if isinstance(kept, slice) else part.subset(kept.nonzero().flatten())
+    part = part if kept is None else part.subset(kept.nonzero().flatten())
     n_wrong = "" if truth is None else (labels != truth)[kept].sum().item()
     for seed in range(settings.seed, settings.seed + n_seeds):
         name, place = f"{labelling} labels, seed {seed}", folder / f"{labelling}-{seed}"
@@ -156,13 +157,13 @@ def lengthened(splits, truth, settings, folder, layer):
 
 
 def with_suspects(view, decisions, n):
-    """Return the `decisions` of a person, in which also the `n` most likely errors in `view` are removed.
+    """Return a person's `decisions`, with the `n` most likely errors in `view` removed too.
 
-    By default they are as many as the higher estimate says, but none if the person changed something.
+    By default `n` is the high estimate, or 0 if the person changed something.
     """
     changed = review.is_changed(view.split.labels, decisions)
     n = n or (0 if changed.any() or not view.n_wrong else view.n_wrong[1])
-    order = view.order[~(changed | decisions.confirmed)[view.order]]
+    order = view.order[~decisions.decided[view.order]]
     kept = decisions.kept.clone()
     labels = view.split.labels.where(~changed, -1)  # of the images that the person left as they are
     kept[label_errors.most_likely_errors(labels, view.predicted, order, n)] = False
@@ -210,7 +211,7 @@ def report(views, parts, truth, settings, folder):
         draw_images(file.with_suffix(".png"), view, chosen, view.predicted, settings)
     view, split = views[0], views[0].split
     if not view.n_wrong:
-        print("\nthe networks contradict too many labels to tell how many are wrong: review the page's first")
+        print("\nthe networks contradict too many labels to estimate how many are wrong: look at the page")
     elif len(split) < 10_000:
         print("\nnetworks memorise the labels of few images: the estimates are too low, look at more images")
     print_suspects(view, suspects)
@@ -223,8 +224,8 @@ def report(views, parts, truth, settings, folder):
     words = ["--data", Path(settings.data), "--decisions", folder / "decisions.csv"]
     if Path(settings.data, split.ids[0]).is_file():
         words += ["--write-clean", f"{Path(settings.data).resolve()}_cleaned"]
-    key, carry_out = run_folder.file_fingerprint(folder / "config.json"), command("diagnose.py", *words)
-    review.write_page(folder / "review.html", split.source, tabs, classes, key, carry_out)
+    key, to_clean = run_folder.file_fingerprint(folder / "config.json"), command("diagnose.py", *words)
+    review.write_page(folder / "review.html", split.source, tabs, classes, key, to_clean)
 
 
 def print_confusion(matrix, classes):
@@ -249,7 +250,7 @@ def print_errors(matrix, classes, n):
 def print_suspects(view, suspects):
     """Print how many `suspects`, bool (N,), there are, and if they are spread evenly over the classes."""
     n, classes = suspects.sum().item(), view.split.classes
-    print(f"\nsuspects (the most likely label errors, left out of the cleaned labels): {n:,}")
+    print(f"\nsuspects (likely label errors, removed or relabelled in the cleaned labels): {n:,}")
     if not n:
         return
     matrix = confusion_matrix(view.split.labels[suspects], view.predicted[suspects], len(classes))
@@ -271,7 +272,9 @@ def draw_images(path, view, chosen, classes, settings):
     for index in view.order[chosen[view.order]][:100].tolist():
         file = Path(settings.data, split.ids[index])
         is_file, pair = file.is_file(), (split.labels[index], classes[index])
-        pictures.append(read_image(file, white=split.white) if is_file else split.images[index])
+        picture = to_pil_image(read_image(file, white=split.white) if is_file else split.images[index])
+        picture.thumbnail((288, 288))  # only shrinks: a hundred whole photos would fill the memory
+        pictures.append(picture)
         names = " → ".join(split.classes[label] for label in pair)
         captions.append((f"{view.ranks[index]}. {names}", f"loss {view.losses[index]:.2f}", file.name))
     if pictures:
@@ -332,7 +335,7 @@ def find_truth(noisy, clean):
     return truth
 
 
-def number_or_auto(text):
+def positive_int_or_auto(text):
     """Parse the value of --remove."""
     return None if text == "auto" else console.positive(int)(text)
 
@@ -344,7 +347,7 @@ def read_flags(arguments):
     console.add_training_flags(parser, models.ARCHITECTURE, "xavier", None, epochs)
     shared, add = vars(parser.parse_args([])), parser.add_argument
     text = "likely errors to remove (default: auto, the high estimate)"
-    add("--remove", type=number_or_auto, metavar="N", help=text)
+    add("--remove", type=positive_int_or_auto, metavar="N", help=text)
     add("--mislabelled", help="wrong labels in --data auto if it is made (default: 100)", **number)
     add("--seeds", default=3, help="networks for each set of labels (default: 3)", **number)
     add("--decisions", type=console.path, metavar="FILE", help="apply the decisions in this table")
@@ -386,14 +389,15 @@ def main(arguments=None):
     if resume:
         folder = Path(resume)
         run_folder.check_same(folder, config, described)
-        decisions = review.Decisions(**run_folder.read_tensors(folder / "decisions.pt"))
+        decisions = review.Decisions(*run_folder.read_tensors(folder / "decisions.pt").values())
     else:
         images = noisy.ids + test.ids, noisy.classes, torch.cat([noisy.labels, test.labels])
         decisions = review.read_decisions(options.decisions, *images)
         folder = run_folder.new_folder("diagnosis", options.out)
         run_folder.write_tensors(folder / "decisions.pt", decisions._asdict())  # the table may change
     run_folder.write_config(folder, described | {"options": vars(options)})
-    parts = list(map(review.Decisions, *(each.split([len(noisy), len(test)]) for each in decisions)))
+    splits = zip(*(each.split([len(noisy), len(test)]) for each in decisions), strict=True)
+    parts = [review.Decisions(*split) for split in splits]
     with run_folder.resumable("diagnose.py", folder):
         diagnose(model, (noisy, test), truth, parts, settings, options, folder)
     print(f"\nthe tables and pictures are in {folder}")

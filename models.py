@@ -7,7 +7,6 @@
 Each maps float images (N, n_channels, height, width), values from 0 to 1, to logits (N, n_classes).
 """
 
-import socket
 from pathlib import Path
 
 import torch
@@ -189,7 +188,6 @@ def load_imagenet(model, file=None):
     zoo = torchvision.models.VGG16_Weights.IMAGENET1K_V1
     cached = Path(torch.hub.get_dir(), "checkpoints", Path(zoo.url).name)
     if not file and not cached.exists():
-        socket.setdefaulttimeout(15)  # seconds, for a server that does not answer
         try:
             zoo.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
         except Exception as error:  # network, server and disk each raise their own kinds

@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 
-from torchvision.transforms.v2.functional import grayscale_to_rgb, rgb_to_grayscale
+from torchvision.transforms.v2.functional import grayscale_to_rgb, rgb_to_grayscale, to_pil_image
 
 import models
 import train
@@ -74,8 +74,8 @@ def print_rows(rows):
 def note_negatives(brightnesses, brightness, invert):
     """Print a note if most images look like negatives of the training images, judged by mean brightness.
 
-    `brightness` is that of the training images (0 to 1). If it is within 0.2 of a half, as of photos, it says
-    nothing. No test image of MNIST (0.13) looks like a negative, and 5.5 % of Fashion-MNIST (0.29) do.
+    `brightness` is the training images' mean (0 to 1). If it is within 0.2 of a half, as for photos, nothing
+    is printed. No test image of MNIST (0.13) looks like a negative, and 5.5 % of Fashion-MNIST (0.29) do.
     """
     n = sum((each < 0.5) != (brightness < 0.5) for each in brightnesses)
     if abs(brightness - 0.5) > 0.2 and n > len(brightnesses) / 2:
@@ -122,7 +122,8 @@ def draw_least_sure(picture, rows, images):
     for row in [rows[index] for index in ordered]:
         chance = f"{row['probability']:.0%}, or {row['second']}"
         captions.append((row["predicted"], chance, Path(row["file"]).name))
-    charts.draw_sheet(picture, images[ordered], captions, "Least sure predictions first")
+    pictures = list(map(to_pil_image, images[ordered]))
+    charts.draw_sheet(picture, pictures, captions, "Least sure predictions first")
     print(f"see {picture}: the least sure predictions first")
 
 

@@ -38,11 +38,11 @@ SPACE = {  # the values that the loops try; those of the dense layers matter lit
     "n_fully_1": (144,),
     "n_fully_2": (72,),
 }
-WORDS = "{}, {} blocks, {}/{} channels, {}/{} dense units"  # an Architecture as a text
-LEAST = 2000  # images for a training, or all if there are fewer
+DESCRIPTION = "{}, {} blocks, {}/{} channels, {}/{} dense units"  # an Architecture as a text
+MIN_IMAGES = 2000  # images for a training, or all if there are fewer
 
 Architecture = namedtuple("Architecture", SPACE)
-SHEETS = Architecture("resnet", **models.ARCHITECTURE)
+SHEET = Architecture("resnet", **models.ARCHITECTURE)
 Trial = namedtuple("Trial", ["judged_on", *SPACE, "n_images", "epochs", "seed"])  # [1:7] is its Architecture
 COLUMNS = (*Trial._fields, "accuracy", "loss", "mflop", "n_parameters", "seconds", "error")  # of results.csv
 
@@ -60,13 +60,13 @@ def architectures(space, image_size):
                             yield Architecture(model, *sizes)
 
 
-def rungs(n, n_images, epochs, grid=False):
+def stages_of(n, n_images, epochs, grid=False):
     """Return for each stage how many of `n` architectures get how many images, epochs and seeds.
 
-    A full training has `epochs` epochs of `n_images` images, a brief one a third of both. With `grid` all are
-    trained from three seeds: briefly, for a third of the epochs, and in full.
+    A full training has `epochs` epochs of `n_images` images, a brief one a third of both, but MIN_IMAGES or
+    more. With `grid` all are trained from three seeds: briefly, for a third of the epochs, and in full.
     """
-    brief = max(round(n_images / 3), min(n_images, LEAST)), max(1, epochs // 3)
+    brief = max(round(n_images / 3), min(n_images, MIN_IMAGES)), max(1, epochs // 3)
     if grid:
         return [(n, *brief, 3), (n, n_images, brief[1], 3), (n, n_images, epochs, 3)]
     return [(n, *brief, 1), (max(3, math.ceil(n / 5)), n_images, epochs, 1), (3, n_images, epochs, 2)]
@@ -88,19 +88,19 @@ def successive_halving(candidates, stages, run, sizes):
     return ranked
 
 
-def train_trial(trial, bench, task):
+def train_trial(trial, shared, task):
     """Train the network of a Trial; return its row of results.csv.
 
-    `bench` has what all trainings share, such as data, {judged_on: (images to train on, images to judge by)}.
+    `shared` has what all trainings share, such as data, {judged_on: (images to train on, to judge by)}.
     """
-    learned, judged = bench.data[trial.judged_on]
+    learned, judged = shared.data[trial.judged_on]
     if trial.n_images < len(learned):  # at random, because a folder is sorted by class
         learned = learned.subset(random_part(len(learned), trial.n_images))
     if trial.n_images < len(judged) and trial.judged_on != "test":  # or testing takes longer
         judged = judged.subset(random_part(len(judged), trial.n_images))
-    size = dict(zip(("mflop", "n_parameters"), bench.sizes[trial[1:7]], strict=True))
+    size = dict(zip(("mflop", "n_parameters"), shared.sizes[trial[1:7]], strict=True))
     row = dict.fromkeys(COLUMNS, "") | trial._asdict() | size
-    settings, started = Namespace(**vars(bench.settings) | trial._asdict()), time.perf_counter()
+    settings, started = Namespace(**vars(shared.settings) | trial._asdict()), time.perf_counter()
     machine.is_alone = True  # other processes train other networks
     try:
         train.complete(settings, learned)  # now, because the learning rate depends on the epochs
@@ -131,23 +131,23 @@ def read_results(file):
         raise UserError(f"{file}: has a line that is no training; repair it, or move it away") from None
 
 
-def train_all(chosen, judged_on, n_images, epochs, n_seeds, bench, stage, deadline=math.inf):
+def train_all(chosen, judged_on, n_images, epochs, n_seeds, shared, stage, deadline=math.inf):
     """Train the architectures `chosen`, unless results.csv has them; return {architecture: its rows there}.
 
-    Each process trains its share. After `deadline` (time.monotonic()) one or two of stage 1 begin, no more.
+    Each process trains its share. After `deadline` (time.monotonic()) only one or two of stage 1 begin.
     """
-    length, seeds = (n_images, epochs), range(bench.settings.seed, bench.settings.seed + n_seeds)
+    length, seeds = (n_images, epochs), range(shared.settings.seed, shared.settings.seed + n_seeds)
     trials = [Trial(judged_on, *each, *length, seed) for seed in seeds for each in chosen]
-    rows = machine.from_first(lambda: read_results(bench.file))
+    rows = machine.from_first(lambda: read_results(shared.file))
     todo = [trial for trial in trials if trial not in rows][machine.rank() :: machine.n_processes()]
     for number, trial in enumerate(console.progress(todo, stage), 1):
-        if time.monotonic() > deadline and len(rows) + number > 3:  # the measured speeds are one or two
+        if time.monotonic() > deadline and len(rows) + number > 3:  # one or two of `rows` measured the speed
             break
-        row = train_trial(trial, bench, f"{stage}, training {number} of {len(todo)}")
-        with open(bench.file, "a", encoding="utf-8", newline="") as file:
+        row = train_trial(trial, shared, f"{stage}, training {number} of {len(todo)}")
+        with open(shared.file, "a", encoding="utf-8", newline="") as file:
             csv.DictWriter(file, COLUMNS, lineterminator="\n").writerow(run_folder.quoted(row))
-    machine.gathered(None)  # waits for the other processes
-    rows = machine.from_first(lambda: read_results(bench.file))
+    machine.sum_over_processes([0])  # waits for the other processes
+    rows = machine.from_first(lambda: read_results(shared.file))
     trained = [[rows[t] for t in trials if t[1:7] == each and t in rows] for each in chosen]
     return {each: own for each, own in zip(chosen, trained, strict=True) if own}
 
@@ -161,82 +161,82 @@ def network_size(architecture, settings, data):
     return counter.get_total_flops() / 1e6, sum(map(torch.numel, model.parameters()))
 
 
-def plan(candidates, bench):
+def plan(candidates, shared):
     """Return (n_images, epochs, seconds needed, those of stage 4) of the longest full training that fits.
 
     With less time it has fewer epochs, then only half of the images, a third, and so on. Times follow from
     FLOPs and short trainings of the cheapest and the costliest network, as if the costliest were the best.
     """
-    images, n_held_out = bench.data["validation"][0].images, len(bench.data["validation"][1])
+    images, n_held_out = shared.data["validation"][0].images, len(shared.data["validation"][1])
     n = min(len(images), max(128, 2**20 // images[0].numel()))  # takes a few seconds
-    extremes = (choose([*candidates, SHEETS], key=bench.sizes.get) for choose in (min, max))
-    measured = train_all(dict.fromkeys(extremes), "validation", n, 2, 1, bench, "measuring the speed")
+    extremes = (choose([*candidates, SHEET], key=shared.sizes.get) for choose in (min, max))
+    measured = train_all(dict.fromkeys(extremes), "validation", n, 2, 1, shared, "measuring the speed")
     n_seen = 2 * n * 4 / 3 * machine.n_processes()  # testing takes a third
-    points = [bench.sizes[each][0] for each in measured], [row["seconds"] for (row,) in measured.values()]
-    costs = np.sort(np.interp([bench.sizes[each][0] for each in candidates], *points))[::-1] / n_seen
-    lengths = [(len(images), epochs) for epochs in range(bench.settings.epochs, 0, -1)]
-    lengths += [(round(len(images) / part), 1) for part in range(2, len(images) // LEAST + 1)]
+    points = [shared.sizes[each][0] for each in measured], [row["seconds"] for (row,) in measured.values()]
+    costs = np.sort(np.interp([shared.sizes[each][0] for each in candidates], *points))[::-1] / n_seen
+    lengths = [(len(images), epochs) for epochs in range(shared.settings.epochs, 0, -1)]
+    lengths += [(round(len(images) / part), 1) for part in range(2, len(images) // MIN_IMAGES + 1)]
     for n_images, epochs in lengths:
         final = 1, 1.2 * n_images + n_held_out / 3, epochs, 10  # there are about as many test images
-        stages = [*rungs(len(candidates), n_images, epochs, bench.grid), final]
+        stages = [*stages_of(len(candidates), n_images, epochs, shared.grid), final]
         seconds = [sum(costs[:n]) * seeds * e * (i + min(i, n_held_out) / 3) for n, i, e, seeds in stages]
-        if sum(seconds) < bench.seconds:
+        if sum(seconds) < shared.seconds:
             break
     return n_images, epochs, sum(seconds), seconds[-1]
 
 
-def search(candidates, bench, started):
-    """Search among the Architectures `candidates` and print what comes of it; return the winner."""
-    n_images, epochs, needed, final = plan(candidates, bench)
-    n_all, deadline = len(bench.data["validation"][0]), started + bench.seconds
-    stages, board = rungs(len(candidates), n_images, epochs, bench.grid), {}
+def search(candidates, shared, started):
+    """Search among the Architectures `candidates` and print the results; return the winner."""
+    n_images, epochs, needed, final = plan(candidates, shared)
+    n_all, deadline = len(shared.data["validation"][0]), started + shared.seconds
+    stages, board = stages_of(len(candidates), n_images, epochs, shared.grid), {}
     part = f"{n_images:,} of {n_all:,} images{', chosen at random' * (n_images < n_all)}, epochs: {epochs}"
-    about = console.duration(min(needed, bench.seconds))
+    about = console.duration(min(needed, shared.seconds))
     print(f"{len(candidates)} architectures; a full training has {part}; all takes about {about}", flush=True)
 
     def run(number, chosen, *length_and_seeds):
-        title, end = f"stage {number} of 4", deadline - min(final, bench.seconds / 2)
-        board.update(found := train_all(chosen, "validation", *length_and_seeds, bench, title, end))
+        title, end = f"stage {number} of 4", deadline - min(final, shared.seconds / 2)
+        board.update(found := train_all(chosen, "validation", *length_and_seeds, shared, title, end))
         n_trained, n_wanted = sum(map(len, found.values())), len(chosen) * length_and_seeds[-1]
         print(f"{title}: there was time for {n_trained} of {n_wanted} trainings", flush=True)
         return {each: mean(row["accuracy"] for row in rows) for each, rows in found.items()}
 
-    ranked = [each for each in successive_halving(candidates, stages, run, bench.sizes) if each in board]
+    ranked = [each for each in successive_halving(candidates, stages, run, shared.sizes) if each in board]
     if not ranked:
-        raise UserError(f"no network could be trained; {bench.file} has the errors")
-    show_board({each: board[each] for each in ranked}, (n_images, epochs), bench)
-    pair, n_images = dict.fromkeys([ranked[0], SHEETS]), round(n_images * len(bench.data["test"][0]) / n_all)
-    show_final(ranked[0], train_all(pair, "test", n_images, epochs, 5, bench, "stage 4 of 4", deadline))
+        raise UserError(f"no network could be trained; {shared.file} has the errors")
+    show_board({each: board[each] for each in ranked}, (n_images, epochs), shared)
+    pair, n_images = dict.fromkeys([ranked[0], SHEET]), round(n_images * len(shared.data["test"][0]) / n_all)
+    show_final(ranked[0], train_all(pair, "test", n_images, epochs, 5, shared, "stage 4 of 4", deadline))
     return ranked[0]
 
 
-def show_board(board, full, bench):
+def show_board(board, full, shared):
     """Print the best ten of `board`, {architecture: rows of its longest training}, and draw all."""
     print("\nrank  accuracy (%)  seeds  parameters   MFLOP  architecture")
     entries = []
     for rank, (each, rows) in enumerate(board.items(), 1):
-        name, (mflop, n) = WORDS.format(*each), bench.sizes[each]
+        name, (mflop, n) = DESCRIPTION.format(*each), shared.sizes[each]
         errors = [100 - 100 * row["accuracy"] for row in rows]
         entry = {"model": each.model, "architecture": name, "mflop": mflop, "error": mean(errors)}
-        entry |= {"error_sd": stdev(errors) if len(errors) > 1 else None, "is_sheets": each == SHEETS}
+        entry |= {"error_sd": stdev(errors) if len(errors) > 1 else None, "is_sheets": each == SHEET}
         entries.append(entry | {"longest": (rows[0]["n_images"], rows[0]["epochs"]) == full})
         if rank <= 10:
             print(f"{rank:4}  {100 - mean(errors):12.2f}  {len(rows):5}  {n:10,}  {mflop:6.1f}  {name}")
-    picture, title = bench.file.with_name("costs.png"), f"Architectures on {bench.data['test'][0].source}"
+    picture, title = shared.file.with_name("costs.png"), f"Architectures on {shared.data['test'][0].source}"
     machine.from_first(lambda: charts.draw_costs(picture, entries, title))
-    print(f"see {picture}; all trainings are in {bench.file}")
+    print(f"see {picture}; all trainings are in {shared.file}")
 
 
 def show_final(winner, found):
     """Print how the winner compares with the sheet's network; `found` is {architecture: rows}."""
-    both = [found.get(each, []) for each in (winner, SHEETS)]
+    both = [found.get(each, []) for each in (winner, SHEET)]
     best, sheets = ([100 * row["accuracy"] for row in rows if not row["error"]] for rows in both)
     if min(len(best), len(sheets)) < 2:
         return print("\nnot compared on the test set: fewer than two seeds are done; repeat the command")
     print(f"\ntest accuracy (%), mean ± standard deviation of {len(best)} and {len(sheets)} seeds")
-    print(f"the winner   {mean(best):6.2f} ± {stdev(best):.2f}  {WORDS.format(*winner)}")
-    print(f"the sheet's  {mean(sheets):6.2f} ± {stdev(sheets):.2f}  {WORDS.format(*SHEETS)}")
-    if winner != SHEETS:
+    print(f"the winner   {mean(best):6.2f} ± {stdev(best):.2f}  {DESCRIPTION.format(*winner)}")
+    print(f"the sheet's  {mean(sheets):6.2f} ± {stdev(sheets):.2f}  {DESCRIPTION.format(*SHEET)}")
+    if winner != SHEET:
         points, low, high, p = rank_test(sheets, best)
         told = f"(median of pairs, 95 % interval {low:+.2f} to {high:+.2f}): {verdict(p)}, exact rank test"
         print(f"difference   {points:+6.2f} points", "(too few seeds to test)" if math.isnan(low) else told)
@@ -287,12 +287,12 @@ def main():
     candidates = list(dict.fromkeys(architectures(vars(given), settings.image_size)))
     if not candidates:
         raise UserError("the images are too small for these blocks; try --n-blocks 1")
-    sizes = {each: network_size(each, settings, train_data) for each in [*candidates, SHEETS]}
-    folder = machine.from_first(lambda: folder_of(settings, data, sizes[SHEETS][1], given.out))
-    bench = Namespace(file=folder / "results.csv", data=data, settings=settings, sizes=sizes, grid=given.grid)
-    bench.seconds = math.inf if given.grid else 60 * given.minutes
+    sizes = {each: network_size(each, settings, train_data) for each in [*candidates, SHEET]}
+    folder = machine.from_first(lambda: folder_of(settings, data, sizes[SHEET][1], given.out))
+    shared = Namespace(data=data, settings=settings, sizes=sizes, grid=given.grid)
+    shared.file, shared.seconds = folder / "results.csv", math.inf if given.grid else 60 * given.minutes
     shuffled = [candidates[index] for index in random_order(len(candidates), given.seed)]
-    flags = {"init": given.init} | typed | search(shuffled, bench, started)._asdict()
+    flags = {"init": given.init} | typed | search(shuffled, shared, started)._asdict()
     names = [name for name in flags if name not in ("minutes", "grid", "out") and flags[name] is not False]
     words = [f"--{name.replace('_', '-')}" + f"={flags[name]}" * (flags[name] is not True) for name in names]
     print(f"\nnext, to train the winner: {console.command('train.py', *words)}")

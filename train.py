@@ -22,7 +22,7 @@ from support import charts, console, machine, run_folder
 from support.console import Parser, UserError, command, path, progress, run_command
 
 COLUMNS = ("epoch", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "seconds")  # of metrics.csv
-HEADER = "epoch  train loss  train accuracy  test loss  test accuracy  seconds"
+HEADER = "  ".join(COLUMNS).replace("_", " ")
 ROW = "{:5} {:11.4f} {:15.2%} {:10.4f} {:14.2%} {:8.1f}"
 
 # ---------------------------------------------------------------- the loop
@@ -68,7 +68,7 @@ def train(model, train_data, test_data, settings, folder=None, task=None):
     history = run_folder.load_state(folder, settings.device, **parts)
     network = model
     if machine.n_processes() > 1:
-        # With this option DDP does not regroup gradients after a step: a resumed run adds them in this order.
+        # Otherwise DDP regroups gradients after a step, and a resumed run sums them in another order.
         network = DistributedDataParallel(model, find_unused_parameters=True)
     if not task:
         print(HEADER, flush=True)

@@ -11,7 +11,7 @@ from torch import autograd, nn
 
 import models
 from compare import name_of
-from data import batch_to_float, describe_data, load, random_part
+from data import batch_to_float, load, random_part
 from support import charts, console, run_folder
 
 
@@ -39,7 +39,7 @@ def networks_of(run, name):
     """Return {name: layer_stds} for a run called `name`: at the start, and trained if it is finished."""
     settings = Namespace(**vars(run.settings) | {"device": "cpu"})
     data, test = load(settings.data, settings.limit, settings.image_size)
-    if describe_data(data, test)["fingerprints"] != run.config["data"]["fingerprints"]:
+    if [data.fingerprint(), test.fingerprint()] != run.config["data"]["fingerprints"]:
         raise console.UserError(f"{run.folder}: {settings.data} no longer holds the images of this run")
     model = models.build(settings, len(data.classes), data.images.shape[1])
     sample = data.subset(random_part(len(data), 32))  # at random, because a folder is sorted by class

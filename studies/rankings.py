@@ -17,6 +17,7 @@ from argparse import Namespace
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # OpenMP reads this when torch is imported; see train.py
@@ -158,9 +159,11 @@ def main():
     given = parser.parse_args()
     if given.cleanlab and not find_spec("cleanlab"):
         raise UserError("--cleanlab: pip install cleanlab first")
-    table = [row for noise in given.noises for seed in given.sets for row in measure(noise, seed, given)]
-    run_folder.check_replaceable(given.csv, table[0])
-    run_folder.write_csv(given.csv, table)
+    table = []
+    for noise, seed in product(given.noises, given.sets):
+        table += measure(noise, seed, given)
+        run_folder.check_replaceable(given.csv, table[0])
+        run_folder.write_csv(given.csv, table)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from itertools import accumulate
 
 from PIL import Image, ImageDraw, ImageFont
 from PIL.PngImagePlugin import PngInfo
-from torchvision.transforms.functional import to_pil_image
 
 from support.console import printable
 from support.run_folder import PNG_MARK, written
@@ -197,8 +196,8 @@ def draw_curves(path, history, title):
     """Draw a run's loss and error by epoch; `history` is a list of metrics.csv's rows, dicts."""
     lines = []
     for name, split in (("training", "train"), ("test", "test")):
-        losses = [float(row[f"{split}_loss"]) for row in history]
-        errors = [100 - 100 * float(row[f"{split}_accuracy"]) for row in history]
+        losses = [row[f"{split}_loss"] for row in history]
+        errors = [100 - 100 * row[f"{split}_accuracy"] for row in history]
         lines.append((name, [[(x, y, y, y) for x, y in enumerate(ys, 1)] for ys in (losses, errors)]))
     panels = ("loss (cross-entropy, log scale)", "epoch"), ("error (%, log scale)", "epoch")
     draw_lines(path, title, panels, [("", lines)])
@@ -211,7 +210,7 @@ def pareto(entries):
 
 
 def draw_costs(path, entries, title):
-    """Draw the validation error of architectures over their cost, and the Pareto front of the fully trained.
+    """Draw the validation error of architectures against cost, and the Pareto front of the fully trained.
 
     `entries` are dicts: model ("encoder" or "resnet"), architecture (text), mflop (float), error (%),
     error_sd (or None), longest (bool: trained in full, not briefly), is_sheets (bool: the exercise sheet's).
@@ -286,12 +285,12 @@ def draw_confusion(path, matrix, classes, title, subtitle):
 
 
 def draw_sheet(path, pictures, captions, title):
-    """Draw a contact sheet. `pictures` are uint8 tensors (channels, height, width).
+    """Draw a contact sheet. `pictures` are Pillow images.
 
     `captions` has three texts for each; too wide ones are broken after an arrow. Small pictures are enlarged
     to exact squares, photos smoothly.
     """
-    pictures = [to_pil_image(picture).convert("RGB") for picture in pictures]
+    pictures = [picture.convert("RGB") for picture in pictures]
     side = 288 if any(max(picture.size) > 64 for picture in pictures) else 224
     n_columns = min(len(pictures), 2000 // (side + 32))
     texts = []

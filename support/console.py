@@ -7,6 +7,7 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import sys
 import time
 from contextlib import redirect_stdout
@@ -63,6 +64,7 @@ def has_lost_process(error):
 def run_command(main):
     """Call `main()`. An error that the user can cause ends in one line on stderr and exit status 2."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # `kill` ends a command as Ctrl-C does
+    socket.setdefaulttimeout(15)  # seconds, for a download from a server that does not answer
     try:
         with redirect_stdout(Escaped(sys.stdout or open(os.devnull, "w"))):
             main()
@@ -79,7 +81,7 @@ def run_command(main):
         message = f"{error.filename or 'cannot write'}: {error.strerror or one_line(error)}"
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
-            message = "out of memory; try a smaller --batch-size, --image-size or --limit"
+            message = "out of memory; try a smaller --batch-size, --image-size or --limit in the training"
         elif has_lost_process(error):
             message = "another process of torchrun has ended"
         else:
@@ -146,7 +148,7 @@ def add_training_flags(parser, architecture, init="default", augment=False, epoc
     add, number = parser.add_argument, {"type": positive(int), "metavar": "N"}
     add("--model", choices=("vgg16", "encoder", "resnet"), default="resnet", help="default: resnet")
     inits = ("default", "xavier", "pretrained", "transfer")
-    text = "initial weights: PyTorch's default, Xavier's, vgg16's ImageNet weights, or those of another run"
+    text = "PyTorch's default weights, Xavier initialisation, vgg16's ImageNet weights or another run's"
     add("--init", choices=inits, default=init, help=f"{text} (default: {init})")
     text = "RUN/model.pt for --init transfer, or a file with ImageNet weights for --init pretrained"
     add("--weights", type=path, metavar="FILE", help=text)
@@ -205,9 +207,9 @@ def command(script, *words, n_processes=1):
     It works in the current folder even if the scripts are in another one. A Path never looks like a flag.
     """
     launcher = ["torchrun", "--nproc-per-node", n_processes] if n_processes > 1 else ["python"]
-    path = os.path.join(os.path.dirname(sys.argv[0]), script)
+    file = os.path.join(os.path.dirname(sys.argv[0]), script)
     words = [f"./{word}" if isinstance(word, Path) and str(word)[0] == "-" else str(word) for word in words]
-    words = [*map(str, launcher), path, *words]
+    words = [*map(str, launcher), file, *words]
     if sys.platform != "win32":
         return shlex.join(words)
     return " ".join(word if re.fullmatch(r"[\w.,:=+/\\-]+", word) else f'"{word}"' for word in words)
@@ -243,7 +245,8 @@ def progress(items, task, n_items=None, n_after=0):
             left = (now - started) / n_done * (n_items + n_after - n_done)
             line = printable(f"{task}: {n_done / n_items:.0%}, {duration(left)} left")
             if in_place:
-                line = f"\r\x1b[K{line[: shutil.get_terminal_size().columns - 1]}"  # \x1b[K erases the line
-            print(line, end="" if in_place else "\n", flush=True, file=stream)
+                # \x1b[K erases the line; after \r the next text replaces it.
+                line = f"\x1b[K{line[: shutil.get_terminal_size().columns - 1]}\r"
+            print(line, end="" if in_place else "\n", flush=True, file=stream if in_place else sys.stdout)
     if in_place and shown > started:
-        print("\r\x1b[K", end="", flush=True, file=stream)
+        print("\x1b[K", end="", flush=True, file=stream)

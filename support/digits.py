@@ -13,8 +13,8 @@ import torch
 from support.console import progress
 
 # The ways to write each digit: pen strokes through points x,y in percent, x to the right and y down. A stroke
-# runs smoothly through its points; a corner is where one stroke ends and the next begins. Twice means twice
-# as often.
+# runs smoothly through its points; a corner is where one stroke ends and the next begins. A shape that is
+# listed twice is drawn twice as often.
 SHAPES = {
     0: [
         "50,0 16,18 5,50 16,84 50,100 84,82 95,50 84,16 50,0",

@@ -29,7 +29,7 @@ USUAL_SIZE, LARGEST = 64, 128  # pixels: images that are larger or of mixed size
 warnings.filterwarnings("ignore", module=r"PIL\.")  # about files that are read or refused anyway
 
 
-def head(file):
+def first_bytes(file):
     """Return the first bytes of a file, none if it cannot be read."""
     with suppress(OSError), open(file, "rb") as opened:
         return opened.read(200)
@@ -75,7 +75,7 @@ def read_images(files, image_size=None, white=None):
             if white < FULL:
                 print(f"Note: of the 16 bits a channel the files use {white.bit_length()}: {white} is white")
             return read_images(files, image_size, white)
-        images = room(len(files), image.shape) if images is None else images
+        images = allocate(len(files), image.shape) if images is None else images
         (channels, *own_size), (_, most_channels, *common_size) = image.shape, images.shape
         is_mixed = own_size != common_size
         if size is None and (is_mixed or max(own_size) > LARGEST):
@@ -85,7 +85,7 @@ def read_images(files, image_size=None, white=None):
         if channels > most_channels or image.shape[1:] != images.shape[2:]:
             # It is the first in colour, or the first of another size.
             shape = (max(channels, most_channels), *image.shape[1:])
-            images = room(len(files), shape, images[:index])
+            images = allocate(len(files), shape, images[:index])
         images[index] = image
     if errors:
         n, more = len(errors), f"; and {len(errors) - 10:,} more" if len(errors) > 10 else ""
@@ -102,14 +102,14 @@ def attempt(file, size, white):
         return error
 
 
-def room(n_images, shape, images=()):
-    """Return a uint8 tensor for `n_images` of `shape`, first `images`. Raises UserError if too large."""
+def allocate(n_images, shape, images=()):
+    """Return a uint8 tensor (n_images, *shape) that begins with `images`. Raises UserError if too large."""
     needed, free = n_images * math.prod(shape), math.inf
     with suppress(OSError):
         free = 1024 * int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1])
     if needed > free:
         problem = f"{n_images:,} images of {shape[1]}×{shape[2]} pixels take {needed / 1e9:,.1f} GB of memory"
-        advice = "use fewer or smaller ones, as with --limit or --image-size"
+        advice = "use fewer or smaller images (train with --limit or --image-size)"
         raise UserError(f"{problem}, and {free / 1e9:,.1f} GB are free; {advice}")
     result = torch.empty(n_images, *shape, dtype=torch.uint8)
     for index, image in enumerate(images):
@@ -117,13 +117,14 @@ def room(n_images, shape, images=()):
     return result
 
 
-def read_image(file, image_size=None, white=FULL):
-    """Return the first picture in a file, upright: uint8 (1 or 3, height, width), resized if it is larger.
+def read_image(file, size=None, white=FULL):
+    """Return the first picture in a file, upright: uint8 (1 or 3, height, width).
 
-    `white` becomes 255 in a file with 16 bits a channel. If it is None, the file's greatest value, an int, is
-    returned instead of the image. Raises UserError, also if a value exceeds `white`.
+    If it is larger than `size`, (height, width), it is resized. `white` becomes 255 in a file with 16 bits a
+    channel. If it is None, the file's greatest value, an int, is returned instead of the image. Raises
+    UserError, also if a value exceeds `white`.
     """
-    size, content = [image_size, image_size] if isinstance(image_size, int) else image_size, None
+    content = None
     try:
         if not stat.S_ISREG(os.stat(file).st_mode):
             raise OSError("it is not a file")  # reading a pipe might never end
@@ -219,7 +220,7 @@ def opaque(picture):
 
 
 def what_is(content):
-    """Return what an unreadable file is, as far as its first bytes tell, or None."""
+    """Return what the bytes `content` of an unreadable file tell about its format, or None."""
     if not starts_as_image(content):
         with suppress(Exception):
             tags, stream = TiffImagePlugin.ImageFileDirectory_v2(content[:8]), io.BytesIO(content)

@@ -1,6 +1,5 @@
 """Folders of image files: which images are for training and for testing; folders written and copied."""
 
-import hashlib
 import os
 import shutil
 import unicodedata
@@ -8,15 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from PIL import Image
+from torchvision.transforms.functional import to_pil_image
 
 from support.console import UserError, progress
-from support.image_files import SUFFIXES, head, in_threads, starts_as_image
-from support.run_folder import PNG_MARK
+from support.image_files import SUFFIXES, first_bytes, in_threads, starts_as_image
+from support.run_folder import PNG_MARK, file_fingerprint
 
 TRAIN, TEST, VALIDATION = ("train", "training"), ("test", "testing"), ("val", "valid", "validation")
-DEVICE_FOLDERS = ("@eadir", "#recycle", "@recycle", ".thumbnails", "$recycle.bin", "lost+found", "__macosx")
-DEVICE_FOLDERS += ("system volume information",)
+SYSTEM_FOLDERS = ("@eadir", "#recycle", "@recycle", "$recycle.bin", "lost+found", "__macosx")
+SYSTEM_FOLDERS += ("system volume information",)
 RUN_FILES = {"metrics.csv", "state.pt", "model.pt", "top_losses.csv"}
 
 
@@ -84,7 +83,7 @@ def by_folder(files, root, left_out):
     """Return {name: files} by the folders in `root` that the files are in; `left_out` gets those in none."""
     folders = {}
     for file in files:
-        name, inner, _ = file[len(root) + 1 :].partition(os.sep)
+        name, inner, _ = file.removeprefix(os.path.join(root, "")).partition(os.sep)
         (folders.setdefault(name, []) if inner else left_out).append(file)
     return dict(sorted(folders.items()))
 
@@ -100,13 +99,13 @@ def find_images(folder, left_out):
         is_image = entry.name.lower().endswith(SUFFIXES) and is_file
         if not is_image and not os.path.exists(entry.path):
             raise UserError(f"{entry.path}: links to {os.readlink(entry.path)}, which is missing; remove it")
-        is_image = is_image or (entry.is_file() and starts_as_image(head(entry.path)))
+        is_image = is_image or (entry.is_file() and starts_as_image(first_bytes(entry.path)))
         (images if is_image else left_out).append(entry.path)
     return sorted(images, key=os.path.split)
 
 
 def files_in(folder, left_out=None, around=()):
-    """Yield an os.DirEntry for each file in `folder`, at any depth; given `left_out`, if not `is_skipped`.
+    """Yield an os.DirEntry for each file in `folder`, at any depth; with `left_out` unless it `is_skipped`.
 
     Links are followed, except to a folder that they are in.
     """
@@ -118,13 +117,14 @@ def files_in(folder, left_out=None, around=()):
 
 
 def is_skipped(entry, left_out):
-    """Return whether an os.DirEntry is hidden, a device's or ours; add the last two to `left_out`."""
-    is_hidden, is_foreign = entry.name.startswith("."), entry.name.lower() in DEVICE_FOLDERS
+    """Return whether an os.DirEntry is hidden, or of the system or this program: then `left_out` gets it."""
+    is_hidden, is_foreign = entry.name.startswith("."), entry.name.lower() in SYSTEM_FOLDERS
     if entry.is_dir() and not is_hidden and not is_foreign:
         names = os.listdir(entry.path)
         pictures = [os.path.join(entry.path, name) for name in names if name.lower().endswith(SUFFIXES)]
         is_foreign = "config.json" in names and not RUN_FILES.isdisjoint(names)
-        is_foreign |= bool(pictures) and all("\0".join(PNG_MARK).encode() in head(file) for file in pictures)
+        mark = "\0".join(PNG_MARK).encode()
+        is_foreign |= bool(pictures) and all(mark in first_bytes(picture) for picture in pictures)
     left_out += [entry.path] if is_foreign else []
     return is_hidden or is_foreign
 
@@ -144,7 +144,7 @@ def note(text, names):
 def note_left_out(root, left_out):
     """Print which files and folders in `root` are left out."""
     names = [os.path.relpath(path, root) for path in left_out]
-    note(f"left out of {root} (no image, in no class folder, or a folder of a device or with results)", names)
+    note(f"left out of {root} (no image, in no class folder, or a folder of the system or of results)", names)
 
 
 def image_files(path):
@@ -160,14 +160,14 @@ def image_files(path):
 def hold_out(root, folders):
     """Return (train, test) of {class name: files}: one image in five, by the hash of its bytes, is tested.
 
-    So new images move no others, and copies stay together. A class without test images lends one, with its
-    copies, if each class keeps a training image.
+    So new images do not change the split of others, and copies stay together. A class without test images
+    lends one, with its copies, if each class keeps a training image.
     """
     files = [file for files in folders.values() for file in files]
-    hashed = in_threads(lambda file: hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16], files)
+    hashed = in_threads(file_fingerprint, files)
     hashes = dict(zip(files, progress(hashed, "holding out images", len(files)), strict=True))
     classes = [{hashes[file] for file in files} for files in folders.values()]
-    tested = {digits for digits in hashes.values() if int(digits, 16) % 5 == 0}
+    tested = {digest for digest in hashes.values() if int(digest, 16) % 5 == 0}
     for members in classes:
         if members <= tested:  # test only one of them, or none if the class has no other
             tested -= members - {min(members)} or members
@@ -220,8 +220,7 @@ def write_images(folder, images, labels, classes):
     for name in classes:
         Path(folder, name).mkdir(parents=True)
     for index, label in enumerate(progress(labels, f"writing {Path(folder).name}")):
-        image = images[index].permute(1, 2, 0).squeeze(2).numpy()  # grey without channels
-        Image.fromarray(image).save(Path(folder, classes[label], f"{index:05}.png"))
+        to_pil_image(images[index]).save(Path(folder, classes[label], f"{index:05}.png"))
 
 
 def copy_folder(root, out, new_classes):
@@ -247,7 +246,7 @@ def copy_folder(root, out, new_classes):
 
 
 def in_class(file, name):
-    """Return where the image `file`, a Path relative to its data set, is if it moves to the class `name`."""
+    """Return the Path of the image `file`, relative to its data set, if it moves to the class `name`."""
     depth = int(file.parts[0].lower() in TRAIN + TEST + VALIDATION)  # of the class folders
     return Path(*file.parts[:depth], name, file.name)
 

@@ -58,14 +58,14 @@ def autocast(settings):
     return torch.autocast(device_type, torch.bfloat16, enabled=settings.precision == "bf16")
 
 
-def to_device(tensors, device):
-    """Return `tensors.to(device)`, or `tensors` unchanged if they do not fit there."""
+def to_device(data, device):
+    """Return `data.to(device)`, or `data` unchanged if it does not fit there."""
     try:
-        return tensors.to(device)
+        return data.to(device)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
-        return tensors
+        return data
 
 
 def keep_freed_memory():
@@ -118,18 +118,12 @@ def n_processes():
     return dist.get_world_size() if together() else 1
 
 
-def gathered(value):
-    """Return the list of every process's `value`, which must be picklable."""
-    values = [value]
-    if n_processes() > 1:
-        values = n_processes() * [None]
-        dist.all_gather_object(values, value)
-    return values
-
-
 def from_first(function):
     """Return `function()`, which only the first process calls. If it fails, torchrun ends the others."""
-    return gathered(function() if rank() == 0 else None)[0]
+    result = [function() if rank() == 0 else None]
+    if n_processes() > 1:
+        dist.broadcast_object_list(result)
+    return result[0]
 
 
 def sum_over_processes(numbers):

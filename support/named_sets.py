@@ -1,7 +1,6 @@
 """The data sets that have a name: MNIST, Fashion-MNIST (torchvision downloads them) and built-in digits."""
 
 import os
-import socket
 import tempfile
 from pathlib import Path
 
@@ -47,13 +46,14 @@ def download(name):
     if place.exists():
         return
     print(f"Downloading {place.name} ({MEGABYTES[name]} MB) …", flush=True)
-    socket.setdefaulttimeout(15)  # seconds, for a server that does not answer
     try:
         DATA.mkdir(exist_ok=True)
         with tempfile.TemporaryDirectory(dir=DATA, prefix=".download-") as folder:
             KINDS[name](folder, download=True)
             os.rename(Path(folder, place.name), place)
     except Exception as error:  # network, server and disk each raise their own kinds
+        if place.exists():
+            return  # another process has downloaded it meanwhile
         reason = one_line(error).split("got: ")[-1]  # torchvision lists each server's error
         problem = f"{place.name} could not be downloaded ({reason})"
         raise UserError(f"{problem}; put its files into {place}/raw by hand") from None

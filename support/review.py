@@ -35,7 +35,7 @@ class Decisions(NamedTuple):
 
     kept: torch.Tensor  # bool (N,), False: removed
     new_labels: torch.Tensor  # int64 (N,)
-    confirmed: torch.Tensor  # bool (N,), True: a person decided that the label is right
+    decided: torch.Tensor  # bool (N,), True: by a person
 
 
 def write_table(path, ids, classes, labels, order, scores, losses, probabilities, decisions):
@@ -50,9 +50,9 @@ def write_table(path, ids, classes, labels, order, scores, losses, probabilities
         table = csv.writer(file)
         table.writerow([*columns, *(f"p({name})" for name in classes)])
         for rank, index in enumerate(order.tolist(), 1):
-            kept, new_label, confirmed = (part[index].item() for part in decisions)
+            kept, new_label, decided = (part[index].item() for part in decisions)
             relabelled = kept and new_label != labels[index]
-            action = "relabel" if relabelled else "remove" if not kept else "keep" if confirmed else ""
+            action = "relabel" if relabelled else "remove" if not kept else "keep" if decided else ""
             row = [rank, ids[index], action, classes[new_label] if relabelled else ""]
             row += [classes[labels[index]], classes[probabilities[index].argmax()]]
             row += [round(number, 4) for number in numbers[index].tolist()]
@@ -85,13 +85,13 @@ def decide(path, text, ids, classes, labels, all_known=False):
     """Return the Decisions in the text of a table; see `read_decisions`. `all_known`: each id must exist."""
     files = {form(name): index for form in (nfc, str) for index, name in enumerate(ids)}
     kept, new_labels = torch.ones(len(ids), dtype=torch.bool), labels.clone()
-    confirmed, faults = ~kept, []
+    decided, faults = ~kept, []
     for line, row in read_table(path, text):
         name, action = row["id"], row["action"].strip().lower()
         index, given = files.get(name, files.get(nfc(name))), find_class(row.get("given", ""), classes)
         new_label = find_class(row.get("new_label") or row.get("predicted", ""), classes)
         is_moved = index is None and action == "relabel" and new_label is not None and Path(name).parts
-        if is_moved:  # into the other class's folder of a copy, perhaps
+        if is_moved:  # in a cleaned copy it is in the new class's folder
             place = in_class(Path(name), classes[new_label])
             index = files.get(f"{place.parent.as_posix()}/2-{place.name}", files.get(place.as_posix()))
             action, given = "keep", new_label
@@ -104,13 +104,14 @@ def decide(path, text, ids, classes, labels, all_known=False):
         elif index is not None:
             kept[index] = action != "remove"
             new_labels[index] = new_label if action == "relabel" else labels[index]
-            confirmed[index] = action == "keep" and given in (None, labels[index])
+            is_confirmed = action == "keep" and given in (None, labels[index])
+            decided[index] = is_confirmed or action in ("remove", "relabel")
     if faults:
         count = f"{len(faults):,} line{'s' * (len(faults) > 1)} to correct or delete"
         raise UserError(f"{path}: {count}: {'; '.join(faults[:10])}{'; …' if len(faults) > 10 else ''}")
     if emptied := set(labels.tolist()) - set(new_labels[kept].tolist()):
         raise UserError(f"{path}: leaves no image of the class {classes[min(emptied)]}; keep one")
-    return Decisions(kept, new_labels, confirmed)
+    return Decisions(kept, new_labels, decided)
 
 
 def read_table(path, text):
@@ -148,25 +149,25 @@ def new_classes(ids, classes, labels, decisions):
 
 
 def page_tab(title, root, ids, images, labels, order, losses, probabilities, decisions):
-    """Return a tab for `write_page`: the images to remove, a hundred others, then those that are decided.
+    """Return a tab for `write_page`: the suspects, a hundred others, then what a person decided earlier.
 
     `root` is the folder of the files `ids`, if any; `images` is uint8 (N, C, H, W). See also `write_table`.
     """
-    kept, new_labels, confirmed = decisions
+    kept, new_labels, decided = decisions
     predicted, ranks = probabilities.argmax(dim=1), order.argsort() + 1
-    decided = confirmed | (new_labels != labels)  # by a person, earlier
-    removed, others, last = (order[part[order]] for part in (~kept, kept & ~decided, decided))
-    shown = torch.cat([removed, others[:100], last]).tolist()
+    suspects, others, last = (order[part[order]] for part in (~kept & ~decided, kept & ~decided, decided))
+    shown = torch.cat([suspects, others[:100], last]).tolist()
     items = []
     for index in progress(shown[:MOST], "writing the page"):
         label, new_label, loss = (each[index].item() for each in (labels, new_labels, losses))
         likely = dict.fromkeys([*probabilities[index].argsort(descending=True)[:3].tolist(), label])
         file, picture = picture_of(Path(root, ids[index]), images[index])
-        earlier = None if not decided[index] else ["keep"] if new_label == label else ["relabel", new_label]
+        action = "remove" if not kept[index] else "keep" if new_label == label else "relabel"
+        earlier = [action, new_label][: 1 + (action == "relabel")] if decided[index] else None
         facts = {"id": ids[index], "rank": ranks[index].item(), "loss": round(loss, 4), "label": label}
         facts |= {"predicted": predicted[index].item(), "image": picture, "file": file}
         facts["likely"] = [(k, round(probabilities[index, k].item(), 4)) for k in likely]
-        items.append(facts | {"suggestion": ["keep" if kept[index] else "remove"], "earlier": earlier})
+        items.append(facts | {"suspect": not (kept[index] or decided[index]), "earlier": earlier})
     examples = {}
     for k in {item[name] for item in items for name in ("label", "predicted")}:
         sure = ((labels == k) & (predicted == k)).nonzero().flatten()

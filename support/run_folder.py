@@ -120,7 +120,7 @@ def check_replaceable(path, columns=None):
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
-    if path.is_dir() or is_run(path.parent):
+    if path.is_dir() or (path.parent / "config.json").exists():
         raise UserError(f"{path}: is a folder, or in the folder of a run; choose another name")
     if path.exists():
         with open(path, "rb") as file:
@@ -130,14 +130,6 @@ def check_replaceable(path, columns=None):
             is_ours = start.splitlines()[:1] == [",".join(columns).encode()]
         if not is_ours:
             raise UserError(f"{path}: this program did not write it; choose another name, or move it away")
-
-
-def is_run(folder):
-    """Return whether `folder` has the config.json of a run."""
-    try:
-        return bool(read_config(folder, None))
-    except UserError:
-        return False
 
 
 # ---------------------------------------------------------------- the folder
@@ -250,7 +242,7 @@ def check_same(folder, config, described):
     """Raise UserError if data or weights are not those of `config`; note if the platform is another one."""
     settings = described["settings"]
     if config["data"]["fingerprints"] != described["data"]["fingerprints"]:
-        problem = f"{settings['data']} holds other images; --data DIR names their new place"
+        problem = f"{settings['data']} does not hold this run's images; --data DIR names a folder that does"
         raise UserError(f"--resume {folder}: {problem}")
     if config["weights"] != described["weights"]:
         raise UserError(f"--resume {folder}: {settings['weights']} has changed; --weights FILE names a copy")

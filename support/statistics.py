@@ -1,4 +1,4 @@
-"""Is a difference significant? Four tests at the 5 % level, and the 95 % interval of a difference."""
+"""Is a difference significant? Three tests at the 5 % level, and the 95 % interval of a difference."""
 
 import math
 from collections import Counter

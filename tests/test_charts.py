@@ -7,6 +7,7 @@ import torch
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops
+from torchvision.transforms.functional import to_pil_image
 
 from support import charts
 
@@ -200,17 +201,16 @@ def test_costs_show_models_spread_and_the_sheets_network(tmp_path):
 def test_every_pixel_of_a_small_picture_is_a_square(tmp_path_factory, height, width, channels):
     image = (torch.arange(channels * height * width).view(channels, height, width) * 7 % 200).to(torch.uint8)
     path, factor = tmp_path_factory.mktemp("a") / "a.png", 112 // max(height, width)
-    picture = drawn(charts.draw_sheet, path, [image], [("", "", "")], "")
+    picture = drawn(charts.draw_sheet, path, [to_pil_image(image)], [("", "", "")], "")
     left, top, right, bottom = ImageChops.invert(picture).getbbox()
     assert (right - left, bottom - top) == (width * factor, height * factor)
-    shown = charts.to_pil_image(image).convert("RGB").resize((width * factor, height * factor), 0)
+    shown = to_pil_image(image).convert("RGB").resize((width * factor, height * factor), 0)
     assert picture.crop((left, top, right, bottom)).tobytes() == shown.tobytes()
 
 
 def test_photos_are_large_and_captions_keep_class_names_and_the_ends_of_files(tmp_path):
     sizes = (20, 3000), (400, 90), (65, 65)
-    colours = [torch.tensor((200, 30, i), dtype=torch.uint8) for i in range(3)]
-    photos = [colour.view(3, 1, 1).expand(3, *size) for colour, size in zip(colours, sizes, strict=True)]
+    photos = [Image.new("RGB", size[::-1], (200, 30, i)) for i, size in enumerate(sizes)]
     long, pictures = "a_very_long_name_of_a_photo_in_a_folder_", []
     for first, last in (("a → b", "1.jpg"), (f"{long} → b", f"{long}1"), (f"{long} → b", f"{long}2")):
         caption = first, "loss 7.31", last

@@ -94,7 +94,10 @@ def test_the_place_of_the_data_does_not_matter_but_their_content_and_the_hardwar
     changed("a-1", platform={"hardware": "a GPU"})
     assert ["a GPU" in row["name"] for row in compare("runs/a-0", "runs/a-1")[0]] == [False, True]
     fingerprints = ["0" * 16, read_config("runs/a-0")["data"]["fingerprints"][1]]
-    changed("a-2", data={"fingerprints": fingerprints, "source": "mislabelled"})
+    changed("a-2", data={"fingerprints": fingerprints, "source": "images"})
+    names = [row["name"] for row in compare("runs/a-0", "runs/a-2")[0]]
+    assert names == ["resnet default (runs/a-0)", "resnet default (runs/a-2)"]
+    changed("a-2", data={"source": "mislabelled"})
     rows, out = compare("runs/a-0", "runs/a-2")
     assert ["mislabelled" in row["name"] for row in rows] == [False, True]
     assert out.count("tested on") == 1

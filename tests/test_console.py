@@ -133,7 +133,7 @@ def test_progress_yields_all_and_a_terminal_shows_share_and_time_left(monkeypatc
     with redirect_stdout(stream):
         items = list(console.progress((time.sleep(0.06) or n for n in range(6)), "reading\x1b", 6, n_after=6))
     assert items == [0, 1, 2, 3, 4, 5]
-    lines = r"(\r\x1b\[Kreading\\x1b: \d+%, \d+ s left)+\r\x1b\[K"
+    lines = r"(\x1b\[Kreading\\x1b: \d+%, \d+ s left\r)+\x1b\[K"
     assert re.fullmatch("" if dumb else lines, stream.getvalue())
 
 

@@ -100,10 +100,11 @@ def test_as_many_suspects_as_asked_for_are_added_to_a_persons_decisions():
 
     for n, n_removed in ((5, 5), (None, 11), (50, 20)):
         assert removed(nothing, n) == set(top[:n_removed])
-    own = nothing._replace(confirmed=places == top[0])
+    own = nothing._replace(decided=places == top[0])
     assert removed(own, 5) == set(top[1:6])
     assert removed(own, None) == set(top[1:12])
-    own = own._replace(kept=places != 40, new_labels=predicted.where(places == top[1], split.labels))
+    changed = {"kept": places != 40, "new_labels": predicted.where(places == top[1], split.labels)}
+    own = review.Decisions(**changed, decided=torch.isin(places, torch.tensor([*top[:2], 40])))
     assert removed(own, 2) == {*top[2:4], 40}
     assert removed(own, None) == {40}
     assert own.kept.sum() == 59  # the person's own decisions are as they were
@@ -233,7 +234,7 @@ def test_an_interrupted_diagnosis_goes_on_to_the_same_results(type_in, wrong, tm
         assert Path("run/review.html").exists()
         Path("run/top_losses.csv").write_text("a person was here")
     ended = type_in("diagnose.py --resume run --data wrong")  # the same images with other labels
-    assert (ended.status, "wrong holds other images" in ended.err) == (2, True)
+    assert (ended.status, "wrong does not hold" in ended.err) == (2, True)
     ended = type_in(f"diagnose.py --resume run --data {wrong}")
     assert ended.status == 0, ended.err
     assert {file: file.stat().st_mtime_ns for file in finished} == finished

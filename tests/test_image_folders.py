@@ -63,9 +63,7 @@ def test_a_listing_has_each_image_once_by_class_folder_and_name(tmp_path, capsys
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize(
-    "device", ["@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", "__MACOSX", ".thumbnails"]
-)
+@pytest.mark.parametrize("device", ["@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", "__MACOSX"])
 def test_folders_of_devices_are_skipped_at_every_depth(tmp_path, capsys, device):
     root = write_classes(tmp_path)
     write(root / device / "x.jpg" / "THUMB.jpg")

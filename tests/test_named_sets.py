@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import http.server
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -69,6 +70,12 @@ def test_a_download_arrives_once_and_whole(server):
     assert len(named_sets.read("mnist")[2][0][1]) == 20
     server.rename("gone")
     named_sets.download("mnist")  # is there: nothing is asked for
+    assert [path.name for path in Path("data").iterdir()] == ["MNIST"]
+
+
+def test_of_two_downloads_at_once_both_succeed(server):
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(named_sets.download, ["mnist", "mnist"]))
     assert [path.name for path in Path("data").iterdir()] == ["MNIST"]
 
 

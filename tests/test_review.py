@@ -37,12 +37,13 @@ PREDICTED = torch.tensor([1, 2, 2, 1, 2, 0, 1, 2, 0])  # contradicts all labels 
 PROBABILITIES = 0.7 * torch.eye(3)[PREDICTED] + 0.1
 
 
-def decisions(removed=(), confirmed=(), relabelled=(), labels=LABELS):
+def decisions(removed=(), confirmed=(), relabelled=(), labels=LABELS, suspects=()):
     """Return Decisions; other images stay as they are. `relabelled` has pairs of an index and a class."""
     indices, changes = range(len(labels)), dict(relabelled)
-    kept = torch.tensor([index not in removed for index in indices])
+    kept = torch.tensor([index not in (*removed, *suspects) for index in indices])
     new_labels = torch.tensor([changes.get(index, labels[index]) for index in indices])
-    return review.Decisions(kept, new_labels, torch.tensor([index in confirmed for index in indices]))
+    decided = (new_labels != labels) | torch.tensor([index in (*removed, *confirmed) for index in indices])
+    return review.Decisions(kept, new_labels, decided)
 
 
 def same(one, other):
@@ -151,7 +152,7 @@ def test_a_second_round_knows_what_the_first_one_decided(tmp_path, top):
 
 def tab(data=DATA, root="nowhere", decided=None, title="images"):
     arguments = (data.images, LABELS, ORDER, torch.arange(9) / 8, PROBABILITIES)
-    return review.page_tab(title, root, data.ids, *arguments, decided or decisions([8, 7]))
+    return review.page_tab(title, root, data.ids, *arguments, decided or decisions(suspects=[8, 7]))
 
 
 def pixels_of(url):
@@ -178,10 +179,10 @@ def test_names_are_data_and_only_the_pages_own_script_and_style_are_allowed(tmp_
 
 
 def test_the_images_to_remove_come_first_and_decided_ones_last():
-    items = tab(decided=decisions([7, 0], [8], [(6, 2)]))["items"]
-    assert [item["rank"] for item in items] == [2, 9, 4, 5, 6, 7, 8, 1, 3]
-    assert [item["suggestion"] for item in items] == 2 * [["remove"]] + 7 * [["keep"]]
-    assert [item["earlier"] for item in items] == 7 * [None] + [["keep"], ["relabel", 2]]
+    items = tab(decided=decisions([5], [8], [(6, 2)], suspects=[7, 0]))["items"]
+    assert [item["rank"] for item in items] == [2, 9, 5, 6, 7, 8, 1, 3, 4]
+    assert [item["suspect"] for item in items] == 2 * [True] + 7 * [False]
+    assert [item["earlier"] for item in items] == 6 * [None] + [["keep"], ["relabel", 2], ["remove"]]
     for item in items:
         i = 9 - item["rank"]
         known = (item["id"], item["label"], item["predicted"], item["loss"], item["likely"][0])
@@ -196,13 +197,13 @@ def test_a_large_tab_is_cut_and_has_the_surest_images_of_each_class():
     probabilities[-8:] = torch.eye(8)[(labels[-8:] + 1) % 8]  # the surest, but contradicted
     images = (torch.arange(n) % 251).to(torch.uint8)[:, None, None, None].expand(n, 3, 1, 1)
     arguments = ("", tuple(map(str, range(n))), images, labels, torch.arange(n), steps, probabilities)
-    many = review.page_tab("many", *arguments, decisions(range(300, n), labels=labels))
+    many = review.page_tab("many", *arguments, decisions(suspects=range(300, n), labels=labels))
     assert [item["rank"] for item in many["items"]] == list(range(301, 2201))
     assert many["left_out"] == 200
     for label, urls in many["examples"].items():
         surest = [i for i in range(n - 9, -1, -1) if i % 8 == label][:3]
         assert [pixels_of(url)[0, 0, 0] for url in urls] == [i % 251 for i in surest]
-    few = review.page_tab("few", *arguments, decisions([n - 1], labels=labels))["items"]
+    few = review.page_tab("few", *arguments, decisions(suspects=[n - 1], labels=labels))["items"]
     assert [item["rank"] for item in few] == [n, *range(1, 101)]
     assert [len(few[0]["likely"]), few[0]["likely"][-1]] == [4, (few[0]["label"], 0)]
 
@@ -327,7 +328,7 @@ def test_buttons_never_move(page, width, height):
         assert 0 <= place["top"] < place["bottom"] <= height
     assert page.run("document.documentElement.scrollWidth") <= width
     assert page.box("#picture")["height"] > 0.3 * height
-    assert page.saved(replace(DATA, classes=classes)).confirmed.all()
+    assert page.saved(replace(DATA, classes=classes)).decided.all()
 
 
 def test_undo_takes_back_step_by_step_across_filters_and_tabs(page):
@@ -347,7 +348,7 @@ def test_undo_takes_back_step_by_step_across_filters_and_tabs(page):
 
 
 def test_suggestions_are_named_only_if_there_are_any_and_accepted_alone(page):
-    page.write(tab(decided=decisions([8, 7, 4], [6], [(5, 0)])) | {"left_out": 1234})
+    page.write(tab(decided=decisions([3], [6], [(5, 0)], suspects=[8, 7, 4])) | {"left_out": 1234})
     assert page.run("document.querySelectorAll('.suspect').length") == 3
     assert (page.of("decision"), page.of("suggested")) == ("Suggested: remove", "Remove the 3 suggested")
     assert page.of("names") == f"Labelled {HOSTILE[2]}; the networks say {HOSTILE[0]}"
@@ -356,9 +357,9 @@ def test_suggestions_are_named_only_if_there_are_any_and_accepted_alone(page):
     page.press("k", "ArrowRight", "ArrowRight")
     assert page.of("decision") == "Undecided"
     page.click("#suggested")
-    assert same(page.saved(), decisions([7, 4], [8, 6], [(5, 0)]))  # with what an earlier round decided
+    assert same(page.saved(), decisions([7, 4, 3], [8, 6], [(5, 0)]))  # with what an earlier round decided
     page.click("#undecided")
-    assert page.of("shown") == "4 of 9 images shown; the page has no room for 1234 more"
+    assert page.of("shown") == "3 of 9 images shown; the page has no room for 1234 more"
     page.write(tab(decided=decisions()), key="none")
     assert page.of("suggested", "hidden")
     page.click(".card:nth-child(3)")

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import models
 import search
-from search import SHEETS, Architecture, Trial
+from search import SHEET, Architecture, Trial
 from support.console import UserError
 from support.run_folder import read_csv, write_csv
 
@@ -45,13 +45,13 @@ def test_the_loops_yield_the_combinations_that_the_models_accept(space, height, 
 
 @given(st.integers(1, 200), st.integers(1, 100_000), st.integers(1, 50))
 def test_rungs_train_fewer_architectures_for_longer(n, n_images, epochs):
-    first, second, third = search.rungs(n, n_images, epochs)
+    first, second, third = search.stages_of(n, n_images, epochs)
     assert (first[0], first[3]) == (n, 1)
     assert min(n_images, 2000) <= first[1] <= max(2000, n_images / 3 + 1)
     assert first[2] == max(1, epochs // 3)
     assert second == (max(3, math.ceil(n / 5)), n_images, epochs, 1)
     assert third == (3, n_images, epochs, 2)
-    grid = search.rungs(n, n_images, epochs, grid=True)
+    grid = search.stages_of(n, n_images, epochs, grid=True)
     assert {rung[::3] for rung in grid} == {(n, 3)}
     assert [rung[1:3] for rung in grid] == [first[1:3], (n_images, first[2]), (n_images, epochs)]
 
@@ -61,12 +61,12 @@ accuracies = st.one_of(st.none(), st.just(math.nan), st.integers(0, 3).map(lambd
 
 @given(st.data(), st.integers(1, 12), st.permutations(range(12)))
 def test_each_stage_keeps_the_most_accurate_and_of_equals_the_cheapest(content, n, costs):
-    before, rungs = list(range(n)), search.rungs(n, 9000, 3)
+    before, stages_of = list(range(n)), search.stages_of(n, 9000, 3)
 
     def run(number, chosen, *length_and_seeds):
         nonlocal before
-        assert chosen == before[: rungs[number - 1][0]]
-        assert tuple(length_and_seeds) == rungs[number - 1][1:]
+        assert chosen == before[: stages_of[number - 1][0]]
+        assert tuple(length_and_seeds) == stages_of[number - 1][1:]
         drawn = {each: content.draw(accuracies) for each in chosen}
         rest, before = before, []
         for accuracy, cost in itertools.product((0.3, 0.2, 0.1, 0), range(12)):  # the oracle
@@ -74,7 +74,7 @@ def test_each_stage_keeps_the_most_accurate_and_of_equals_the_cheapest(content, 
         before += [each for each in rest if drawn.get(each) is None]
         return {each: drawn[each] for each in random.sample(chosen, len(chosen)) if drawn[each] is not None}
 
-    assert search.successive_halving(range(n), rungs, run, costs) == before
+    assert search.successive_halving(range(n), stages_of, run, costs) == before
 
 
 # ---------------------------------------------------------------- one training
@@ -86,7 +86,7 @@ def make_bench(folder, n_train=120, **options):
     held_out, rest = search.random_order(n_train, 0).split([n, n_train - n])
     validation = learned.subset(rest), learned.subset(held_out)
     data = {"validation": validation, "test": (learned, stripes(30, seed=1))}
-    sizes = {each: (sum(each[1:]), 7) for each in [SHEETS, *SMALL]} | {TINY: (5.0, 7)}
+    sizes = {each: (sum(each[1:]), 7) for each in [SHEET, *SMALL]} | {TINY: (5.0, 7)}
     settings = small_settings(lr=None, init="xavier", **options)
     return Namespace(file=folder / "results.csv", data=data, settings=settings, sizes=sizes, grid=False)
 
@@ -133,7 +133,7 @@ def remember_speeds(bench, seconds_an_image):
     """Write results.csv with the speeds of the cheapest and the costliest network on 12,000 images."""
     rows = []
     for choose in (min, max):
-        each = choose([*SMALL, SHEETS], key=bench.sizes.get)
+        each = choose([*SMALL, SHEET], key=bench.sizes.get)
         trial = Trial("validation", *each, 12000, 2, 0)._asdict()
         seconds = seconds_an_image(bench.sizes[each][0]) * 12000 * 2 * 4 / 3
         rows.append(dict.fromkeys(search.COLUMNS, "0") | trial | {"seconds": seconds, "error": ""})

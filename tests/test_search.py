@@ -80,7 +80,7 @@ def test_each_stage_keeps_the_most_accurate_and_of_equals_the_cheapest(content, 
 # ---------------------------------------------------------------- one training
 
 
-def make_bench(folder, n_train=120, **options):
+def make_shared(folder, n_train=120, **options):
     """Return what the functions of a search share, for small stripes, and no trainings yet."""
     learned, n = stripes(n_train), n_train // 6
     held_out, rest = search.random_order(n_train, 0).split([n, n_train - n])
@@ -97,20 +97,20 @@ SMALL = [Architecture(model, n, 2, 2, 4, 4) for model in ("encoder", "resnet") f
 
 @pytest.mark.parametrize(("epochs", "lr"), [(1, 0.005), (2, 0.003)])
 def test_a_final_trial_is_the_training_of_train_py(tmp_path, epochs, lr):
-    bench = make_bench(tmp_path)
-    row = search.train_trial(Trial("test", *TINY, 120, epochs, 4), bench, "task")
-    _, history = trained(small_settings(epochs=epochs, lr=lr, seed=4, init="xavier"), *bench.data["test"])
+    shared = make_shared(tmp_path)
+    row = search.train_trial(Trial("test", *TINY, 120, epochs, 4), shared, "task")
+    _, history = trained(small_settings(epochs=epochs, lr=lr, seed=4, init="xavier"), *shared.data["test"])
     assert (row["accuracy"], row["loss"]) == (history[-1]["test_accuracy"], history[-1]["test_loss"])
     assert (row["mflop"], row["n_parameters"], row["error"]) == (5.0, 7, "")
 
 
 def test_a_brief_trial_sees_a_random_part_and_is_judged_by_as_many(tmp_path):
-    bench = make_bench(tmp_path)
-    learned, judged = bench.data["validation"]
+    shared = make_shared(tmp_path)
+    learned, judged = shared.data["validation"]
     order = learned.labels.argsort(stable=True)
-    bench.data["validation"] = learned.subset(order), judged  # sorted by class, as a folder is
-    row = search.train_trial(Trial("validation", *TINY, 12, 2, 0), bench, "task")
-    part = bench.data["validation"][0].subset(search.random_part(100, 12))
+    shared.data["validation"] = learned.subset(order), judged  # sorted by class, as a folder is
+    row = search.train_trial(Trial("validation", *TINY, 12, 2, 0), shared, "task")
+    part = shared.data["validation"][0].subset(search.random_part(100, 12))
     assert len(set(part.labels.tolist())) == 3
     few = judged.subset(search.random_part(20, 12))
     _, history = trained(small_settings(init="xavier"), part, few)
@@ -129,36 +129,36 @@ def test_the_flops_are_those_of_a_hand_count():
 # ---------------------------------------------------------------- time
 
 
-def remember_speeds(bench, seconds_an_image):
+def remember_speeds(shared, seconds_an_image):
     """Write results.csv with the speeds of the cheapest and the costliest network on 12,000 images."""
     rows = []
     for choose in (min, max):
-        each = choose([*SMALL, SHEET], key=bench.sizes.get)
+        each = choose([*SMALL, SHEET], key=shared.sizes.get)
         trial = Trial("validation", *each, 12000, 2, 0)._asdict()
-        seconds = seconds_an_image(bench.sizes[each][0]) * 12000 * 2 * 4 / 3
+        seconds = seconds_an_image(shared.sizes[each][0]) * 12000 * 2 * 4 / 3
         rows.append(dict.fromkeys(search.COLUMNS, "0") | trial | {"seconds": seconds, "error": ""})
-    write_csv(bench.file, rows)
+    write_csv(shared.file, rows)
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory):
+def shared(tmp_path_factory):
     """What the functions of a search on many images share."""
-    return make_bench(tmp_path_factory.mktemp("plan"), n_train=14400, epochs=5)
+    return make_shared(tmp_path_factory.mktemp("plan"), n_train=14400, epochs=5)
 
 
 @given(start=st.floats(0, 1), a_mflop=st.floats(0.0001, 100), budget=st.floats(1, 1e6))
-def test_the_plan_is_the_longest_that_fits(bench, start, a_mflop, budget):
-    remember_speeds(bench, lambda mflop: start + a_mflop * mflop)
+def test_the_plan_is_the_longest_that_fits(shared, start, a_mflop, budget):
+    remember_speeds(shared, lambda mflop: start + a_mflop * mflop)
     plans = []
-    for bench.seconds in (budget, 2 * budget):
-        n_images, epochs, seconds, final = search.plan(SMALL, bench)
+    for shared.seconds in (budget, 2 * budget):
+        n_images, epochs, seconds, final = search.plan(SMALL, shared)
         assert 2000 <= n_images <= 12000
         assert 1 <= epochs <= 5
-        assert final < seconds < bench.seconds or (n_images, epochs) == (2000, 1)
+        assert final < seconds < shared.seconds or (n_images, epochs) == (2000, 1)
         plans.append((n_images * epochs, seconds))
     assert plans[0] <= plans[1]
     # By hand: the costliest goes on, and an image's test takes a third of its training.
-    cost = sorted(start + a_mflop * bench.sizes[each][0] for each in SMALL)
+    cost = sorted(start + a_mflop * shared.sizes[each][0] for each in SMALL)
     last, brief = 1.2 * n_images + 800, max(2000, round(n_images / 3))
     by_hand = final_by_hand = 10 * cost[-1] * epochs * (last + min(last, 2400) / 3)
     by_hand += sum(cost) * max(1, epochs // 3) * (brief + min(brief, 2400) / 3)

@@ -1,9 +1,9 @@
-"""Compare training runs in a table and a chart; runs that differ only in their seed are one line.
+"""Compare training runs in a table and a chart; runs that differ only in their seed share one line.
 
-    python compare.py                                    all of runs/
+    python compare.py                                    all runs in runs/
     python compare.py runs/resnet-xavier runs/encoder-xavier --csv table.csv
 
-Accuracies are those after the last epoch. Runs tested on different images are in tables of their own.
+Accuracies are measured after the last epoch. Each set of test images has its own table.
 """
 
 import math
@@ -21,7 +21,7 @@ HIDDEN = "model", "init", "data", "limit", "seed", "device", "precision", "threa
 
 
 def read_runs(folders):
-    """Return the runs in `folders`, by default all of runs/, that have a finished epoch."""
+    """Return the runs in `folders`, by default all in runs/, that have finished at least one epoch."""
     runs = []
     for folder in folders or [file.parent for file in sorted(Path("runs").glob("*/metrics.csv"))]:
         try:
@@ -44,7 +44,7 @@ def read_runs(folders):
 
 
 def traits(run):
-    """Return {name: words} of what can distinguish a run from others of the same model and initialisation."""
+    """Return {name: text}: the properties that can distinguish runs of the same model and initialisation."""
     settings, data, platform = vars(run.settings), run.config["data"], run.config["platform"]
     shown = {name: value for name, value in settings.items() if value and name not in HIDDEN}
     words = {name: name if value is True else f"{name} {value}" for name, value in shown.items()}
@@ -62,7 +62,7 @@ def traits(run):
 
 
 def name_of(run, others):
-    """Return what distinguishes `run` from the `others` in words, such as "resnet xavier, n_blocks 4"."""
+    """Return a name that distinguishes `run` from the `others`, such as "resnet xavier, n_blocks 4"."""
     model, own, differing = run.settings.model, traits(run), set()
     for other in others:
         theirs = traits(other)  # another model has other defaults: only these three are compared
@@ -72,7 +72,7 @@ def name_of(run, others):
 
 
 def group_seeds(runs):
-    """Return a list of groups for each set of test images; the runs of a group differ only in their seed."""
+    """Return, for each set of test images, a list of groups: lists of runs that differ only in their seed."""
     sections = {}
     for run in runs:
         settings, (train_images, test_images) = run.settings, run.config["data"]["fingerprints"]
@@ -121,9 +121,9 @@ def print_table(rows):
 
 
 def print_tests(rows):
-    """Print how the accuracies of the other groups differ from those of the first, if a test can tell.
+    """Print how the accuracies of each other group differ from the first group, if there are enough seeds.
 
-    Groups may differ in anything, so the same seeds make no pairs: it is a rank test.
+    Groups may differ in any setting, so equal seeds are not pairs: this is a rank test, not a paired test.
     """
     first, *others = [(row["name"], list(map(float, row["accuracies"].split()))) for row in rows]
     tests = [(name, rank_test(first[1], accuracies)) for name, accuracies in others]

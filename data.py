@@ -25,9 +25,9 @@ from support.named_sets import NAMES, find, read
 class ImageData:
     """One split of a data set, in memory.
 
-    `images` uint8 (N, channels, height, width); `labels` int64 (N,), indices into `classes`; `classes` their
-    names; `ids` the files relative to the data set's folder, or such as train/00042; `source` the data set's
-    name for tables and pictures; `white` the value of white in its 16-bit files.
+    `images` are uint8 (N, channels, height, width), `labels` int64 (N,), indices into `classes`, the names.
+    `ids` are file paths relative to the data set's folder, or texts such as train/00042. `source` is the name
+    of the data set in tables and pictures, `white` the value of white in its 16-bit files.
     """
 
     images: torch.Tensor
@@ -58,7 +58,7 @@ class ImageData:
 
 
 def digests(images):
-    """Return the SHA-256 of each of `images`, uint8 (N, …): equal for equal pixels."""
+    """Return the SHA-256 hash of each image in `images`, uint8 (N, …). Equal pixels have equal hashes."""
     return [hashlib.sha256(image).digest() for image in images.contiguous().numpy()]
 
 
@@ -68,11 +68,11 @@ def digests(images):
 def load(source, limit=None, image_size=None, white=None):
     """Return (train, test), two ImageData with the same classes and image shape.
 
-    `source` is "mnist" or "fashion" (downloaded if need be), "digits" (the built-in ones) or a folder: one
-    that torchvision made, or a folder of images per class, alone or in each of `train|training` and
-    `test|testing|val|valid|validation`. At most `limit` images of each split are used, chosen at random, the
-    same ones in every run. `image_size`, an int or (height, width), and `white` are as for
-    `image_files.read_images`. Raises UserError that names the file or folder to correct.
+    `source` is "auto", "mnist", "fashion" or "digits" (see `named_sets.find`), or a folder. The folder has
+    MNIST's files as torchvision keeps them, or class folders of images, either directly or in each of
+    `train|training` and `test|testing|val|valid|validation`. Each split has at most `limit` images, chosen at
+    random, the same in every run. `image_size`, an int or (height, width), and `white` are as for
+    `image_files.read_images`. Raises UserError, which names the file or folder to correct.
     """
     source = find(source)
     if named := read(source):
@@ -100,7 +100,7 @@ def load(source, limit=None, image_size=None, white=None):
 
 
 def describe_data(train, test):
-    """Return what config.json holds about the data, a dict."""
+    """Return the part of config.json that describes the data, a dict."""
     return {
         "source": train.source,
         "n_train": len(train),
@@ -114,7 +114,7 @@ def describe_data(train, test):
 
 
 def introduce(train, test):
-    """Print what the data are, and notes on what makes accuracies misleading."""
+    """Print a description of the data, and a note on each property that makes accuracies misleading."""
     channels, height, width = train.images.shape[1:]
     counts = f"{len(train):,} training and {len(test):,} test images"
     colour = "grey" if channels == 1 else "colour"
@@ -143,26 +143,26 @@ def introduce(train, test):
 def mix(*numbers):
     """Return a 32-bit seed that depends on all `numbers`, ints from 0 to 2³² - 1.
 
-    Random numbers are therefore a function of (seed, epoch, step): a resumed run draws the same ones, and no
-    generator's state is saved. Zeros at the end change nothing, so steps are counted from 1.
+    Random numbers are therefore a function of (seed, epoch, step): a resumed run draws the same ones without
+    a saved generator state. Trailing zeros do not change the result, so steps are counted from 1.
     """
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def random_order(n, *numbers):
-    """Return the ints 0 … n - 1, int64, in the random order that belongs to `numbers`."""
+    """Return a random permutation of 0 … n - 1, int64 (n,), which depends only on `n` and `numbers`."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(mix(*numbers)))
 
 
 def random_part(n, limit):
-    """Return sorted indices, int64, of at most `limit` of `n` samples: random ones, the same in every run."""
+    """Return sorted indices, int64, of at most `limit` of `n` samples: a random choice, always the same."""
     return random_order(n, 0)[:limit].sort().values if limit else torch.arange(n)
 
 
 def batches(data, settings, epoch, rank=0, n_processes=1):
-    """Yield (images, labels) of each step of `epoch`, on the device.
+    """Yield (images, labels) for each step of `epoch`, on the device.
 
-    `images` are as `batch_to_float` returns them. Each of several processes yields its share of every batch.
+    `images` are as `batch_to_float` returns them. With several processes, each yields a share of each batch.
     """
     order = random_order(len(data), settings.seed, epoch).to(data.images.device)
     for step, batch in enumerate(order.split(settings.batch_size), 1):
@@ -170,7 +170,7 @@ def batches(data, settings, epoch, rank=0, n_processes=1):
         torch.manual_seed(mix(settings.seed, epoch, step))  # for augmentation and dropout
         maps = affine_maps(len(batch), data.images.shape[2:])[share] if settings.augment else None
         if rank:
-            torch.manual_seed(mix(settings.seed, epoch, step, rank))  # other dropout in each process
+            torch.manual_seed(mix(settings.seed, epoch, step, rank))  # different dropout in each process
         images = data.images[batch[share]].to(settings.device)
         yield batch_to_float(images, settings.image_size, maps), data.labels[batch[share]].to(settings.device)
 
@@ -178,8 +178,8 @@ def batches(data, settings, epoch, rank=0, n_processes=1):
 def batch_to_float(images, image_size, maps=None):
     """Return a network's input: float32 from 0 to 1, (N, channels, height, width), channels last in memory.
 
-    `images` are uint8, on any device. `maps`, those of `affine_maps`, augment them; then they are resized to
-    `image_size`, (height, width). Float images, the features of a frozen network, stay as they are.
+    `images` are uint8, on any device. `maps`, from `affine_maps`, augment them; then they are resized to
+    `image_size`, (height, width). Float images (features, see train.py) are returned unchanged.
     """
     if images.is_floating_point():
         return images
@@ -196,8 +196,8 @@ def affine_maps(n, image_size, degrees=10, translate=0.05, scale=0.1, shear=0.1)
     """Return `n` small random affine transforms for images of `image_size`, (height, width): float (n, 2, 3).
 
     They rotate by at most `degrees`, shift by at most `translate` of the image's side, and scale and shear by
-    about 10 %. They map positions in the output to positions in the input, both from -1 to 1 (Jaderberg et
-    al. 2015). Torch's global generator draws them on the CPU, so that all devices get the same.
+    at most 10 %. They map positions in the output to positions in the input, both from -1 to 1 (Jaderberg et
+    al. 2015). Torch's global generator draws them on the CPU, so they are the same on all devices.
     """
     angle, shift_x, shift_y, scale_x, scale_y, slant = 2 * torch.rand(6, n) - 1
     angle, slant = math.radians(degrees) * angle, shear * slant
@@ -213,7 +213,7 @@ def affine_maps(n, image_size, degrees=10, translate=0.05, scale=0.1, shear=0.1)
 
 
 def export(out, source="auto"):
-    """Write the data set `source`, as `load` takes it, to the new folder `out` as PNG files."""
+    """Write a data set to the new folder `out` as PNG files; `source` is as for `load`."""
     with new_folder(out, source if Path(source).is_dir() else None) as folder:
         for name, split in zip(("training", "testing"), load(source), strict=True):
             write_images(folder / name, split.images, split.labels, split.classes)
@@ -221,18 +221,18 @@ def export(out, source="auto"):
 
 
 def make_wrong(labels, n_classes, count, seed, classes=None):
-    """Return `labels`, int64 (N,), with `count` wrong ones, and the indices of those, int64 (count,).
+    """Return a copy of `labels`, int64 (N,), with `count` wrong labels, and their indices, int64 (count,).
 
-    Each gets another class at random. With `classes`, a list of class indices, only labels among these are
-    changed, into one another. Raises UserError if there are fewer than `count` such labels.
+    Each wrong label is another class, chosen at random. With `classes`, a list of class indices, only these
+    labels change, each to another of these classes. Raises UserError if labels or classes are too few.
     """
     classes = torch.tensor(sorted(set(classes or range(n_classes))))
     candidates = torch.isin(labels, classes).nonzero().flatten()
     if len(classes) < 2:
-        raise UserError("labels can be made wrong among two or more classes only")
+        raise UserError("wrong labels need at least two classes")
     if len(candidates) < count:
         raise UserError(f"{count:,} wrong labels are too many for {len(candidates):,} images")
-    # Not mix(seed, 0): it orders a training's first epoch, whose first batch would get all wrong labels.
+    # Not mix(seed, 0): it orders the first epoch, so all wrong labels would be in its first batch.
     generator = torch.Generator().manual_seed(mix(seed, 2**32 - 1))
     changed = candidates[torch.randperm(len(candidates), generator=generator)[:count]].sort().values
     steps = torch.randint(1, len(classes), (count,), generator=generator)  # 0 would be the same class
@@ -242,9 +242,9 @@ def make_wrong(labels, n_classes, count, seed, classes=None):
 
 
 def mislabel(source, out, count=100, seed=0, classes=None):
-    """Copy the image folder `source` to `out`, with `count` training images in a wrong class's folder.
+    """Copy the image folder `source` to `out`, with `count` training images in the folder of a wrong class.
 
-    With `classes`, a list of names, only their images change, into one another.
+    With `classes`, a list of class names, only images of these classes move, each to another of them.
     """
     listing = list_folder(Path(source))[0]
     names = listing.classes
@@ -266,12 +266,12 @@ def main():
     sub = commands.add_parser("export", help="write a data set as PNG files")
     sub.add_argument("out", help="new folder")
     sub.add_argument("--source", type=path, default="auto", help="as for train.py's --data")
-    sub = commands.add_parser("mislabel", help="copy an image folder, with some wrong training labels")
+    sub = commands.add_parser("mislabel", help="copy an image folder and make some training labels wrong")
     sub.add_argument("source", help="image folder")
     sub.add_argument("out", help="new folder")
-    sub.add_argument("--count", type=positive(int), default=100, help="wrong labels (default: 100)")
+    sub.add_argument("--count", type=positive(int), default=100, help="number of wrong labels (default: 100)")
     sub.add_argument("--seed", type=seed, default=0, help="seed of the random choice (default: 0)")
-    sub.add_argument("--classes", nargs="+", metavar="CLASS", help="only among these (default: all)")
+    sub.add_argument("--classes", nargs="+", metavar="CLASS", help="classes to mix up (default: all)")
     given = vars(parser.parse_args())
     {"export": export, "mislabel": mislabel}[given.pop("command")](**given)
 

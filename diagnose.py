@@ -32,14 +32,14 @@ from support.named_sets import DATA, find, made_by_torchvision
 def confusion_matrix(labels, predicted, n_classes):
     """Count the pairs (label, predicted class): int64 (n_classes, n_classes), a row for each label.
 
-    `labels` and `predicted` are int64 (N,). The diagonal counts the images that are predicted as labelled.
+    `labels` and `predicted` are int64 (N,). The diagonal counts images whose predicted class is their label.
     """
-    pairs = labels * n_classes + predicted  # the number of the pair's cell, row by row
+    pairs = labels * n_classes + predicted  # index of the pair's cell in the flattened matrix
     return torch.bincount(pairs, minlength=n_classes**2).view(n_classes, n_classes)
 
 
 def losses_of(labels, log_probabilities):
-    """Return the cross-entropy -log p of each image, float (N,), for the probability p of its label.
+    """Return the cross-entropy of each image, float (N,): -log p for the probability p of its label.
 
     `labels` is int64 (N,), `log_probabilities` float (N, classes).
     """
@@ -52,12 +52,12 @@ def top_losses(losses):
 
 
 def rank_labels(split, log_probabilities):
-    """Return what an ensemble says about the labels of the ImageData `split`, a Namespace.
+    """Rank the labels of the ImageData `split`, the most likely errors first; return a Namespace.
 
-    `log_probabilities` is float (networks, N, classes). `order` has the indices, sorted not by the loss but
-    by the score of label_errors.py, which also takes into account how often classes are mixed up. Of copies
-    with different labels those that the networks contradict come first. `n_wrong` estimates how many labels
-    are wrong: (low, high) or None.
+    `log_probabilities` of an ensemble is float (networks, N, classes). The result's `order` has the indices,
+    sorted by the score of label_errors.py. Unlike the loss, this score depends on how often classes are mixed
+    up. If copies of an image have different labels, at most one label is right: the labels with the larger
+    losses come first in `order`. `n_wrong` estimates how many labels are wrong: (low, high) or None.
     """
     labels, together = split.labels, label_errors.ensemble(log_probabilities)
     losses, scores = losses_of(labels, together), label_errors.error_scores(labels, together)
@@ -75,9 +75,9 @@ def rank_labels(split, log_probabilities):
 def diagnose(model, splits, truth, parts, settings, options, folder):
     """Train on the noisy labels, write the page, train on the cleaned labels, then on the true ones.
 
-    Of a frozen `model` only the last layer is trained, on features that are computed once; otherwise each
-    seed has its own network. `splits` are the training and the test ImageData, `parts` a person's
-    review.Decisions about them. `truth` has the true training labels, int64 (N,), or is None.
+    If `model` is frozen, only its last layer is trained, on features that are computed once; otherwise each
+    seed has its own network. `splits` are the training and the test ImageData, `parts` the review.Decisions
+    of a person about each. `truth` has the true training labels, int64 (N,), or is None.
     """
     noisy, inputs, layer = splits[0], splits, None
     if settings.freeze:
@@ -88,7 +88,7 @@ def diagnose(model, splits, truth, parts, settings, options, folder):
     pairs = zip(splits, logits, strict=True)
     views = [rank_labels(split, torch.stack(each).log_softmax(2)) for split, each in pairs]
     parts = [with_suspects(views[0], parts[0], options.remove), parts[1]]
-    if not (folder / "review.html").exists():  # else this is resumed; a person may have edited the tables
+    if not (folder / "review.html").exists():  # a resumed run keeps tables that you may have edited
         report(views, parts, truth, settings, folder)
     print(f"\nto decide which labels are wrong, open {(folder / 'review.html').resolve().as_uri()}")
     if options.write_clean and not os.path.exists(options.write_clean):
@@ -103,15 +103,15 @@ def diagnose(model, splits, truth, parts, settings, options, folder):
     if has_truth:
         true, _ = fit("true", truth)
         print_effect("effect of the wrong labels", true, before)
-    run_folder.write_csv(folder / "effect.csv", [*before, *after, *true])  # the last file: it marks the end
+    run_folder.write_csv(folder / "effect.csv", [*before, *after, *true])  # the last file of a finished run
 
 
 def train_networks(splits, truth, settings, n_seeds, folder, layer, labelling, labels, kept=None):
-    """Train a network from each seed on `labels`, int64 (N,); return (rows of effect.csv, logits).
+    """Train a network for each seed on `labels`, int64 (N,); return (rows of effect.csv, logits).
 
-    `logits` has two tuples, for training and test images, with a tensor for each network; only the second
-    unless the labels are "noisy". `kept`, bool (N,), are the training images to use. A `layer`, if there is
-    one, is trained anew from each seed. What FOLDER/LABELLING-SEED has already is not trained again.
+    `logits` has a tuple for the training images, only if `labelling` is "noisy", and a tuple for the test
+    images, each with a tensor for each network. `kept`, bool (N,), selects the training images. If `layer` is
+    given, it is trained instead of a network. Results in FOLDER/LABELLING-SEED are not computed again.
     """
     rows, logits = [], []
     part = replace(splits[0], labels=labels)
@@ -144,34 +144,34 @@ def train_networks(splits, truth, settings, n_seeds, folder, layer, labelling, l
 def lengthened(splits, truth, settings, folder, layer):
     """Train a first network, raise settings.epochs if it fits badly, and return the folder for all networks.
 
-    The arguments are as for `train_networks`. Networks that fit few labels rank them badly: on CIFAR-10N the
-    training accuracy is 58 % after two epochs, and networks of eight find a fifth more wrong labels.
+    Arguments are as for `train_networks`. Networks that fit the labels badly also rank them badly: on
+    CIFAR-10N the training accuracy is 58 % after two epochs; after eight they find a fifth more errors.
     """
     (brief,), _ = train_networks(splits, truth, settings, 1, folder, layer, "noisy", splits[0].labels)
     if brief["train_accuracy"] >= 0.7:
         return folder
     settings.epochs, seconds = round(3.5 * settings.epochs), 3.5 * brief["seconds"]
     print(f"the first network's training accuracy is only {brief['train_accuracy']:.0%}:", end=" ")
-    print(f"all train for {settings.epochs} epochs, about {console.duration(seconds)} a network", flush=True)
+    print(f"all train for {settings.epochs} epochs, each about {console.duration(seconds)}", flush=True)
     return folder / "longer"
 
 
 def with_suspects(view, decisions, n):
-    """Return a person's `decisions`, with the `n` most likely errors in `view` removed too.
+    """Return a person's `decisions`, in which the `n` most likely errors in `view` are removed too.
 
-    By default `n` is the high estimate, or 0 if the person changed something.
+    If `n` is None, it is the high estimate, or 0 if there is no estimate or the person changed something.
     """
     changed = review.is_changed(view.split.labels, decisions)
     n = n or (0 if changed.any() or not view.n_wrong else view.n_wrong[1])
     order = view.order[~decisions.decided[view.order]]
     kept = decisions.kept.clone()
-    labels = view.split.labels.where(~changed, -1)  # of the images that the person left as they are
+    labels = view.split.labels.where(~changed, -1)  # -1 if the person changed the image
     kept[label_errors.most_likely_errors(labels, view.predicted, order, n)] = False
     return decisions._replace(kept=kept)
 
 
 def carry_out(source, table, out):
-    """Copy the image folder `source` to `out`, without decoding, as the decisions in `table` say."""
+    """Copy the image folder `source` to `out`, byte by byte, and apply the decisions in `table`."""
     listings = image_folders.list_folder(source)
     ids = [Path(each).relative_to(source).as_posix() for listing in listings for each in listing.files]
     classes, labels = listings[0].classes, torch.tensor(listings[0].labels + listings[1].labels)
@@ -182,14 +182,14 @@ def carry_out(source, table, out):
     print(f"images removed: {n_removed:,}, relabelled: {len(new) - n_removed:,}")
     print(f"to train on it: {command('train.py', '--init', 'xavier', '--data', Path(out))}")
     again = command("diagnose.py", "--data", Path(out), "--decisions", Path(table))
-    print(f"to check its labels again (those that you kept come last): {again}")
+    print(f"to check its labels again (labels that you kept come last): {again}")
 
 
-# ---------------------------------------------------------------- what is printed and drawn
+# ---------------------------------------------------------------- printed results and pictures
 
 
 def report(views, parts, truth, settings, folder):
-    """Print what the noisy networks say about the labels; write the pictures, the tables and the page."""
+    """Print the results of training on noisy labels; write the pictures, the tables and the review page."""
     tabs, classes, suspects = [], views[0].split.classes, review.is_changed(views[0].split.labels, parts[0])
     for name, view, part in zip(("train", "test"), views, parts, strict=True):
         split, of_test = view.split, name == "test"
@@ -213,7 +213,7 @@ def report(views, parts, truth, settings, folder):
     if not view.n_wrong:
         print("\nthe networks contradict too many labels to estimate how many are wrong: look at the page")
     elif len(split) < 10_000:
-        print("\nnetworks memorise the labels of few images: the estimates are too low, look at more images")
+        print("\nwith few images, networks memorise labels: the estimates are too low, so check more labels")
     print_suspects(view, suspects)
     if truth is not None:
         wrong = truth != split.labels
@@ -248,7 +248,7 @@ def print_errors(matrix, classes, n):
 
 
 def print_suspects(view, suspects):
-    """Print how many `suspects`, bool (N,), there are, and if they are spread evenly over the classes."""
+    """Print the number of `suspects`, bool (N,), and whether they are spread evenly over the classes."""
     n, classes = suspects.sum().item(), view.split.classes
     print(f"\nsuspects (likely label errors, removed or relabelled in the cleaned labels): {n:,}")
     if not n:
@@ -267,13 +267,13 @@ def print_suspects(view, suspects):
 
 
 def draw_images(path, view, chosen, classes, settings):
-    """Draw the first hundred `chosen` images, bool (N,), with their labels and `classes`, int64 (N,)."""
+    """Draw the first hundred `chosen` images, bool (N,), captioned with label → `classes`, int64 (N,)."""
     split, pictures, captions = view.split, [], []
     for index in view.order[chosen[view.order]][:100].tolist():
         file = Path(settings.data, split.ids[index])
         is_file, pair = file.is_file(), (split.labels[index], classes[index])
         picture = to_pil_image(read_image(file, white=split.white) if is_file else split.images[index])
-        picture.thumbnail((288, 288))  # only shrinks: a hundred whole photos would fill the memory
+        picture.thumbnail((288, 288))  # never enlarges; a hundred large photos would fill the memory
         pictures.append(picture)
         names = " → ".join(split.classes[label] for label in pair)
         captions.append((f"{view.ranks[index]}. {names}", f"loss {view.losses[index]:.2f}", file.name))
@@ -300,10 +300,10 @@ def print_effect(title, before, after):
 
 
 def find_noisy(source, n_wrong):
-    """Return (noisy, clean): the data with wrong labels, and the folder of the true ones or None.
+    """Return (noisy, clean): the data set with wrong labels, and the folder with true labels or None.
 
-    "auto" is data/mnist_png_mislabelled. If it is missing, it is made from data/mnist_png, and that from
-    MNIST or the built-in digits. The true labels of X_mislabelled… are in X.
+    "auto" is data/mnist_png_mislabelled. If this folder is missing, it is made from data/mnist_png, which is
+    made from MNIST or the built-in digits. The folder X has the true labels of X_mislabelled….
     """
     if source == "auto":
         source = f"{DATA}/mnist_png_mislabelled" + f"_{n_wrong}" * (n_wrong != 100)
@@ -317,11 +317,11 @@ def find_noisy(source, n_wrong):
     clean = re.sub(r"_mislabelled[^/\\]*[/\\]*$", "", source)
     if clean == source or not Path(clean).is_dir():
         return find(source), None
-    return source, os.path.join(".", clean)  # ./digits is a folder, digits the built-in ones
+    return source, os.path.join(".", clean)  # ./digits is a folder, digits the built-in data set
 
 
 def find_truth(noisy, clean):
-    """Return the labels of the ImageData `noisy` in the folder `clean`, int64 (N,), or None; print which."""
+    """Return the true labels of `noisy`, int64 (N,), from the folder `clean`, or None; print a note."""
     if clean is None:
         return print("the true labels are unknown")
     true, _ = data.load(clean, image_size=noisy.images.shape[2:], white=noisy.white)
@@ -341,17 +341,17 @@ def positive_int_or_auto(text):
 
 
 def read_flags(arguments):
-    """Return (parser, settings, options): Namespaces of train.py's flags and of the others."""
+    """Return (parser, settings, options): `settings` has the flags of train.py, `options` the others."""
     parser, number = console.Parser(description=__doc__), {"type": console.positive(int), "metavar": "N"}
-    epochs = "2; few images up to 10, frozen 10; 3.5 times as many if the first network fits badly"
+    epochs = "2, or up to 10 for few images; frozen 10; 3.5 times as many if the first network fits badly"
     console.add_training_flags(parser, models.ARCHITECTURE, "xavier", None, epochs)
     shared, add = vars(parser.parse_args([])), parser.add_argument
-    text = "likely errors to remove (default: auto, the high estimate)"
+    text = "number of likely errors to remove (default: auto, the high estimate)"
     add("--remove", type=positive_int_or_auto, metavar="N", help=text)
-    add("--mislabelled", help="wrong labels in --data auto if it is made (default: 100)", **number)
+    add("--mislabelled", help="wrong labels that --data auto makes (default: 100)", **number)
     add("--seeds", default=3, help="networks for each set of labels (default: 3)", **number)
     add("--decisions", type=console.path, metavar="FILE", help="apply the decisions in this table")
-    text = "write the cleaned images to this new folder; with --decisions without training"
+    text = "write the cleaned images to this new folder (with --decisions: no training)"
     add("--write-clean", type=console.path, metavar="DIR", help=text)
     add("--out", type=console.path, metavar="DIR", help="new run folder (default: in runs/)")
     add("--resume", type=console.path, metavar="RUN", help="continue the run in this folder")
@@ -364,22 +364,22 @@ def main(arguments=None):
     """Diagnose as the command line says."""
     machine.join_torchrun()
     if machine.n_processes() > 1:
-        raise UserError("is one process; start it without torchrun")
+        raise UserError("runs in one process; start it without torchrun")
     parser, settings, options = read_flags(arguments)
     resume, config = options.resume, None
     if resume:
         settings, config = run_folder.resumed(resume, parser, "diagnose.py")
         options = Namespace(**{"lengthen": False} | config["options"])
         if Path(resume, "effect.csv").exists():
-            return print(f"{resume} is finished: its results are there")
+            return print(f"{resume} is finished; its results are in this folder")
     elif options.mislabelled and settings.data != "auto":
-        raise UserError("--mislabelled is for --data auto; data.py mislabel copies a folder of yours")
+        raise UserError("--mislabelled is for --data auto; for your own folder use data.py mislabel")
     settings.augment = not settings.freeze if settings.augment is None else settings.augment
     console.check_flags(settings, models.ARCHITECTURE)
     settings.data, clean = find_noisy(settings.data, options.mislabelled or 100)
     if options.write_clean and not resume:
         if not Path(settings.data).is_dir() or made_by_torchvision(Path(settings.data)):
-            raise UserError(f"--write-clean copies files: {settings.data} has none; see data.py export")
+            raise UserError(f"--write-clean copies files, but {settings.data} has none: see data.py export")
         image_folders.check_new(options.write_clean, settings.data)
         if options.decisions:
             return carry_out(settings.data, options.decisions, options.write_clean)
@@ -394,7 +394,7 @@ def main(arguments=None):
         images = noisy.ids + test.ids, noisy.classes, torch.cat([noisy.labels, test.labels])
         decisions = review.read_decisions(options.decisions, *images)
         folder = run_folder.new_folder("diagnosis", options.out)
-        run_folder.write_tensors(folder / "decisions.pt", decisions._asdict())  # the table may change
+        run_folder.write_tensors(folder / "decisions.pt", decisions._asdict())  # you may change the table
     run_folder.write_config(folder, described | {"options": vars(options)})
     splits = zip(*(each.split([len(noisy), len(test)]) for each in decisions), strict=True)
     parts = [review.Decisions(*split) for split in splits]

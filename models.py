@@ -17,8 +17,8 @@ from torchvision.transforms import v2
 from support.console import UserError, one_line
 from support.run_folder import read_tensors
 
-# Means and standard deviations of pixels. Each network normalises its input itself, so that its weights are
-# never used with the mean of other data.
+# Means and standard deviations of pixels. Each network normalises its own input, so its weights are always
+# used with the same mean and standard deviation.
 MNIST = (0.1307,), (0.3081,)
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -32,10 +32,10 @@ ARCHITECTURE = {  # of the encoder and the ResNet: the sheet's names and numbers
 
 
 def halve(image_size, n_halvings):
-    """Return the (height, width) that remain of `image_size` after `n_halvings` max-pools of 2×2.
+    """Return the (height, width) of an image of `image_size` after `n_halvings` max-pools of 2×2.
 
-    `image_size` is one int for a square or (height, width), in pixels. Raises UserError, with the sizes on
-    the way and the smallest size that works, if nothing remains.
+    `image_size` is an int (a square) or (height, width), in pixels. Raises UserError if nothing remains; its
+    text has the intermediate sizes and the smallest size that works.
     """
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     side = min(height, width)
@@ -91,7 +91,7 @@ def encoder(n_classes=10, n_channels=1, image_size=28, **architecture):
 
 
 class ResidualBlock(nn.Module):
-    """An encoder block that adds its input to its second convolution's output (He et al. 2015; sheet 1.2 b).
+    """An encoder block that adds its input to the second convolution's output (He et al. 2015; sheet 1.2 b).
 
     (N, n_inputs, height, width) → (N, n_features_2, height // 2, width // 2). If the channel counts differ,
     the bypass is a 1×1 convolution; otherwise it has no parameters.
@@ -133,8 +133,8 @@ class ResNet(nn.Module):
 def vgg16(n_classes=10, image_size=224):
     """Return torchvision's vgg16 (Simonyan & Zisserman 2014) with a new last layer; sheet 1.1.
 
-    It takes grey or RGB images. Grey is repeated to three channels, then normalised as for ImageNet. The
-    network itself is `[-1]`. Raises UserError if `image_size` is too small for its five halvings.
+    It takes grey or RGB images, repeats grey to three channels, and normalises them as for ImageNet. The
+    element `[-1]` is torchvision's network. Raises UserError if `image_size` is too small for five halvings.
     """
     halve(image_size, 5)
     network = torchvision.models.vgg16()
@@ -146,7 +146,7 @@ def vgg16(n_classes=10, image_size=224):
 
 
 def build(settings, n_classes, n_channels):
-    """Return the initialised network that `settings` describe, on their device."""
+    """Return the initialised network that `settings` describe, on `settings.device`."""
     torch.manual_seed(settings.seed)
     if settings.model == "vgg16":
         model = vgg16(n_classes, settings.image_size)
@@ -164,9 +164,9 @@ def build(settings, n_classes, n_channels):
 
 
 def initialise_xavier(model):
-    """Draw the weights of all convolutions and linear layers anew (Glorot & Bengio 2010; sheet 1.1 b).
+    """Initialise all convolutions and linear layers of `model` (Glorot & Bengio 2010; sheet 1.1 b).
 
-    They are uniform within ±√(6 / (fan_in + fan_out)). Biases become zero.
+    Weights are drawn uniformly between ±√(6 / (fan_in + fan_out)); biases become zero.
     """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
@@ -182,15 +182,15 @@ def last_layer(model):
 def load_imagenet(model, file=None):
     """Load ImageNet weights into a `vgg16(...)`, except for its new last layer.
 
-    They come from `file`, a state dict such as torchvision's vgg16-397923af.pth. Without one, torchvision
-    downloads it once into torch.hub's cache. Raises UserError if neither works.
+    They come from `file`, a state dict such as torchvision's vgg16-397923af.pth. Without `file`, torchvision
+    downloads them once into torch.hub's cache. Raises UserError if the download fails or the file is wrong.
     """
     zoo = torchvision.models.VGG16_Weights.IMAGENET1K_V1
     cached = Path(torch.hub.get_dir(), "checkpoints", Path(zoo.url).name)
     if not file and not cached.exists():
         try:
             zoo.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
-        except Exception as error:  # network, server and disk each raise their own kinds
+        except Exception as error:  # network, server and disk raise different exceptions
             problem = f"cannot download vgg16's ImageNet weights ({one_line(error)})"
             advice = f"put {zoo.url} (528 MB) at {cached}, or name a copy with --weights FILE"
             raise UserError(f"{problem}: {advice}") from None
@@ -200,12 +200,12 @@ def load_imagenet(model, file=None):
 def load_weights(model, file):
     """Load the state dict in `file` into `model`, except for its last layer (Yosinski et al. 2014).
 
-    Raises UserError if it is the state dict of another network.
+    Raises UserError if `file` does not hold weights of this network.
     """
     weights, (name, layer) = read_tensors(file), last_layer(model)
     try:
         kept = {f"{name}.{key}": value for key, value in layer.state_dict().items()}
         model.load_state_dict({**weights, **kept})
     except (TypeError, RuntimeError, AttributeError):
-        problem = "has the weights of another network or image size, or of grey images instead of colour"
+        problem = "has weights for another network or image size, or for other channels (grey or colour)"
         raise UserError(f"--weights {file}: {problem}") from None

@@ -1,9 +1,9 @@
-"""Classify images with a trained network: the class of each, its probability, and the second best.
+"""Classify images with a trained network: print their classes, probabilities and second-best classes.
 
     python predict.py runs/resnet-xavier photo.jpg drawings --csv predicted.csv
 
-A probability is the network's softmax; networks are often too sure. A run's config.json and model.pt suffice,
-also in another place. From Python: network, classes = predict.load_network("runs/resnet-xavier")
+Probabilities are the network's softmax, which is often too high. A run needs only its config.json and
+model.pt, and may be moved. In Python: network, classes = predict.load_network("runs/resnet-xavier")
 """
 
 from argparse import Namespace
@@ -26,9 +26,9 @@ N_PRINTED, N_DRAWN = 20, 100  # images
 def load_network(folder, device="cpu"):
     """Return (network, classes): the trained network of a run of train.py, in eval mode, and its class names.
 
-    It maps float32 images (N, channels, height, width) on `device`, values from 0 to 1, to logits
-    (N, classes). image_shape and image_size in the run's config.json are the channels and the size to use.
-    Raises UserError if `folder` has no such run, or an unfinished one.
+    The network maps float32 images (N, channels, height, width) on `device`, values from 0 to 1, to logits
+    (N, classes). In config.json, image_shape begins with the channels, and image_size is (height, width).
+    Raises UserError if `folder` has no finished run.
     """
     config, file = run_folder.read_config(folder), Path(folder, "model.pt")
     if not file.exists():
@@ -46,18 +46,18 @@ def load_network(folder, device="cpu"):
 def read(files, data, invert=False):
     """Return the images in `files`, uint8 (N, channels, height, width), in the shape of the training images.
 
-    `data` is the part of config.json that describes these. `invert` returns the negatives.
+    `data` is the part of config.json that describes the training images. With `invert`, return negatives.
     """
     channels, *size = data["image_shape"]
     images = resize(read_images(files, size, data["white"])[0], size)
     images = 255 - images if invert else images
-    if channels < images.shape[1]:  # rounded, so that grey stays as it is: integers would be truncated
+    if channels < images.shape[1]:  # rounded: truncated uint8 values would change grey pixels
         return rgb_to_grayscale(images.float()).round().to(images.dtype)
     return images if channels == 1 else grayscale_to_rgb(images)
 
 
 def print_rows(rows):
-    """Print the first rows as an aligned table, and how many images each class has if there are more."""
+    """Print the first rows as an aligned table. If there are more, print the number of images per class."""
     lines = [("class", "probability", "second best", "", "file")]
     for row in rows[:N_PRINTED]:
         p, q = f"{row['probability']:.2%}", f"{row['second_probability']:.2%}"
@@ -74,14 +74,14 @@ def print_rows(rows):
 def note_negatives(brightnesses, brightness, invert):
     """Print a note if most images look like negatives of the training images, judged by mean brightness.
 
-    `brightness` is the training images' mean (0 to 1). If it is within 0.2 of a half, as for photos, nothing
-    is printed. No test image of MNIST (0.13) looks like a negative, and 5.5 % of Fashion-MNIST (0.29) do.
+    `brightness` is the mean of the training images (0 to 1). If it is from 0.3 to 0.7, as for photos, nothing
+    is printed. No test image of MNIST (0.13) looks like a negative; 5.5 % of Fashion-MNIST's (0.29) do.
     """
     n = sum((each < 0.5) != (brightness < 0.5) for each in brightnesses)
     if abs(brightness - 0.5) > 0.2 and n > len(brightnesses) / 2:
         these, those = ("bright", "dark") if brightness < 0.5 else ("dark", "bright")
         print(f"Note: {n:,} of {len(brightnesses):,} images are {these}; the training images are {those}.")
-        print(f"If they are negatives of images like those, {'leave out' if invert else 'use'} --invert")
+        print(f"If they should look like the training images, {'leave out' if invert else 'use'} --invert")
 
 
 def main():
@@ -116,7 +116,7 @@ def main():
 
 
 def draw_least_sure(picture, rows, images):
-    """Draw the images whose predictions are least sure."""
+    """Draw the images with the lowest probabilities."""
     ordered = sorted(range(len(rows)), key=lambda index: rows[index]["probability"])[:N_DRAWN]
     captions = []
     for row in [rows[index] for index in ordered]:

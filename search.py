@@ -3,8 +3,8 @@
     python search.py --minutes 10
 
 Stage 1 trains all architectures of the nested loops briefly, stage 2 the best fifth in full, stage 3 the best
-three from a second seed; held-out training images judge them. Stage 4 compares the winner with the sheet's
-network on the test set, from five seeds each. results.csv has all trainings; the same command continues.
+three with a second seed, judged by held-out training images. Stage 4 compares the winner with the sheet's
+network on the test set, five seeds each. results.csv has all trainings; to continue, repeat the command.
 """
 
 import csv
@@ -30,7 +30,7 @@ from support import charts, console, machine, run_folder
 from support.console import UserError, positive
 from support.statistics import rank_test, verdict
 
-SPACE = {  # the values that the loops try; those of the dense layers matter little (results/search_fully.csv)
+SPACE = {  # values that the loops try; the dense layers' sizes matter little (results/search_fully.csv)
     "model": ("encoder", "resnet"),
     "n_blocks": (2, 3, 4),
     "n_features_1": (16, 32),
@@ -38,8 +38,8 @@ SPACE = {  # the values that the loops try; those of the dense layers matter lit
     "n_fully_1": (144,),
     "n_fully_2": (72,),
 }
-DESCRIPTION = "{}, {} blocks, {}/{} channels, {}/{} dense units"  # an Architecture as a text
-MIN_IMAGES = 2000  # images for a training, or all if there are fewer
+DESCRIPTION = "{}, {} blocks, {}/{} channels, {}/{} dense units"  # an Architecture as text
+MIN_IMAGES = 2000  # smallest number of images in a training; all if there are fewer
 
 Architecture = namedtuple("Architecture", SPACE)
 SHEET = Architecture("resnet", **models.ARCHITECTURE)
@@ -48,7 +48,7 @@ COLUMNS = (*Trial._fields, "accuracy", "loss", "mflop", "n_parameters", "seconds
 
 
 def architectures(space, image_size):
-    """Yield the Architectures of the nested loops, without those whose blocks leave nothing of the image."""
+    """Yield the Architectures of the nested loops; skip them if the image is too small for their blocks."""
     depths = [n for n in space["n_blocks"] if min(image_size) >> n]  # each block halves the image
     for model in space["model"]:
         for n_blocks in depths:
@@ -61,10 +61,10 @@ def architectures(space, image_size):
 
 
 def stages_of(n, n_images, epochs, grid=False):
-    """Return for each stage how many of `n` architectures get how many images, epochs and seeds.
+    """Return [(n_architectures, n_images, epochs, n_seeds)], a tuple for each stage, for `n` candidates.
 
-    A full training has `epochs` epochs of `n_images` images, a brief one a third of both, but MIN_IMAGES or
-    more. With `grid` all are trained from three seeds: briefly, for a third of the epochs, and in full.
+    A full training has `epochs` epochs of `n_images` images; a brief one has a third of both, but at least
+    MIN_IMAGES. With `grid`, each stage trains all with three seeds: briefly, for 1/3 of the epochs, in full.
     """
     brief = max(round(n_images / 3), min(n_images, MIN_IMAGES)), max(1, epochs // 3)
     if grid:
@@ -73,11 +73,11 @@ def stages_of(n, n_images, epochs, grid=False):
 
 
 def successive_halving(candidates, stages, run, sizes):
-    """Return `candidates`, the best first, by successive halving (Jamieson & Talwalkar 2016).
+    """Rank `candidates`, the best first, by successive halving (Jamieson & Talwalkar 2016).
 
-    In each stage the best so far are trained for longer, or from more seeds. `run(number, chosen, n_images,
-    epochs, n_seeds)` returns {architecture: accuracy} for those that it had time to train, nan if a training
-    failed. `sizes`, {architecture: (MFLOP, parameters)}, decide between equal accuracies.
+    Each stage trains the best so far for longer, or with more seeds. `run(number, chosen, n_images, epochs,
+    n_seeds)` returns {architecture: accuracy}, nan if a training failed; it omits architectures if time is
+    short. If accuracies are equal, the smaller of `sizes`, {architecture: (MFLOP, parameters)}, wins.
     """
     ranked = list(candidates)
     for number, (n, *length_and_seeds) in enumerate(stages, 1):
@@ -91,12 +91,12 @@ def successive_halving(candidates, stages, run, sizes):
 def train_trial(trial, shared, task):
     """Train the network of a Trial; return its row of results.csv.
 
-    `shared` has what all trainings share, such as data, {judged_on: (images to train on, to judge by)}.
+    `shared` has what all trainings share, such as data: {judged_on: (ImageData to train, ImageData to test)}.
     """
     learned, judged = shared.data[trial.judged_on]
     if trial.n_images < len(learned):  # at random, because a folder is sorted by class
         learned = learned.subset(random_part(len(learned), trial.n_images))
-    if trial.n_images < len(judged) and trial.judged_on != "test":  # or testing takes longer
+    if trial.n_images < len(judged) and trial.judged_on != "test":  # otherwise testing takes longer
         judged = judged.subset(random_part(len(judged), trial.n_images))
     size = dict(zip(("mflop", "n_parameters"), shared.sizes[trial[1:7]], strict=True))
     row = dict.fromkeys(COLUMNS, "") | trial._asdict() | size
@@ -107,7 +107,7 @@ def train_trial(trial, shared, task):
         model = models.build(settings, len(learned.classes), learned.images.shape[1])
         last = train.train(model, learned, judged, settings, task=task)[0][-1]
         row |= {"accuracy": last["test_accuracy"], "loss": last["test_loss"]}
-    except (UserError, RuntimeError, MemoryError) as error:  # it diverges, or needs too much memory
+    except (UserError, RuntimeError, MemoryError) as error:  # the training diverged or needs too much memory
         row["error"] = console.one_line(error)
     finally:
         machine.is_alone = False
@@ -115,7 +115,7 @@ def train_trial(trial, shared, task):
 
 
 def read_results(file):
-    """Return {Trial: row} of results.csv. Begin it if there is none; cut off a last line that a kill tore."""
+    """Return {Trial: row} of results.csv. Create the file if needed; remove an incomplete last line."""
     content = file.read_bytes() if file.exists() else b""
     whole = content[: content.rfind(b"\n") + 1] or f"{','.join(COLUMNS)}\n".encode()
     if whole != content:
@@ -128,13 +128,13 @@ def read_results(file):
             row |= {name: float(row[name] or "nan") for name in ("accuracy", "mflop", "seconds")}
         return {Trial(*(row[name] for name in Trial._fields)): row for row in rows}
     except (KeyError, ValueError):
-        raise UserError(f"{file}: has a line that is no training; repair it, or move it away") from None
+        raise UserError(f"{file}: a line is not a training; repair the file, or move it away") from None
 
 
 def train_all(chosen, judged_on, n_images, epochs, n_seeds, shared, stage, deadline=math.inf):
-    """Train the architectures `chosen`, unless results.csv has them; return {architecture: its rows there}.
+    """Train the architectures `chosen`, unless results.csv has them; return {architecture: its rows}.
 
-    Each process trains its share. After `deadline` (time.monotonic()) only one or two of stage 1 begin.
+    Each process trains its share. After `deadline` (time.monotonic()), at most two of stage 1 start.
     """
     length, seeds = (n_images, epochs), range(shared.settings.seed, shared.settings.seed + n_seeds)
     trials = [Trial(judged_on, *each, *length, seed) for seed in seeds for each in chosen]
@@ -153,7 +153,7 @@ def train_all(chosen, judged_on, n_images, epochs, n_seeds, shared, stage, deadl
 
 
 def network_size(architecture, settings, data):
-    """Return (MFLOP of one image's forward pass, number of parameters)."""
+    """Return (MFLOP of a forward pass of one image, number of parameters)."""
     settings = Namespace(**vars(settings) | architecture._asdict() | {"device": "cpu"})
     model = models.build(settings, len(data.classes), data.images.shape[1])
     with FlopCounterMode(display=False) as counter:
@@ -162,22 +162,22 @@ def network_size(architecture, settings, data):
 
 
 def plan(candidates, shared):
-    """Return (n_images, epochs, seconds needed, those of stage 4) of the longest full training that fits.
+    """Return (n_images, epochs, seconds in all, seconds of stage 4) for the longest full training that fits.
 
-    With less time it has fewer epochs, then only half of the images, a third, and so on. Times follow from
-    FLOPs and short trainings of the cheapest and the costliest network, as if the costliest were the best.
+    With less time it has fewer epochs, then one epoch with 1/2, 1/3, … of the images. Times are interpolated
+    by FLOPs from trainings of the cheapest and costliest network; the costliest are assumed to be the best.
     """
     images, n_held_out = shared.data["validation"][0].images, len(shared.data["validation"][1])
     n = min(len(images), max(128, 2**20 // images[0].numel()))  # takes a few seconds
     extremes = (choose([*candidates, SHEET], key=shared.sizes.get) for choose in (min, max))
     measured = train_all(dict.fromkeys(extremes), "validation", n, 2, 1, shared, "measuring the speed")
-    n_seen = 2 * n * 4 / 3 * machine.n_processes()  # testing takes a third
+    n_seen = 2 * n * 4 / 3 * machine.n_processes()  # testing costs a third of training
     points = [shared.sizes[each][0] for each in measured], [row["seconds"] for (row,) in measured.values()]
     costs = np.sort(np.interp([shared.sizes[each][0] for each in candidates], *points))[::-1] / n_seen
     lengths = [(len(images), epochs) for epochs in range(shared.settings.epochs, 0, -1)]
     lengths += [(round(len(images) / part), 1) for part in range(2, len(images) // MIN_IMAGES + 1)]
     for n_images, epochs in lengths:
-        final = 1, 1.2 * n_images + n_held_out / 3, epochs, 10  # there are about as many test images
+        final = 1, 1.2 * n_images + n_held_out / 3, epochs, 10  # about as many test images as held out
         stages = [*stages_of(len(candidates), n_images, epochs, shared.grid), final]
         seconds = [sum(costs[:n]) * seeds * e * (i + min(i, n_held_out) / 3) for n, i, e, seeds in stages]
         if sum(seconds) < shared.seconds:
@@ -192,7 +192,7 @@ def search(candidates, shared, started):
     stages, board = stages_of(len(candidates), n_images, epochs, shared.grid), {}
     part = f"{n_images:,} of {n_all:,} images{', chosen at random' * (n_images < n_all)}, epochs: {epochs}"
     about = console.duration(min(needed, shared.seconds))
-    print(f"{len(candidates)} architectures; a full training has {part}; all takes about {about}", flush=True)
+    print(f"{len(candidates)} architectures; a full training has {part}; time: about {about}", flush=True)
 
     def run(number, chosen, *length_and_seeds):
         title, end = f"stage {number} of 4", deadline - min(final, shared.seconds / 2)
@@ -268,7 +268,7 @@ def main():
         text = f"values to try (default: {' '.join(map(str, values))})"
         parser.add_argument(f"--{name.replace('_', '-')}", nargs="+", default=values, help=text, **kind)
     add = parser.add_mutually_exclusive_group().add_argument
-    add("--minutes", type=positive(float), default=10, metavar="N", help="time for everything (default: 10)")
+    add("--minutes", type=positive(float), default=10, metavar="N", help="minutes in all (default: 10)")
     add("--grid", action="store_true", help="train all architectures in full, however long it takes")
     parser.add_argument("--out", type=console.path, metavar="DIR", help="folder (default: runs/search)")
     given, typed = parser.parse_args(), parser.typed()
@@ -283,10 +283,10 @@ def main():
     data = {"validation": validation, "test": (train_data, test_data)}
     settings = Namespace(**vars(given) | {"model": "resnet"})
     train.complete(settings, validation[0], usual_epochs=3 if given.grid else 5)
-    settings.lr = given.lr  # by default it depends on the epochs of a training
+    settings.lr = given.lr  # if None, `complete` sets it for each training
     candidates = list(dict.fromkeys(architectures(vars(given), settings.image_size)))
     if not candidates:
-        raise UserError("the images are too small for these blocks; try --n-blocks 1")
+        raise UserError("the images are too small for so many blocks; try --n-blocks 1")
     sizes = {each: network_size(each, settings, train_data) for each in [*candidates, SHEET]}
     folder = machine.from_first(lambda: folder_of(settings, data, sizes[SHEET][1], given.out))
     shared = Namespace(data=data, settings=settings, sizes=sizes, grid=given.grid)

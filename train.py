@@ -9,7 +9,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-# OpenMP's threads must not spin while they wait: two trainings at once would take ten times as long.
+# Waiting OpenMP threads must not spin: otherwise two trainings at once take ten times as long.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # OpenMP reads this when torch is imported
 
 import torch
@@ -42,7 +42,7 @@ def train_epoch(model, data, settings, epoch, optimizer, scheduler, task):
         loss.backward()
         optimizer.step()
         scheduler.step()
-        loss_sum += loss.detach() * len(labels)  # on the device: .item() would wait for a GPU in each step
+        loss_sum += loss.detach() * len(labels)  # stays on the device: .item() waits for the GPU
         n_correct += (logits.argmax(dim=1) == labels).sum()
         n_seen += len(labels)
     loss_sum, n_correct, n_seen = machine.sum_over_processes([loss_sum, n_correct, n_seen])
@@ -52,14 +52,14 @@ def train_epoch(model, data, settings, epoch, optimizer, scheduler, task):
 def train(model, train_data, test_data, settings, folder=None, task=None):
     """Train `model` in place; return (history, logits).
 
-    `history` has a dict for each epoch, the rows of metrics.csv; `logits`, float32 (N, classes), are those of
-    the test images after the last epoch. With a `folder`, metrics.csv and (but for the last epoch) state.pt
-    are written there, and training continues from an existing state.pt. `task` is the title of the progress
-    line; without it a table of the epochs is printed. Random numbers depend only on seed, epoch, step and
-    process: a resumed run ends with the same weights, bit by bit. Raises UserError if the loss is not finite.
+    `history` has a dict for each epoch, a row of metrics.csv; `logits`, float32 (N, classes), are the outputs
+    for the test images after the last epoch. With a `folder`, each epoch writes metrics.csv there and, except
+    the last, state.pt; training continues from an existing state.pt. `task` is the title of the progress
+    line; without it, the epochs are printed as a table. Random numbers depend only on seed, epoch, step and
+    process: a resumed run ends with bit-identical weights. Raises UserError if the loss is not finite.
     """
     machine.keep_freed_memory()
-    # Makes a GPU deterministic, except for AdaptiveAvgPool2d's backward (vgg16 below 224 pixels).
+    # Makes a GPU deterministic, except AdaptiveAvgPool2d's backward pass (vgg16 below 224 pixels).
     torch.backends.cudnn.deterministic = True
     train_data, test_data = (machine.to_device(data, settings.device) for data in (train_data, test_data))
     n_steps = settings.epochs * math.ceil(len(train_data) / settings.batch_size)
@@ -68,7 +68,7 @@ def train(model, train_data, test_data, settings, folder=None, task=None):
     history = run_folder.load_state(folder, settings.device, **parts)
     network = model
     if machine.n_processes() > 1:
-        # Otherwise DDP regroups gradients after a step, and a resumed run sums them in another order.
+        # With this flag, DDP never regroups gradients: a resumed run sums them in the same order.
         network = DistributedDataParallel(model, find_unused_parameters=True)
     if not task:
         print(HEADER, flush=True)
@@ -94,10 +94,10 @@ def train(model, train_data, test_data, settings, folder=None, task=None):
 
 
 def optimisation(model, lr, n_steps):
-    """Return (optimizer, scheduler): AdamW (Loshchilov & Hutter 2019) with one cycle (Smith 2018).
+    """Return (optimizer, scheduler): AdamW (Loshchilov & Hutter 2019) with a one-cycle rate (Smith 2018).
 
-    The rate rises from `lr` / 25 to `lr` in the first 30 % of the `n_steps`, then falls to almost zero. With
-    fewer than four steps there is no room for a warm-up, and it stays at `lr` / 2.
+    The learning rate rises from `lr` / 25 to `lr` in the first 30 % of the `n_steps`, then falls to almost
+    zero. With fewer than four steps there is no warm-up: the learning rate stays at `lr` / 2.
     """
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, fused=True)
     if n_steps < 4:
@@ -114,7 +114,7 @@ def evaluate(model, data, settings):
 
 @torch.no_grad()
 def predict(model, images, settings, task="testing"):
-    """Return the logits, float32 (N, classes), of uint8 `images` (N, channels, height, width)."""
+    """Return logits, float32 (N, classes), for `images`: uint8 (N, channels, height, width), or features."""
     model.eval()
     logits = []
     for batch in progress(images.split(settings.batch_size), task):
@@ -124,9 +124,9 @@ def predict(model, images, settings, task="testing"):
 
 
 def extract_features(model, train_data, test_data, settings):
-    """Return (layer, train, test): the last layer of `model`, and both ImageData with its inputs for images.
+    """Return (layer, train, test): the last layer of `model`, and both ImageData with features as images.
 
-    These inputs, the features, are float32 (N, features), computed once, in evaluation mode.
+    Features are the inputs of this layer, float32 (N, features), computed once, in evaluation mode.
     """
     name, layer = models.last_layer(model)
     model.set_submodule(name, torch.nn.Identity())
@@ -159,7 +159,7 @@ def complete(settings, data, usual_epochs=5, most_epochs=50):
 
 
 def prepare(script, settings, *epochs):
-    """Load the data, `complete` the settings, build the network: (train data, test data, model, config)."""
+    """Load the data, `complete` the settings, build the model; return (train, test, model, config)."""
     settings.image_size = settings.image_size or (224 if settings.model == "vgg16" else None)
     train_data, test_data = load(settings.data, settings.limit, settings.image_size)
     introduce(train_data, test_data)
@@ -182,7 +182,7 @@ def main():
     settings = parser.parse_args()
     out, resume = (vars(settings).pop(name) for name in ("out", "resume"))
     if resume and Path(resume, "model.pt").exists():
-        return print(f"{resume} is finished: its results are there")
+        return print(f"{resume} is finished; its results are in this folder")
     if resume:
         settings, config = run_folder.resumed(resume, parser)
     console.check_flags(settings, models.ARCHITECTURE)
@@ -204,7 +204,7 @@ def main():
 
 
 def finish(folder, model, test_data, predicted, history, settings):
-    """Draw the pictures of a run, print its result, and write model.pt, whose presence marks the end."""
+    """Draw the pictures of a run, print its result, and write model.pt, which marks a finished run."""
     n = len(test_data.classes)
     matrix = torch.bincount(test_data.labels * n + predicted, minlength=n * n).view(n, n)  # true, predicted
     title = f"{settings.model}, {settings.init} initialisation, seed {settings.seed}, on {test_data.source}"
@@ -219,7 +219,7 @@ def finish(folder, model, test_data, predicted, history, settings):
     sizes = matrix.sum(dim=1)
     if sizes.max() > 2 * sizes.min():
         accuracies = (matrix.diagonal() / sizes)[sizes > 0]
-        print(f"mean of the classes' accuracies: {accuracies.mean():.2%} (the classes differ in size)")
+        print(f"mean accuracy over the classes: {accuracies.mean():.2%} (the classes differ in size)")
     print(f"see {folder}/curves.png and {folder}/confusion.png; the weights are in {folder}/model.pt")
     others = [] if folder.parent == Path("runs") else [folder]
     print(f"next, compare runs: {command('compare.py', *others)}")

@@ -1,11 +1,11 @@
-"""How fast our training loop is, compared with others on the sheet's ResNet, MNIST and the same machine.
+"""Compare the speed of our training loop with other loops: the sheet's ResNet, MNIST, one machine.
 
     python -m studies.bench --peers --to-99
 
-measures for each of LOOPS the images per second in the second epoch of 6,000 images. --to-99 also measures
-the seconds of training, without tests, until 99 % of the test images are right: trainings of 1, 2, … epochs
-are tried, and the first one that gets there counts. Ratios compare numbers of one round. To measure as on a
-laptop without AVX-512, put ONEDNN_MAX_CPU_ISA=AVX2 in front.
+For each of LOOPS, this measures the images per second in the second epoch of 6,000 images. --to-99 also
+measures the seconds of training (without testing) to a test accuracy of 99 %: it tries trainings of 1, 2, …
+epochs, and the first that reaches 99 % counts. Each ratio compares numbers of one round. To measure as on a
+laptop without AVX-512, set the environment variable ONEDNN_MAX_CPU_ISA=AVX2.
 """
 
 import os
@@ -32,7 +32,7 @@ N_ROUNDS, N_IMAGES = 3, 6000
 KINDS = ("workers", "in_memory", "recipe")
 METHOD = "spawn"  # starts a process that inherits neither memory nor settings
 
-# ---------------------------------------------------------------- the loops: (model, seconds of each epoch)
+# ---------------------------------------------------------------- the loops return (model, epoch seconds)
 
 
 def ours(data, settings):
@@ -43,7 +43,7 @@ def ours(data, settings):
 
 
 def pillow_batch(samples):
-    """Return (images, labels) of a list of pairs: each image as torchvision's MNIST and ToTensor make it."""
+    """Return (images, labels) of a list of pairs; convert images as torchvision's MNIST and ToTensor do."""
     images = [ToTensor()(Image.fromarray(image[0].numpy())) for image, _ in samples]
     return torch.stack(images), torch.stack([label for _, label in samples])
 
@@ -55,10 +55,10 @@ def loader(data, n_workers=0):
 
 
 def plain(data, settings, kind=None):
-    """Train as PyTorch's tutorials do: a DataLoader makes a Pillow image and a tensor of each image.
+    """Train as PyTorch's tutorials do: a DataLoader converts each image with Pillow, then to a tensor.
 
-    Of the other KINDS, "workers" has two processes that load, "in_memory" has tensors on the device instead
-    of a DataLoader, and "recipe" has our initial weights and learning rates.
+    Each `kind` changes one thing: "workers" loads in two processes, "in_memory" keeps tensors on the device
+    instead of using a DataLoader, and "recipe" uses our initial weights and learning rates.
     """
     batches, data = loader(data, 2 if kind == "workers" else 0), data.to(settings.device)
     model, seconds = models.ResNet().to(settings.device), []
@@ -110,13 +110,13 @@ def lightning(data, settings):
 
 
 LOOPS = {"plain": plain} | {f"plain_{kind}": partial(plain, kind=kind) for kind in KINDS}
-LOOPS |= {"lightning": lightning, "ours": ours}  # ours is last, because it changes how memory is kept
+LOOPS |= {"lightning": lightning, "ours": ours}  # ours is last: it changes malloc for the whole process
 
 # ---------------------------------------------------------------- the measurements
 
 
 def run(name, data, seed, n_epochs):
-    """Return (settings, model, seconds of each epoch) of a training by one of LOOPS."""
+    """Train with the loop `name` of LOOPS; return (settings, model, seconds of each epoch)."""
     parser = console.Parser()
     console.add_training_flags(parser, models.ARCHITECTURE, init="xavier")
     settings = parser.parse_args([])
@@ -127,7 +127,7 @@ def run(name, data, seed, n_epochs):
 
 
 def measure(seed, source, names, to_99):
-    """Return {(measure, unit): number} of one round of the loops `names`, the last of which is ours."""
+    """Measure one round of the loops `names`, with ours last; return {(measure, unit): number}."""
     (data, test), measured = load(source), {}
     few = data.subset(torch.arange(len(data))[:N_IMAGES])
     for name in names:
@@ -143,10 +143,10 @@ def measure(seed, source, names, to_99):
 
 
 def main():
-    """Measure what the flags ask for, print it, and write it to a table."""
+    """Run the measurements that the flags select; print the results, and write them to a table."""
     parser = console.Parser(description=__doc__)
     parser.add_argument("--peers", action="store_true", help="measure Lightning too")
-    parser.add_argument("--to-99", action="store_true", help="measure the seconds until 99 %% too")
+    parser.add_argument("--to-99", action="store_true", help="also measure the seconds to 99 %% accuracy")
     parser.add_argument("--data", default="mnist", help="images of 28×28 grey pixels (default: mnist)")
     parser.add_argument("--csv", default="runs/bench.csv", help="table (default: runs/bench.csv)")
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""How large a network's activations and gradients are in each layer, at the start and trained (sheet 1.1 c).
+"""Measure activations and gradients in each layer of a network, before and after training (sheet 1.1 c).
 
 python -m studies.layers runs/vgg16-xavier runs/vgg16-default
 """
@@ -18,16 +18,16 @@ from support import charts, console, run_folder
 def layer_stds(model, images, labels):
     """Return (name, activation_std, gradient_std) for each convolution and linear layer, in a list.
 
-    `images` are float (N, channels, height, width), `labels` int64 (N,). The activations are the layer's
-    outputs, before a ReLU; the gradients are those of each image's cross-entropy with respect to them.
-    Dropout is off.
+    `images` are float (N, channels, height, width), `labels` int64 (N,). Activations are the outputs of
+    a layer, before a ReLU; gradients are the derivatives of each image's cross-entropy with respect to these
+    outputs. Dropout is off.
     """
     outputs, names = {}, {layer: name for name, layer in model.named_modules()}
 
     def keep(layer, inputs, output):
         if isinstance(layer, nn.Conv2d | nn.Linear):
             outputs[layer] = output
-            return output.clone()  # vgg16's ReLU changes the clone in place
+            return output.clone()  # vgg16's in-place ReLU changes only the clone
 
     with nn.modules.module.register_module_forward_hook(keep):
         loss = F.cross_entropy(model.eval()(images), labels, reduction="sum")
@@ -36,7 +36,7 @@ def layer_stds(model, images, labels):
 
 
 def networks_of(run, name):
-    """Return {name: layer_stds} for a run called `name`: at the start, and trained if it is finished."""
+    """Return {text: layer_stds} for a run called `name`: before training and, if it is finished, after."""
     settings = Namespace(**vars(run.settings) | {"device": "cpu"})
     data, test = load(settings.data, settings.limit, settings.image_size)
     if [data.fingerprint(), test.fingerprint()] != run.config["data"]["fingerprints"]:
@@ -52,9 +52,9 @@ def networks_of(run, name):
 
 
 def main():
-    """Print, draw and write the layers of the runs that the command line names."""
+    """Print, draw and write the standard deviations for the runs that the command line names."""
     parser = console.Parser(description=__doc__)
-    parser.add_argument("runs", nargs="+", type=console.path, metavar="RUN", help="folders of train.py")
+    parser.add_argument("runs", nargs="+", type=console.path, metavar="RUN", help="run folders of train.py")
     console.add_output_flags(parser, "runs/layers.png")
     given, table, lines = parser.parse_args(), [], []
     runs = [run_folder.read_run(folder) for folder in given.runs]

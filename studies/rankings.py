@@ -1,14 +1,14 @@
-"""How many wrong labels do rankings find, and what does cleaning change?
+"""Measure how many wrong labels rankings find, and the effect of cleaning.
 
     python -m studies.rankings fashion-random-600 mnist-4_9-100 mnist-3_to_8-100 --cleanlab
     python -m studies.rankings data/cifar:data/cifar_mislabelled_aggre --cleaning
 
-In DATA-KIND-COUNT, COUNT training labels are wrong: at random, among two classes that are mixed up (A_B), or
-of one class that is called another (A_to_B). CLEAN:NOISY are two folders of the same images. The rankings are
-by the score of diagnose.py and by the loss alone; with --cleanlab (pip install cleanlab) also by its scores,
-its filter and our score, from predictions of networks that have not learned the image. --cleaning instead
-trains on noisy labels, with the suspects removed, with them relabelled, and on true labels. The networks stay
-in runs/rankings: the same command continues.
+DATA-KIND-COUNT makes COUNT training labels wrong. KIND is random, A_B (classes A and B are mixed up) or
+A_to_B (images of A are labelled B). CLEAN:NOISY are two folders of the same images. Labels are ranked by the
+score of diagnose.py and by the loss alone; --cleanlab (pip install cleanlab) adds cleanlab's scores, its
+filter and our score, all from held-out predictions. --cleaning instead compares trainings on noisy labels,
+without the suspects, with relabelled suspects, and on true labels. Networks are kept in runs/rankings; to
+continue, repeat the command.
 """
 
 import os
@@ -30,15 +30,15 @@ import train
 from support import console, label_errors, run_folder
 from support.console import UserError
 
-SEEDS, FOLDS = 1000, 2**32 - 2  # of networks and folds: other random numbers than those of wrong labels
+SEEDS, FOLDS = 1000, 2**32 - 2  # for networks and folds: random numbers that wrong labels do not use
 load = cache(data.load)
 
 
 def with_noise(clean, kind, count, seed):
-    """Return the labels of the ImageData `clean`, int64 (N,), of which `count` are wrong as `kind` says."""
+    """Return the labels of the ImageData `clean`, int64 (N,), with `count` made wrong as `kind` says."""
     labels, names = clean.labels, kind.replace("_to_", "_").split("_")
     if kind != "random" and not (len(names) == 2 and set(names) <= set(clean.classes)):
-        raise UserError(f"{kind}: is not two of the classes {', '.join(clean.classes)} of {clean.source}")
+        raise UserError(f"{kind}: needs two of the classes {', '.join(clean.classes)} of {clean.source}")
     classes = None if kind == "random" else list(map(clean.classes.index, names))
     candidates = labels.where(labels == classes[0], -1) if "_to_" in kind else labels
     wrong, changed = data.make_wrong(candidates, len(clean.classes), count, seed, classes)
@@ -48,7 +48,7 @@ def with_noise(clean, kind, count, seed):
 def noisy_set(noise, seed, n_images=None):
     """Return (noisy ImageData, test ImageData, true labels) of DATA-KIND-COUNT or CLEAN:NOISY.
 
-    With `n_images`, they have only that number of training images, chosen at random.
+    With `n_images`, only this number of training images is used, chosen at random.
     """
     (clean, _, folder), match = noise.partition(":"), re.fullmatch("([^-]+)-(.+)-([0-9]+)", noise)
     if not folder and not match:
@@ -66,12 +66,12 @@ def noisy_set(noise, seed, n_images=None):
 
 
 def held_out(noisy, truth, settings, seed, folder):
-    """Return log-probabilities, float (1, N, classes), of networks that have learned the other two thirds."""
+    """Return held-out log-probabilities, float (1, N, classes), by three-fold cross-validation."""
     logits = torch.empty(1, len(noisy), len(noisy.classes))
     folds = data.random_order(len(noisy), SEEDS + seed, FOLDS).chunk(3)
     for index, fold in enumerate(folds):
         own = Namespace(**vars(settings))
-        own.seed, own.epochs = settings.seed + index, settings.epochs * 3 // 2  # so as many images are seen
+        own.seed, own.epochs = settings.seed + index, settings.epochs * 3 // 2  # because 1/3 is held out
         others = torch.cat([other for other in folds if other is not fold])
         splits, rest = (noisy.subset(others), noisy.subset(fold)), ("noisy", noisy.labels[others])
         _, (_, (of_fold,)) = diagnose.train_networks(splits, truth[others], own, 1, folder, None, *rest)
@@ -80,7 +80,7 @@ def held_out(noisy, truth, settings, seed, folder):
 
 
 def cleanlabs(noisy, log_probabilities):
-    """Return {method: (order, estimate)} of cleanlab, and of our score, from float (1, N, classes)."""
+    """Return {method: (order, estimate)} of cleanlab and of our score; the input is float (1, N, classes)."""
     from cleanlab.count import num_label_issues
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores
@@ -92,16 +92,16 @@ def cleanlabs(noisy, log_probabilities):
         rankings[f"cleanlab, {method.replace('_', ' ')}"] = diagnose.top_losses(-quality), estimate
     flagged = torch.from_numpy(find_label_issues(**given, n_jobs=1))  # bool (N,)
     order = rankings["cleanlab, self confidence"][0]
-    order = order[diagnose.top_losses(flagged[order].double())]  # what it flags comes first
+    order = order[diagnose.top_losses(flagged[order].double())]  # flagged labels come first
     rankings["cleanlab, its filter"] = order, int(flagged.sum())
     view = diagnose.rank_labels(noisy, log_probabilities)
     return rankings | {"diagnose.py's score, held out": (view.order, (view.n_wrong or [""])[-1])}
 
 
 def judge(hits):
-    """Return (wrong labels among the first n, average precision) of a ranking, if n labels are wrong.
+    """Return (wrong labels among the first n, average precision) of a ranking; n labels are wrong in all.
 
-    `hits`, bool (N,), says which labels are wrong, the first of the ranking first.
+    `hits`, bool (N,), has the labels in the order of the ranking: True if the label is wrong.
     """
     n, precisions = int(hits.sum()), hits.cumsum(0).double() / torch.arange(1, len(hits) + 1)
     return int(hits[:n].sum()), precisions[hits].sum().item() / max(n, 1)
@@ -145,16 +145,16 @@ def measure(noise, number, given):
 
 
 def main():
-    """Measure what the command line names, set by set."""
+    """Measure each set of wrong labels that the command line names."""
     parser, number = console.Parser(description=__doc__), {"type": console.positive(int), "metavar": "N"}
     add, text = parser.add_argument, "seeds of wrong labels and networks (default: 5 to 9)"
     add("noises", nargs="+", metavar="NOISE", help="DATA-KIND-COUNT or CLEAN:NOISY")
     add("--sets", nargs="+", type=console.seed, default=range(5, 10), metavar="N", help=text)
-    add("--images", help="training images of each set, chosen at random (default: all)", **number)
+    add("--images", help="number of training images of a set, chosen at random (default: all)", **number)
     add("--cleanlab", action="store_true", help="measure cleanlab's rankings too")
-    add("--cleaning", action="store_true", help="measure what cleaning changes")
-    add("--epochs", help="of the trainings that --cleaning compares (default: as diagnose.py)", **number)
-    add("--no-augment", action="store_true", help="of these trainings: without augmentation")
+    add("--cleaning", action="store_true", help="measure the effect of cleaning instead")
+    add("--epochs", help="epochs of the trainings of --cleaning (default: as diagnose.py)", **number)
+    add("--no-augment", action="store_true", help="no augmentation in these trainings")
     add("--csv", type=console.path, default="runs/rankings.csv", help="table (default: runs/rankings.csv)")
     given = parser.parse_args()
     if given.cleanlab and not find_spec("cleanlab"):

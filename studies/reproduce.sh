@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the commands behind a part of FINDINGS.md: bash studies/reproduce.sh 1.1, or 1.2, 1.3, 1.4, rankings, human, cleaning, gpu
-# Everything goes to runs/reproduced; a part that was interrupted continues.
+# Repeats a measurement: bash studies/reproduce.sh 1.1 | 1.2 | 1.3 | 1.4 | rankings | human | cleaning | gpu
+# Results go to runs/reproduced. After an interruption, repeat the command to continue.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 new=runs/reproduced
@@ -9,7 +9,7 @@ small="--image-size 32 --limit 1000 --data mnist --threads 1"
 run() { # SCRIPT NAME FLAGS
     if [ -e "$new/$2/config.json" ]; then python "$1" --resume "$new/$2"; else python "$1" --out "$new/$2" "${@:3}"; fi
 }
-seeds() { # NAME FLAGS: a training from each of five seeds
+seeds() { # NAME FLAGS: a training for each of five seeds
     for seed in 0 1 2 3 4; do run train.py "$1-$seed" --init xavier "${@:2}" --seed $seed; done
 }
 table() { python $2 "${@:3}" --picture "$new/$1.png" --csv "$new/$1.csv"; } # NAME COMMAND RUNS
@@ -41,7 +41,7 @@ case "${1-}" in
 rankings) # after pip install cleanlab
     python -m studies.rankings mnist-{random-{0,100,600,3000,6000},4_9-100,3_to_8-100} --cleanlab --csv $new/mnist.csv
     python -m studies.rankings fashion-{random-{0,600,3000,6000},Pullover_Coat-600,Sandal_Dress-600} --cleanlab --csv $new/fashion.csv ;;
-human) # after pip install cleanlab; data/cifar: CIFAR-10 as image folders, the others with labels of CIFAR-10N
+human) # needs cleanlab, CIFAR-10 as image folders in data/cifar, CIFAR-10N in the other two
     python -m studies.rankings data/cifar:data/cifar_mislabelled_{aggre,random} --cleanlab --csv $new/human.csv ;;
 cleaning)
     for flags in "--epochs 10" "--epochs 20" "--epochs 10 --no-augment" "--epochs 20 --no-augment"; do

@@ -14,7 +14,7 @@ def chromium(program, folder):
     """Yield (send, events) of a new browser with an empty page; its files are in `folder`.
 
     `send(method, **parameters)` sends a command of the Chrome DevTools Protocol and returns the answer.
-    `events` is a list of what else the browser has said meanwhile. At the end all its processes are killed.
+    `events` collects the browser's other messages. At the end all its processes are killed.
     """
     (theirs, to_it), (from_it, ours) = os.pipe(), os.pipe()
     line = f"exec {program} --headless --no-sandbox --disable-gpu --disable-breakpad --no-first-run "

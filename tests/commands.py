@@ -1,4 +1,4 @@
-"""Commands in processes of their own, which can be killed."""
+"""Run commands in separate processes, which tests can kill."""
 
 import multiprocessing
 import os
@@ -15,14 +15,14 @@ PROJECT = Path(__file__).parent.parent
 
 @cache
 def copies():
-    """Return a context of multiprocessing whose processes have torch imported, so that they start at once.
+    """Return a multiprocessing context whose processes start at once, because torch is imported already.
 
-    Test files call it when they are collected, so that it is ready when a test needs it.
+    Test files call it when pytest collects them, so that the import is done before a test needs it.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["train", "torch.distributed.run"])
     before = os.getcwd()
-    os.chdir(PROJECT)  # where the modules are looked for
+    os.chdir(PROJECT)  # the processes import modules from here
     forkserver.ensure_running()
     os.chdir(before)
     return context
@@ -40,7 +40,7 @@ def started(module, arguments, cwd, **variables):
 
 
 def together(module, lines, cwd):
-    """Start a process for each of `lines`, as torchrun does, but without its imports of torch."""
+    """Start a process for each of `lines` as torchrun does, without importing torch again in each."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

@@ -1,4 +1,4 @@
-"""The pictures: laws of axes and names, and pixels read back from the files."""
+"""Charts: properties of axes and names, and pixels read back from the files."""
 
 from itertools import pairwise
 
@@ -15,7 +15,7 @@ few = settings(max_examples=12, deadline=None)
 
 
 def drawn(draw, path, *arguments):
-    """Return what `draw` writes to `path`; nothing of it may touch the picture's edge."""
+    """Return the picture that `draw` writes to `path`; check that nothing touches its edge."""
     draw(path, *arguments)
     picture = Image.open(path).convert("RGB")
     left, top, right, bottom = ImageChops.invert(picture).getbbox()
@@ -60,12 +60,12 @@ def test_an_axis_of_epochs_is_linear_and_its_ticks_are_whole_and_even(values):
 
 
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=12))
-def test_names_at_line_ends_stand_apart_and_move_alike_up_and_down(wanted):
+def test_names_at_line_ends_do_not_overlap_and_move_symmetrically(wanted):
     wanted.sort()
     heights = charts.spread(wanted, 0, 500, 32)
     assert all(below - above >= 32 - 1e-6 for above, below in pairwise(heights))
     assert -1e-6 <= heights[0] <= heights[-1] <= 500 + 1e-6
-    assert charts.spread(heights, 0, 500, 32) == pytest.approx(heights)  # those that stand apart stay
+    assert charts.spread(heights, 0, 500, 32) == pytest.approx(heights)  # names that do not overlap stay
     mirrored = charts.spread([500 - y for y in wanted[::-1]], 0, 500, 32)
     assert mirrored == pytest.approx([500 - y for y in heights[::-1]])
 
@@ -106,7 +106,7 @@ def history(n_epochs):
 
 
 @pytest.mark.parametrize("n_epochs", [1, 60])
-def test_of_both_curves_the_greater_value_is_drawn_higher(tmp_path, n_epochs):
+def test_greater_values_are_drawn_higher(tmp_path, n_epochs):
     picture = drawn(charts.draw_curves, tmp_path / "a.png", history(n_epochs), "a title " * 40)
     for left in (0, picture.width // 2):  # the loss, the error
         pixels = picture.crop((left, 90, left + 460, picture.height)).tobytes()
@@ -144,7 +144,7 @@ def test_every_line_has_its_name_beside_both_panels(tmp_path, n_lines, name):
 @given(st.lists(st.sampled_from((0, 3000, 6000, 9000, 12000)), min_size=9, max_size=9))
 @example([0] * 9)
 @example([9, 1, 5, 0, 5, 0, 0, 2, 1])
-def test_right_cells_are_blue_wrong_ones_orange_deeper_for_more_and_legible(tmp_path_factory, counts):
+def test_the_diagonal_is_blue_other_cells_orange_and_greater_counts_are_darker(tmp_path_factory, counts):
     path, names = tmp_path_factory.mktemp("a") / "a.png", ("cat", "dog", "cow")
     picture = drawn(charts.draw_confusion, path, torch.tensor(counts).view(3, 3), names, "title", "a note")
     cells = [colour for n, colour in picture.getcolors(1 << 18) if n > 4000 and colour != (255,) * 3]
@@ -208,7 +208,7 @@ def test_every_pixel_of_a_small_picture_is_a_square(tmp_path_factory, height, wi
     assert picture.crop((left, top, right, bottom)).tobytes() == shown.tobytes()
 
 
-def test_photos_are_large_and_captions_keep_class_names_and_the_ends_of_files(tmp_path):
+def test_photos_are_large_and_captions_keep_class_names_and_ends_of_file_names(tmp_path):
     sizes = (20, 3000), (400, 90), (65, 65)
     photos = [Image.new("RGB", size[::-1], (200, 30, i)) for i, size in enumerate(sizes)]
     long, pictures = "a_very_long_name_of_a_photo_in_a_folder_", []

@@ -1,4 +1,4 @@
-"""Data: names and folders become tensors, batches are shared and augmented, labels are made wrong."""
+"""Data: loading by name and from folders, batches, augmentation, random numbers, wrong labels."""
 
 import math
 import os
@@ -12,7 +12,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
-from conftest import FLAGS, contents, small_settings, stripes, write_folder
+from conftest import contents, small_settings, stripes, write_folder
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -27,7 +27,7 @@ class_names = st.lists(st.sampled_from(CLASSES), max_size=6).map(lambda names: C
 
 
 @given(class_names, class_names, st.sampled_from(["train", "training"]), st.sampled_from(["test", "val"]))
-def test_a_folder_becomes_what_is_in_it(train_names, test_names, train_folder, test_folder):
+def test_a_folder_becomes_images_labels_and_ids(train_names, test_names, train_folder, test_folder):
     with tempfile.TemporaryDirectory() as root:
         for split, names in ((train_folder, train_names), (test_folder, test_names)):
             for index, name in enumerate(names):
@@ -112,7 +112,7 @@ def test_auto_is_the_sheets_folder_then_mnist_then_the_built_in_digits(here, mon
 
 
 @pytest.mark.parametrize("name", ["digits", "mnist", "auto"])
-def test_a_name_that_is_a_folder_too_is_refused_with_both_spellings(here, name):
+def test_an_ambiguous_name_is_refused_and_both_unambiguous_spellings_work(here, name):
     write_folder(Path(name))
     write_mnist(Path("data/MNIST"))
     with pytest.raises(UserError, match=rf"\./{name} or set:{name}"):
@@ -169,7 +169,7 @@ def test_processes_split_each_batch_and_each_process_gets_images(n_images, batch
             assert torch.equal(batch, images.images[numbers] / 255)
 
 
-def test_processes_augment_alike_and_draw_other_dropout():
+def test_processes_share_augmentation_but_not_dropout():
     settings, images = small_settings(augment=True, batch_size=9), stripes(9)
     whole, _ = next(data.batches(images, settings, 1))
     shares, numbers = [], set()
@@ -250,7 +250,7 @@ def test_published_numbers_stay_valid():
 
 
 @given(st.lists(st.integers(0, 3), min_size=4, max_size=30), st.data())
-def test_as_many_labels_as_asked_for_are_wrong_and_only_among_the_classes(labels, draw):
+def test_the_wanted_number_of_labels_is_wrong_and_only_among_the_given_classes(labels, draw):
     labels = torch.tensor(labels)
     classes = draw.draw(st.none() | st.lists(st.integers(0, 3), min_size=2, max_size=4, unique=True))
     among = torch.isin(labels, torch.tensor(classes or [0, 1, 2, 3]))
@@ -264,17 +264,9 @@ def test_as_many_labels_as_asked_for_are_wrong_and_only_among_the_classes(labels
         data.make_wrong(labels, 4, len(labels) + 1, 0, classes)
 
 
-def test_wrong_labels_are_spread_evenly():
-    wrong, changed = data.make_wrong(torch.arange(3).repeat(2000), 3, 3000, 1)
-    pairs = torch.bincount(3 * (changed % 3) + wrong[changed], minlength=9).view(3, 3)
-    assert pairs.diagonal().sum() == 0
-    assert (pairs[~torch.eye(3, dtype=torch.bool)] - 500).abs().max() < 6 * math.sqrt(500)
-
-
 def test_a_mislabelled_copy_has_the_same_files_in_other_classes(type_in, refused, folder):
     before = contents(folder)
     ended = type_in("data.py mislabel images wrong --count 5 --classes row0 row2 --seed 1")
-    assert ended.status == 0, ended.err
     after = contents(Path("wrong"))
     assert contents(folder) == before
     assert sorted(after.values()) == sorted(before.values())
@@ -291,11 +283,8 @@ def test_a_mislabelled_copy_has_the_same_files_in_other_classes(type_in, refused
 
 def test_an_export_is_read_as_the_data_set_itself(type_in, refused):
     write_mnist(Path("MNIST"), 30, 20)
-    ended = type_in("data.py export png --source MNIST")
-    assert ended.status == 0
-    assert "png/training: 30 images" in ended.out
+    assert "png/training: 30 images" in type_in("data.py export png --source MNIST").out
     for ours, theirs in zip(data.load("MNIST"), data.load("png"), strict=True):
         assert ours.fingerprint() == theirs.fingerprint()
     assert "png" in refused("data.py export png --source MNIST")
     assert "png/inside" in refused("data.py export png/inside --source png")
-    assert type_in(f"train.py --data png --epochs 1 --out run {FLAGS}").status == 0

@@ -27,7 +27,7 @@ def test_the_digits_have_mnists_format_centre_and_brightness():
     assert 0.08 < ink.mean() / 255 < 0.18  # MNIST's is 0.13
 
 
-def test_a_label_says_what_is_drawn():
+def test_a_label_is_the_drawn_digit():
     images, labels = digits(2000, seed=0)
     pixels = images.flatten(1).float()
     centroids = torch.stack([pixels[:1500][labels[:1500] == digit].mean(dim=0) for digit in range(10)])

@@ -1,4 +1,4 @@
-"""The rows of the documents that are listed here have the numbers of results/*.csv; all tables are whole."""
+"""The tables of the documents: the rows listed here agree with results/*.csv, and no cell is missing."""
 
 import csv
 import re
@@ -14,7 +14,7 @@ DOCUMENTS = ("README.md", "MANUAL.md", "FINDINGS.md", "BENCHMARKS.md")
 def numbers(file, where):
     """Return {column: mean, "column sd": standard deviation} over the rows of results/`file`.csv.
 
-    `where`, {column: regular expression}, says in which rows: those whose whole cells match.
+    Only rows count whose cells match `where`, {column: regular expression for a whole cell}.
     """
     with open(ROOT / "results" / f"{file}.csv", encoding="utf-8", newline="") as opened:
         rows = list(csv.DictReader(opened))
@@ -49,7 +49,7 @@ MODEL, SEEDS = r"python train\.py --model ", r" --seed \d --threads 1"
 ACCURACY = "{test accuracy (%):.2f} ± {test accuracy (%) sd:.2f}"
 FOUND, DRAWS = "{found:,.0f} ({average_precision:.3f})", "{found:,.1f} ± {found sd:.1f}"
 OURS, BEFORE, LOSS = r".*\(diagnose\.py\)", "score before", "loss alone"
-# cleanlab's best score, which a row names itself because it differs
+# cleanlab's best score, which is not the same for all data sets
 CONFIDENCE, MARGIN = {"method": "cleanlab, self confidence"}, {"method": "cleanlab, normalized margin"}
 AGGRE = {"noise": "cifar_mislabelled_aggre", "epochs": "8"}
 PULLOVERS, CLOTHES = {"noise": "fashion-Pullover_Coat-600"}, {"noise": "fashion-random-600"}
@@ -59,20 +59,16 @@ SHARES = "{{test_accuracy_{0}:.2f}} ± {{test_accuracy_{0}_sd:.2f}}"
 RATIO = "{median:.2f} ({low:.2f}–{high:.2f})"
 AMD, GPU = {"hardware": "AMD EPYC, AVX512"}, {"hardware": "NVIDIA.*"}
 XEON = {"hardware": "Intel Xeon, AVX512", "precision": "fp32"}
-SLOW, LIGHTNING = (
-    {"hardware": "AMD EPYC, AVX2"},
-    "[Lightning](https://github.com/Lightning-AI/pytorch-lightning)",
-)
+SLOW = {"hardware": "AMD EPYC, AVX2"}
+LIGHTNING = "[Lightning](https://github.com/Lightning-AI/pytorch-lightning)"
 SPEED = "{median:,.0f}"
-
-
 RANKINGS = [*by("method", DRAWS, r"diagnose\.py", LOSS), ({}, DRAWS)]
 MEAN = "{accuracy:.2f} ± {accuracy_sd:.2f}"
 OF_SEEDS = "{{{0}_accuracy (%):.2f}} ± {{{0}_accuracy (%) sd:.2f}}"
 
 
 def beside(loop, name="", other=""):
-    """Return the columns of the speed beside that of our loop, and of a second loop called `name`."""
+    """Return the columns of `loop`, our loop and their ratio, and of the ratio to the loop `other`."""
     measures = {loop: SPEED, "ours": SPEED, f"ours / {loop}": RATIO}
     measures |= {f"ours / {other}": f"{name}: {RATIO}"} if name else {}
     return [({"measure": measure}, form) for measure, form in measures.items()]

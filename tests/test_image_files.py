@@ -1,4 +1,4 @@
-"""Image files: pixels are read as they were written; a file that cannot be read is named."""
+"""Image files: written pixels are read back, damaged files are named, 16 bits and transparency."""
 
 import os
 import struct
@@ -28,7 +28,7 @@ def as_array(image):
     st.sampled_from(["png", "bmp", "tif", "webp", "ppm", "gif"]), st.sampled_from([(), (3,)]),
     st.tuples(st.integers(1, 9), st.integers(1, 9)), st.integers(1, 3), st.data(),
 )  # fmt: skip
-def test_what_was_written_is_read(kind, channels, size, n, content):
+def test_written_pixels_are_read_back(kind, channels, size, n, content):
     pixels = content.draw(arrays(np.uint8, (n, *size, *(() if kind == "gif" else channels))))
     with tempfile.TemporaryDirectory() as root:
         files = [write(Path(root, f"{i}.{kind}"), pixels[i], lossless=True) for i in range(n)]
@@ -86,14 +86,14 @@ def test_large_jpegs_are_decoded_smaller_by_threads_in_order(tmp_path):
     assert image_files.decode(Path(files[0]).read_bytes(), (70, 70)).size == (100, 75)
 
 
-# How numpy turns the pixels upright, by EXIF's orientation.
+# The numpy function that turns the pixels upright, for each EXIF orientation.
 TURNS = {1: np.asarray, 2: np.fliplr, 3: lambda a: np.rot90(a, 2), 4: np.flipud, 5: np.transpose}
 TURNS |= {6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).T, 8: np.rot90}
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP", "TIFF", "JPEG", "16 bits"])
 @pytest.mark.parametrize("orientation", TURNS)
-def test_a_picture_is_turned_as_exif_says(tmp_path, kind, orientation):
+def test_a_picture_is_rotated_by_its_exif_orientation(tmp_path, kind, orientation):
     exif = Image.Exif()
     exif[0x112] = orientation
     pixels = np.kron(np.array([[0, 80, 160], [40, 120, 250]], np.uint8), np.ones((8, 8), np.uint8))
@@ -111,14 +111,12 @@ def chunk(name, data, crc=0):
 
 
 large = zlib.compress(bytes(2_000_000))
-
-
 extras = [chunk(b"iCCP", b"p\0\0" + large), chunk(b"zTXt", b"k\0\0" + large), chunk(b"gAMA", b"")]
 extras += [chunk(b"iTXt", b"k\0\1\0\0\0" + large), chunk(b"eXIf", b"garbage"), chunk(b"tEXt", b"a\0b", crc=1)]
 
 
 @pytest.mark.parametrize("extra", extras)
-def test_metadata_of_a_png_do_not_matter(tmp_path, extra):
+def test_damaged_metadata_of_a_png_are_ignored(tmp_path, extra):
     pixels = noise(30, 20, 3)
     content = Path(write(tmp_path / "a.png", pixels)).read_bytes()
     (tmp_path / "a.png").write_bytes(content[:33] + extra + content[33:])
@@ -128,7 +126,7 @@ def test_metadata_of_a_png_do_not_matter(tmp_path, extra):
 @pytest.mark.parametrize(
     "entry", [(0x103, 8, b"\xfb\xff\0\0"), (0x100, 7, b"\1\2\3\4"), (0x102, 2, b"abc\0")]
 )
-def test_damaged_exif_does_not_matter_and_the_orientation_is_kept(tmp_path, entry):
+def test_damaged_exif_is_ignored_except_for_the_orientation(tmp_path, entry):
     tag, kind, value = entry
     exif = b"Exif\0\0II*\0\x08\0\0\0\2\0" + struct.pack("<HHIHH", 0x112, 3, 1, 6, 0)
     exif += struct.pack("<HHI", tag, kind, 4 if kind == 7 else 1) + value + bytes(4)
@@ -159,7 +157,7 @@ def tiff(data, width, height, **tags):
     return (b"II*\0\x08\0\0\0\x08\0" + entries).ljust(110, b"\0") + data
 
 
-def test_all_files_that_cannot_be_read_are_named_at_once_with_what_they_are(tmp_path):
+def test_one_error_names_all_unreadable_files_with_the_reasons(tmp_path):
     cut = Path(write(tmp_path / "cut.png", noise(40, 40))).read_bytes()[:900]
     write(tmp_path / "float.tif", np.full((3, 3), 0.5, np.float32))
     bad = [
@@ -241,7 +239,7 @@ def test_16_bit_colour_is_read_only_if_it_uses_the_full_range(tmp_path):
 
 
 @given(arrays(np.uint8, (3, 4, 4)), st.sampled_from(["png", "webp", "tif"]))
-def test_what_is_transparent_becomes_white(pixels, kind):
+def test_transparent_pixels_become_white(pixels, kind):
     pixels[0, 0], pixels[2, 3] = (9, 9, 9, 255), (200, 0, 0, 255)  # two colours, so the background is white
     with tempfile.TemporaryDirectory() as root:
         file = write(Path(root, f"a.{kind}"), pixels, lossless=True, exact=True)
@@ -252,9 +250,7 @@ def test_what_is_transparent_becomes_white(pixels, kind):
 
 @pytest.mark.parametrize(("shade", "seen"), [(0, [255, 0]), (90, [255, 90]), (255, [0, 255])])
 @pytest.mark.parametrize("kind", ["png", "gif", "webp", "tif"])
-def test_a_shape_that_only_alpha_holds_is_visible_and_alpha_zero_everywhere_is_ignored(
-    tmp_path, shade, seen, kind
-):
+def test_a_shape_in_alpha_alone_is_visible_and_alpha_0_everywhere_is_ignored(tmp_path, shade, seen, kind):
     glyph = np.full((8, 8, 4), shade, dtype=np.uint8)
     glyph[..., 3] = 0
     glyph[2:5, 2:5, 3] = 255
@@ -267,7 +263,7 @@ def test_a_shape_that_only_alpha_holds_is_visible_and_alpha_zero_everywhere_is_i
 
 
 @pytest.mark.parametrize("kind", ["P", "1", "LA", "CMYK"])
-def test_other_kinds_are_read_as_pillow_converts_them(tmp_path, kind):
+def test_other_pixel_modes_are_read_as_pillow_converts_them(tmp_path, kind):
     picture = Image.fromarray(noise(6, 9, 3)).convert("L" if kind == "LA" else "RGB").convert(kind)
     picture.save(tmp_path / "a.tif")
     assert (as_array(image_files.read_image(tmp_path / "a.tif")) == np.asarray(picture.convert("RGB"))).all()

@@ -1,4 +1,4 @@
-"""Image folders: what is read is what was written, no file is changed, and a fault ends in one line."""
+"""Image folders: listings, held-out images, copies. No file is changed, and each error is one line."""
 
 import hashlib
 import os
@@ -64,7 +64,7 @@ def test_a_listing_has_each_image_once_by_class_folder_and_name(tmp_path, capsys
 
 
 @pytest.mark.parametrize("device", ["@eaDir", "#recycle", "$RECYCLE.BIN", "lost+found", "__MACOSX"])
-def test_folders_of_devices_are_skipped_at_every_depth(tmp_path, capsys, device):
+def test_system_folders_are_skipped_at_every_depth(tmp_path, capsys, device):
     root = write_classes(tmp_path)
     write(root / device / "x.jpg" / "THUMB.jpg")
     write(root / "cat" / "inner" / device / "THUMB.jpg")
@@ -90,7 +90,7 @@ def test_our_own_output_is_never_a_class(tmp_path, capsys):
     assert "diagnosis" in capsys.readouterr().out
 
 
-def test_the_first_bytes_tell_what_an_unknown_suffix_does_not(tmp_path, capsys):
+def test_the_first_bytes_identify_images_with_unknown_suffixes(tmp_path, capsys):
     root = write_classes(tmp_path)
     kinds = {"a": "JPEG", "b.jpg_large": "JPEG", "c.jfif": "JPEG", "d.x": "WEBP", "e": "BMP"}
     for name, kind in kinds.items():
@@ -104,7 +104,7 @@ def test_the_first_bytes_tell_what_an_unknown_suffix_does_not(tmp_path, capsys):
     assert "4 in all" in capsys.readouterr().out
 
 
-def test_links_lead_to_no_image_twice(tmp_path):
+def test_links_are_followed_but_not_in_circles(tmp_path):
     root = write_classes(tmp_path / "a")
     for target in (".", "..", "../.."):
         (root / "cat/loop").symlink_to(target)
@@ -192,7 +192,7 @@ def test_copies_stay_together_and_each_class_keeps_a_training_image(classes):
         assert len(train.files + test.files) == sum(map(len, classes))
 
 
-def test_one_image_in_five_is_held_out_and_new_ones_move_no_other(tmp_path, capsys):
+def test_one_image_in_five_is_held_out_and_new_images_do_not_move_others(tmp_path, capsys):
     for index in range(400):
         for name in ("cat", "dog"):
             Path(tmp_path, name).mkdir(exist_ok=True)
@@ -257,7 +257,7 @@ def test_a_name_that_exists_in_any_case_or_unicode_form_gets_a_number(tmp_path):
     assert sorted(contents(tmp_path / "out").values()) == sorted(contents(tmp_path / "in").values())
 
 
-def test_nothing_is_written_into_the_folder_or_over_something(tmp_path):
+def test_a_copy_is_never_written_into_its_source_or_over_something(tmp_path):
     root = write_classes(tmp_path / "in")
     (tmp_path / "linked").mkdir()
     for name in ("cat", "dog"):

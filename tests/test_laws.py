@@ -1,4 +1,4 @@
-"""The laws of the house: who imports whom."""
+"""Which modules may import which."""
 
 import ast
 import sys
@@ -31,15 +31,15 @@ def test_support_imports_only_support_and_packages_and_nothing_imports_a_study_b
         assert "studies" not in heads or name.startswith("studies"), name
 
 
-def test_no_imports_go_in_a_circle():
+def test_there_are_no_circular_imports():
     TopologicalSorter({name: imported(path) & MODULES.keys() for name, path in MODULES.items()}).prepare()
 
 
-def test_train_py_needs_four_modules_of_support():
+def test_train_py_imports_at_most_four_modules_of_support():
     assert len({name for name in imported(MODULES["train"]) if name.startswith("support.")}) <= 4
 
 
-def test_openmp_is_told_before_torch_is_imported():
+def test_openmp_is_configured_before_torch_is_imported():
     for name in ("train", "diagnose", "search"):
         lines = MODULES[name].read_text(encoding="utf-8").splitlines()
         heads = ("import torch", "from torch", "import models", "import train", "from data import")

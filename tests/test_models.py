@@ -21,7 +21,7 @@ custom = pytest.mark.parametrize("network", [models.encoder, models.ResNet])
 
 @pytest.fixture(scope="module")
 def vgg16():
-    """One vgg16 for all tests of this file; it takes seconds to make."""
+    """One vgg16 for all tests of this file, because building it takes seconds."""
     torch.manual_seed(0)
     return models.vgg16(image_size=32)
 
@@ -55,7 +55,7 @@ def test_parameters_as_counted_by_hand(network):
     assert count(network(image_size=18)) == 108_594 - (288 - 128) * 144
 
 
-def test_the_bypass_has_parameters_only_where_channel_counts_differ():
+def test_the_bypass_has_parameters_only_if_channel_counts_differ():
     wide = {"n_features_1": 8, "n_features_2": 12}
     # stem; the blocks' first convolutions, to 8 channels; their second ones, to 12; 3×3×12, then the rest
     by_hand = (9 + 1) * 8 + (8 * 9 + 1) * 8 + 2 * (12 * 9 + 1) * 8 + 3 * (8 * 9 + 1) * 12
@@ -68,7 +68,7 @@ def count(model):
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_vgg16_has_the_published_parameters_but_for_its_last_layer(vgg16):
+def test_vgg16_has_the_published_parameters_except_for_its_last_layer(vgg16):
     assert count(vgg16) == 138_357_544 - (4096 * 1000 + 1000) + (4096 * 10 + 10)
 
 
@@ -113,9 +113,7 @@ def test_a_residual_blocks_gradient_is_the_difference_quotient(n_features_2):
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(2, 9), st.integers(2, 9))
-def test_a_residual_block_without_its_second_convolution_is_the_identity_before_its_pool(
-    n, inner, height, width
-):
+def test_a_residual_block_without_its_second_convolution_only_pools(n, inner, height, width):
     block = models.ResidualBlock(n, inner, n)
     nn.init.zeros_(block.conv2.weight)
     nn.init.zeros_(block.conv2.bias)
@@ -149,7 +147,7 @@ def test_the_custom_networks_normalise_with_mnists_mean_and_deviation():
 
 
 @pytest.mark.parametrize("name", ["encoder", "resnet", "vgg16"])
-def test_xavier_has_its_bound_and_its_variance(name, vgg16):
+def test_xavier_weights_have_the_right_bound_and_variance(name, vgg16):
     model = {"encoder": models.encoder(), "resnet": models.ResNet(n_features_2=48), "vgg16": vgg16}[name]
     models.initialise_xavier(model)
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
@@ -234,7 +232,7 @@ def test_without_network_the_error_names_the_file_its_place_and_the_flag(tmp_pat
 
 
 @pytest.mark.parametrize("network", [models.encoder, models.ResNet])
-def test_transfer_takes_all_weights_but_those_of_the_last_layer(network, tmp_path):
+def test_transfer_loads_all_weights_except_those_of_the_last_layer(network, tmp_path):
     before, model = network(n_classes=10), network(n_classes=3)
     torch.save(before.state_dict(), tmp_path / "model.pt")
     fresh = {name: value.clone() for name, value in model.state_dict().items()}

@@ -1,6 +1,5 @@
-"""The study of rankings: which labels get wrong, what is held out, what is counted, and the command."""
+"""The study of rankings: wrong labels, held-out images, the counts in the table, and the command."""
 
-import sys
 from argparse import Namespace
 from dataclasses import replace
 from pathlib import Path
@@ -43,7 +42,7 @@ def test_a_network_never_learns_the_labels_that_it_ranks(tmp_path):
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         outputs.append(rankings.held_out(noisy, noisy.labels, settings, 5, tmp_path / name).squeeze(0))
-        noisy.labels[fold] = (noisy.labels[fold] + 1) % 3  # for the other
+        noisy.labels[fold] = (noisy.labels[fold] + 1) % 3  # in the second round
     assert torch.equal(*(output[fold] for output in outputs))
     assert (outputs[0] != outputs[1])[torch.cat(others)].any(dim=1).all()
     assert outputs[0].exp().sum(1).tolist() == pytest.approx(31 * [1])
@@ -52,15 +51,13 @@ def test_a_network_never_learns_the_labels_that_it_ranks(tmp_path):
 
 
 @pytest.fixture
-def study(tmp_path, type_in, monkeypatch):
+def study(tmp_path, type_in):
     """A function that runs the study in the current folder, with images/; it returns the table."""
     write_folder(tmp_path / "images", n_train=45)
-    monkeypatch.setitem(sys.modules, "rankings", rankings)  # so that type_in finds it
     rankings.load.cache_clear()
 
     def run(flags):
-        ended = type_in(f"rankings.py {flags} --csv table.csv")
-        assert ended.status == 0, ended.err
+        type_in(f"studies.rankings.py {flags} --csv table.csv")
         return read_csv("table.csv")
 
     return run
@@ -98,7 +95,7 @@ def test_cleaning_compares_what_a_network_learns(study):
 
 
 @pytest.mark.parametrize("noise", ["images-random", "images-row0_row9-3", "images-random-99", "images:more"])
-def test_what_cannot_be_is_refused(study, tmp_path, noise):
+def test_impossible_sets_are_refused(study, tmp_path, noise):
     write_folder(tmp_path / "more", n_train=61)
     with pytest.raises(UserError):
         rankings.measure(noise, 3, Namespace(images=None))

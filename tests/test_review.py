@@ -26,8 +26,8 @@ from support.console import UserError
 from support.image_folders import copy_folder
 from support.run_folder import read_csv
 
-# Names that end a script, a row or a field, or are no text: \udcff is what Python makes of a byte 255.
-# 📿, which is text, is \ud83d\udcff in a browser.
+# Names that could end a script, a row or a field, or are not text: Python reads the byte 255 as \udcff.
+# 📿 is text, but in a browser it is \ud83d\udcff.
 HOSTILE = ("<script>alert(1)</script>", '=a"b,\n</script>', "\udcff<!--\u202e\u2028📿")
 IDS = ('a,\n\r"b', "'=1", "-1", "\udcff\udcfe.png", "📿", "\t", "<b>", "__proto__", "NONCE CONTENT")
 DATA = replace(stripes(9), ids=IDS, classes=HOSTILE)
@@ -78,7 +78,7 @@ def test_decisions_are_written_and_read_back(tmp_path_factory, chosen):
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252", "mac_roman"])
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
-def test_what_a_spreadsheet_saves_is_read(tmp_path, delimiter, encoding):
+def test_tables_that_a_spreadsheet_saved_are_read(tmp_path, delimiter, encoding):
     ids, classes = ("Äpfel/ö.png", "Äpfel/2.png", "ß/3.png", "ß/4.png"), ("Äpfel", "ß")
     world, path = (ids, classes, torch.tensor([0, 0, 1, 1])), tmp_path / "edited.csv"
     rows = [["action", "new_label", "p(x;y,\tz)", "id"], [" Remove ", "", "1,5", ids[0]], [""] * 4]
@@ -121,7 +121,7 @@ MANY = "id,action\n" + "".join(f"x/{index},keep\n" for index in range(12))
     + [("id,action\nb/3,remove\nb/4,remove", "class b"), ("", "CSV UTF-8")]
     + [(f"id,action\na/1,{cell}", "CSV UTF-8") for cell in ('"keep', '"keep"x')],
 )
-def test_faults_are_named(tmp_path, text, part):
+def test_errors_in_a_table_are_named(tmp_path, text, part):
     path = tmp_path / "mine.csv"
     path.write_text(text)
     message = fault(path, ("a/1", "a/2", "b/3", "b/4"), ("a", "b"), torch.tensor([0, 0, 1, 1]))
@@ -130,7 +130,7 @@ def test_faults_are_named(tmp_path, text, part):
 
 
 @pytest.mark.parametrize("top", ["", "train/"])
-def test_a_second_round_knows_what_the_first_one_decided(tmp_path, top):
+def test_a_second_round_keeps_the_decisions_of_the_first(tmp_path, top):
     ids, classes = [f"{top}{name}" for name in ("a/1", "a/2", "b/1", "b/3", "b/4", "b/5")], ("a", "b")
     labels, path = torch.tensor([0, 0, 1, 1, 1, 1]), tmp_path / "decisions.csv"
     for name in ids:
@@ -402,7 +402,7 @@ def test_digits_and_the_menu_choose_a_class(page):
     assert page.saved(replace(OTHERS, classes=("7", "x", "2"))).new_labels[7:].tolist() == [2, 0]
 
 
-def test_the_picture_is_the_file_and_else_the_thumbnail(page):
+def test_the_picture_is_the_file_or_else_the_thumbnail(page):
     files = ('a b?%41#"<é.png', "\udcff.png", *(f"{i}.png" for i in range(7)))
     for name in files[:2]:
         Image.new("L", (300, 200)).save(page.tmp_path / name)
@@ -415,7 +415,7 @@ def test_the_picture_is_the_file_and_else_the_thumbnail(page):
         page.press("ArrowRight")
 
 
-def test_the_page_says_how_many_of_the_last_were_wrong_and_how_to_go_on(page):
+def test_the_page_counts_wrong_labels_among_the_last_20_and_shows_the_next_command(page):
     labels = torch.arange(22) % 2
     arguments = (stripes(22).images, labels, torch.arange(22), torch.ones(22), torch.eye(2)[1 - labels])
     page.write(review.page_tab("", "", tuple(map(str, range(22))), *arguments, decisions(labels=labels)))

@@ -46,8 +46,8 @@ def test_the_loop_is_the_plain_one():
         assert torch.allclose(logits, model(TEST.images / 255), atol=1e-5)
 
 
-def test_the_row_of_an_epoch_is_what_an_independent_count_finds():
-    settings = small_settings(epochs=1, batch_size=15, lr=1e-12)  # steps that change next to nothing
+def test_the_row_of_an_epoch_equals_an_independent_count():
+    settings = small_settings(epochs=1, batch_size=15, lr=1e-12)  # the steps change almost nothing
     model, (row,) = trained(settings, TRAIN, TEST)
     for split, part in (("train", TRAIN), ("test", TEST)):
         with torch.no_grad():
@@ -103,15 +103,6 @@ def test_bf16_is_used_but_not_for_the_last_layer():
     assert torch.allclose(logits, in_fp32, atol=0.05 * in_fp32.abs().max().item())
 
 
-@pytest.mark.parametrize("n_steps", range(1, 9))
-def test_the_shortest_training_changes_every_layer(n_steps):
-    settings = small_settings(init="xavier", epochs=1, batch_size=math.ceil(40 / n_steps))
-    start, (model, _) = small_model(settings, TRAIN), trained(settings, TRAIN, TEST)
-    for name, weight in start.named_parameters():
-        change = (model.state_dict()[name] - weight).abs().max()
-        assert settings.lr / 10 < change < 10 * settings.lr, name
-
-
 @pytest.mark.parametrize(("n_steps", "expected"), [(1, [0.5]), (3, 3 * [0.5]), (10, [0.04, 0.52, 1.0])])
 def test_the_learning_rate_rises_to_its_maximum_or_stays_at_half_of_it_in_few_steps(n_steps, expected):
     optimizer, scheduler = train.optimisation(torch.nn.Linear(1, 1), 0.01, n_steps)
@@ -121,11 +112,6 @@ def test_the_learning_rate_rises_to_its_maximum_or_stays_at_half_of_it_in_few_st
         optimizer.step()
         scheduler.step()
     assert rates == pytest.approx(expected)
-
-
-def test_with_a_task_no_table_of_epochs_is_printed(capsys):
-    train.train(small_model(small_settings(), TRAIN), TRAIN, TEST, small_settings(), task="trial 3")
-    assert capsys.readouterr().out == ""
 
 
 # ---------------------------------------------------------------- frozen features
@@ -168,7 +154,7 @@ def test_freezing_is_training_with_the_other_layers_fixed(model):
         (40, {}, {"image_size": [8, 9]}),
     ],
 )
-def test_settings_are_completed_by_what_suits_model_and_data(n_images, changes, expected):
+def test_default_settings_depend_on_model_and_data(n_images, changes, expected):
     unset = dict.fromkeys(("epochs", "batch_size", "lr", "image_size", "device", "precision", "threads"))
     settings = small_settings(**unset | {"threads": 1} | changes)
     images = torch.zeros(1, 1, 8, 9, dtype=torch.uint8).expand(n_images, -1, -1, -1)

@@ -1,6 +1,6 @@
-"""Every picture, drawn with Pillow: line charts, costs, confusion matrices, contact sheets.
+"""All charts and pictures, drawn with Pillow: line charts, costs, confusion matrices, contact sheets.
 
-Pictures are drawn at twice their size and then halved, which smooths them: lengths here are half pixels.
+Pictures are drawn at twice their size and halved when saved, which smooths them; lengths are before halving.
 """
 
 import math
@@ -16,18 +16,18 @@ from support.console import printable
 from support.run_folder import PNG_MARK, written
 
 INK, GREY, PALE, GRID = (34, 34, 34), (102, 102, 102), (136, 136, 136), (228, 228, 228)
-BLUE, ORANGE = (31, 111, 180), (217, 100, 26)  # colour-blind eyes tell them apart
+BLUE, ORANGE = (31, 111, 180), (217, 100, 26)  # colour-blind readers can distinguish them
 COLOURS = (BLUE, ORANGE, (0, 143, 104), (194, 85, 143), INK, (160, 120, 0), (47, 147, 203), (140, 86, 75))
-# Fonts of Linux, Windows and macOS; Pillow's own, "", which has little but ASCII; fonts with Chinese.
+# Fonts of Linux, Windows and macOS; "" is Pillow's own font (little more than ASCII); fonts with Chinese.
 FONTS = ("DejaVuSans.ttf", "arial.ttf", "Arial.ttf", "", "NotoSansCJK-Regular.ttc", "msyh.ttc", "Songti.ttc")
-# Ticks of a logarithmic axis, times powers of ten: the first of these rows that gives at most eight.
+# Ticks of a logarithmic axis, to be multiplied by powers of ten; `axis` uses the first row with at most 8.
 FINE = 1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 5, 6, 7, 8, 9
 LOG_TICKS = FINE, (1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)
 
 
 @cache
 def fonts(size):
-    """Return those of FONTS that this machine has."""
+    """Return the FONTS that this machine has, loaded in `size`."""
     found = []
     for name in FONTS:
         with suppress(OSError):
@@ -37,16 +37,16 @@ def fonts(size):
 
 @cache
 def draws(font, letter):
-    """Return whether `font` draws `letter`: neither nothing nor the box of a missing letter."""
+    """Return whether `font` has a glyph for `letter`. If not, it draws nothing or a box."""
     mask = font.getmask(letter)
     return letter == " " or bool(mask.getbbox() and bytes(mask) != bytes(font.getmask("\uffff")))
 
 
 def typeset(text, size):
-    """Return (text, font): the font with most letters of `text`. Others are escaped, such as \\u732b."""
+    """Return (text, font) for the font with most letters of `text`; escape the others, such as \\u732b."""
     text = printable(str(text))
     font = max(fonts(size), key=lambda font: sum(draws(font, letter) for letter in text))
-    plain = {"×": "x", "→": ">", "–": "-", "…": "...", "●": ""}  # what we write ourselves
+    plain = {"×": "x", "→": ">", "–": "-", "…": "...", "●": ""}  # replacements for symbols in our own texts
     return "".join(c if draws(font, c) else plain.get(c, ascii(c)[1:-1]) for c in text), font
 
 
@@ -57,7 +57,7 @@ def length(text, size=24):
 
 
 def cut(text, width, size=24):
-    """Return `text`, without its middle if it is wider than `width`: names often differ at their ends."""
+    """Return `text`, with … for its middle if it is wider than `width`; names often differ at their ends."""
     text = shown = printable(str(text))
     n_left = len(text)
     while n_left and length(shown, size) > width:
@@ -74,7 +74,7 @@ class Canvas(ImageDraw.ImageDraw):
         super().__init__(self.image, "RGBA")  # RGBA: colours may be transparent
 
     def write(self, x, y, text, anchor="l", size=24, fill=INK):
-        """Write `text` on one line that begins ("l"), has its middle ("m") or ends ("r") at (x, y)."""
+        """Write `text` on one line; its left end ("l"), middle ("m") or right end ("r") is at (x, y)."""
         text, font = typeset(text, size)
         self.text((x, y), text, fill, font, f"{anchor}m")
 
@@ -86,7 +86,7 @@ class Canvas(ImageDraw.ImageDraw):
             self.write(x, y, cut(f"{i + 1}  {name}", width - 24))
 
     def save(self, path, title, subtitle=""):
-        """Write a PNG file: the title, the subtitle, and below them what was drawn."""
+        """Write a PNG file with the title, the subtitle and, below them, the drawing."""
         title, subtitle = cut(title, 2000, 32), cut(subtitle, 2000)
         width = max(self.image.width, length(title, 32) + 80, length(subtitle) + 80)
         whole = Canvas(width, self.image.height + 90 + 40 * bool(subtitle))
@@ -100,9 +100,9 @@ class Canvas(ImageDraw.ImageDraw):
 
 
 def axis(values, start, end):
-    """Return (place, ticks) of an axis from `start` to `end`: place(value) is the place of a value on it.
+    """Return (place, ticks) of an axis from pixel `start` to `end`: place(value) is the pixel of a value.
 
-    It is linear if all `values` are ints, such as epochs, else logarithmic; then 0 is shown at `start`.
+    The axis is linear if all `values` are ints, such as epochs, else logarithmic with 0 at `start`.
     """
     low, high = min(values), max(values)
     if all(isinstance(value, int) for value in values):
@@ -124,7 +124,7 @@ def axis(values, start, end):
 
 
 def axes(canvas, area, points, title, x_title):
-    """Draw axes with room for `points` into `area`, (left, top, right, bottom); return (x, y) → place."""
+    """Draw axes for `points` into `area`, (left, top, right, bottom); return a function (x, y) → pixel."""
     left, top, right, bottom = area
     place_x, x_ticks = axis([x for x, _ in points], left, right)
     place_y, y_ticks = axis([y for _, y in points], bottom, top)
@@ -143,9 +143,9 @@ def axes(canvas, area, points, title, x_title):
 
 
 def draw_lines(path, title, panels, rows):
-    """Draw rows of diagrams, in each row the same lines, and write a line's name at its end.
+    """Draw rows of diagrams. The diagrams in a row show the same lines; each line has its name at its end.
 
-    `panels` are the (title, x_title) of each diagram in a row, `rows` a list of (heading, lines), `lines` a
+    `panels` has (title, x_title) for each diagram in a row, `rows` is a list of (heading, lines), `lines` a
     list of (name, curves). `curves` has a list of points (x, y, low, high) for each panel; low and high are
     the edges of a band around the line.
     """
@@ -184,7 +184,7 @@ def draw_panel(canvas, area, titles, lines):
 
 
 def spread(wanted, top, bottom, gap=32):
-    """Return heights close to `wanted`, ascending, from `top` to `bottom`, `gap` or more apart."""
+    """Return ascending heights close to `wanted`, from `top` to `bottom` and at least `gap` apart."""
     lower = list(accumulate(wanted, lambda above, y: max(above + gap, y)))
     upper = list(accumulate(wanted[::-1], lambda below, y: min(below - gap, y)))[::-1]
     middle = [(a + b) / 2 for a, b in zip(lower, upper, strict=True)]
@@ -193,7 +193,7 @@ def spread(wanted, top, bottom, gap=32):
 
 
 def draw_curves(path, history, title):
-    """Draw a run's loss and error by epoch; `history` is a list of metrics.csv's rows, dicts."""
+    """Draw the loss and the error of a run by epoch; `history` is the list of rows of metrics.csv, dicts."""
     lines = []
     for name, split in (("training", "train"), ("test", "test")):
         losses = [row[f"{split}_loss"] for row in history]
@@ -204,20 +204,20 @@ def draw_curves(path, history, title):
 
 
 def pareto(entries):
-    """Return the Pareto front of dicts with mflop and error: no other is as cheap and as good."""
+    """Return the Pareto front of `entries`, dicts with mflop and error: no other entry is as good in both."""
     ordered = sorted(entries, key=lambda entry: (entry["mflop"], entry["error"]))
     return [e for i, e in enumerate(ordered) if all(e["error"] < other["error"] for other in ordered[:i])]
 
 
 def draw_costs(path, entries, title):
-    """Draw the validation error of architectures against cost, and the Pareto front of the fully trained.
+    """Draw validation error against cost, and the Pareto front of the architectures trained in full.
 
     `entries` are dicts: model ("encoder" or "resnet"), architecture (text), mflop (float), error (%),
-    error_sd (or None), longest (bool: trained in full, not briefly), is_sheets (bool: the exercise sheet's).
+    error_sd (or None), longest (bool: trained in full, not briefly), is_sheets (bool: the sheet's network).
     """
     front = pareto(entry for entry in entries if entry["longest"])
     canvas = Canvas(1800, 1020 + 36 * math.ceil(len(front) / 2))
-    points = []  # three of each entry: the lower end of its bar, itself, the upper end
+    points = []  # three for each entry: the lower end of its error bar, its error, the upper end
     for entry in entries:
         error, sd = entry["error"], entry["error_sd"] or 0
         points += [(entry["mflop"], y) for y in (max(error - sd, error / 2), error, error + sd)]
@@ -244,10 +244,10 @@ def draw_costs(path, entries, title):
 
 
 def draw_confusion(path, matrix, classes, title, subtitle):
-    """Draw a confusion matrix, int64 (classes, classes), rows the labels and columns the predicted classes.
+    """Draw a confusion matrix, int64 (classes, classes): rows are labels, columns are predicted classes.
 
-    Cells in which both agree are blue, others orange; in each colour, darker means more. If the names do not
-    fit above the columns, rows and columns are numbered, and a key is below the matrix.
+    The diagonal is blue, other cells are orange; darker means more images. If names look alike or do not fit
+    above the columns, rows and columns have numbers, and a key below the matrix lists the names.
     """
     n, counts = len(classes), matrix.tolist()
     most_room = min(176, 1920 // n)
@@ -287,8 +287,8 @@ def draw_confusion(path, matrix, classes, title, subtitle):
 def draw_sheet(path, pictures, captions, title):
     """Draw a contact sheet. `pictures` are Pillow images.
 
-    `captions` has three texts for each; too wide ones are broken after an arrow. Small pictures are enlarged
-    to exact squares, photos smoothly.
+    `captions` has three texts for each picture; a text that is too wide gets a line break after its arrow.
+    The pixels of small pictures (up to 64×64) become squares; larger pictures are resized smoothly.
     """
     pictures = [picture.convert("RGB") for picture in pictures]
     side = 288 if any(max(picture.size) > 64 for picture in pictures) else 224

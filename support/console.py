@@ -1,4 +1,4 @@
-"""What every command shares: errors in one line, command-line flags, progress."""
+"""Code that all commands share: one-line errors, command-line flags, progress."""
 
 import argparse
 import math
@@ -29,16 +29,16 @@ def printable(text):
 
 
 class Escaped:
-    """A text stream that escapes control characters and what `stream` cannot encode.
+    """A text stream that escapes control characters, and characters that `stream` cannot encode.
 
-    File and class names are data: they must not move the cursor or change colours of a terminal.
+    File and class names are data: they must not move the cursor or change the colours of a terminal.
     """
 
     def __init__(self, stream):
         self.stream = stream
 
     def write(self, text):
-        """Write `text`; only its line ends stay as they are."""
+        """Write `text` with its control characters escaped, except line ends."""
         text = "\n".join(map(printable, text.split("\n")))
         encoding = getattr(self.stream, "encoding", None) or "utf-8"
         return self.stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
@@ -81,13 +81,13 @@ def run_command(main):
         message = f"{error.filename or 'cannot write'}: {error.strerror or one_line(error)}"
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
-            message = "out of memory; try a smaller --batch-size, --image-size or --limit in the training"
+            message = "out of memory; train with a smaller --batch-size, --image-size or --limit"
         elif has_lost_process(error):
             message = "another process of torchrun has ended"
         else:
             raise
     if process:
-        time.sleep(5)  # if the first process has the same error, torchrun ends this one meanwhile
+        time.sleep(5)  # if the first process has the same error, torchrun ends this one before it prints
     print(printable(f"{Path(sys.argv[0]).name}: {message}"), file=sys.stderr)
     sys.exit(2)
 
@@ -96,7 +96,7 @@ def run_command(main):
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one line, and whose description keeps its line breaks."""
+    """An ArgumentParser that raises UserError, and keeps the line breaks of its description in --help."""
 
     def __init__(self, *arguments, **options):
         super().__init__(*arguments, formatter_class=argparse.RawDescriptionHelpFormatter, **options)
@@ -106,7 +106,7 @@ class Parser(argparse.ArgumentParser):
         raise UserError(f"{message} (--help lists the flags)")
 
     def typed(self):
-        """Return {name: value} of the flags that were really typed, without defaults."""
+        """Return {name: value} of the flags that the user typed, without defaults."""
         unset = argparse.Namespace(**dict.fromkeys(vars(self.parse_args()), self))
         values = vars(self.parse_args(namespace=unset))
         return {name: value for name, value in values.items() if value is not self}
@@ -133,30 +133,30 @@ def seed(text):
 
 
 def path(text):
-    """Parse a path: replace a leading ~, which shells leave as it is in --data=~/mine."""
+    """Parse a path; expand a leading ~, which shells do not expand in --data=~/mine."""
     if not text:
         raise ValueError
     return os.path.expanduser(text)
 
 
 def add_training_flags(parser, architecture, init="default", augment=False, epochs="5, more for few images"):
-    """Add the flags that all scripts that train have in common.
+    """Add the flags that all training scripts share.
 
-    `architecture` has the names and defaults of the custom networks' parameters; `init`, `augment` and the
-    text `epochs` are a script's own defaults.
+    `architecture` has the names and defaults of the parameters of the custom networks. `init` and `augment`
+    are the defaults of the script; the text `epochs` describes its default number of epochs.
     """
     add, number = parser.add_argument, {"type": positive(int), "metavar": "N"}
     add("--model", choices=("vgg16", "encoder", "resnet"), default="resnet", help="default: resnet")
     inits = ("default", "xavier", "pretrained", "transfer")
-    text = "PyTorch's default weights, Xavier initialisation, vgg16's ImageNet weights or another run's"
+    text = "initial weights: PyTorch's default, Xavier, ImageNet (only vgg16) or another run"
     add("--init", choices=inits, default=init, help=f"{text} (default: {init})")
     text = "RUN/model.pt for --init transfer, or a file with ImageNet weights for --init pretrained"
     add("--weights", type=path, metavar="FILE", help=text)
-    add("--freeze", action="store_true", help="train the last layer only, with --init transfer or pretrained")
+    add("--freeze", action="store_true", help="train only the last layer (--init transfer or pretrained)")
     texts = (
-        "blocks of the encoder or ResNet, each halves the image",
-        "channels of the stem and of a block's first convolution",
-        "channels of a block's second convolution",
+        "number of blocks of the encoder or ResNet; each halves the image size",
+        "output channels of the stem and of the first convolution in each block",
+        "output channels of the second convolution in each block",
         "units of the first hidden fully connected layer",
         "units of the second hidden fully connected layer",
     )
@@ -164,15 +164,15 @@ def add_training_flags(parser, architecture, init="default", augment=False, epoc
         add(f"--{name.replace('_', '-')}", default=value, help=f"{text} (default: {value})", **number)
     add("--data", type=path, default="auto", help="auto (default), mnist, fashion, digits or a folder")
     add("--epochs", help=f"default: {epochs}", **number)
-    add("--batch-size", help="default: 128; vgg16 and frozen networks 32", **number)
-    text = "maximum learning rate (default: 0.003; one epoch 0.005; vgg16 0.0001; frozen 0.03, vgg16 0.003)"
+    add("--batch-size", help="default: 128; 32 for vgg16 and with --freeze", **number)
+    text = "maximum learning rate (default: 0.003; one epoch 0.005; frozen 0.03; vgg16 0.0001, frozen 0.003)"
     add("--lr", type=positive(float), metavar="RATE", help=text)
     switch, text = argparse.BooleanOptionalAction, "augment training images with random affine transforms"
     add("--augment", action=switch, default=augment, help=text)
-    text = "resize images to N×N pixels (default: no; vgg16 224; mixed sizes or above 128 pixels 64)"
+    text = "resize images to N×N pixels (default: vgg16 224; 64 if sizes vary or exceed 128; else unchanged)"
     add("--image-size", help=text, **number)
     add("--limit", help="use at most N training and N test images", **number)
-    add("--seed", type=seed, default=0, metavar="N", help="seed of all random numbers (default: 0)")
+    add("--seed", type=seed, default=0, metavar="N", help="seed of random numbers in training (default: 0)")
     add("--device", help="cpu, cuda or mps (default: a GPU if there is one)")
     add("--precision", choices=("fp32", "bf16"), help="default: bf16 if the hardware is faster with it")
     add("--threads", help="CPU threads (default: all cores)", **number)
@@ -181,7 +181,7 @@ def add_training_flags(parser, architecture, init="default", augment=False, epoc
 def add_output_flags(parser, picture):
     """Add the flags of a command that draws a picture and may write a table."""
     parser.add_argument("--picture", type=path, default=picture, metavar="FILE", help=f"default: {picture}")
-    parser.add_argument("--csv", type=path, metavar="FILE", help="write the table to this file too")
+    parser.add_argument("--csv", type=path, metavar="FILE", help="also write the table to this file")
 
 
 def check_flags(settings, architecture):
@@ -204,7 +204,7 @@ def check_flags(settings, architecture):
 def command(script, *words, n_processes=1):
     """Return the command line that runs `script`, such as "train.py", with `words`, quoted for the shell.
 
-    It works in the current folder even if the scripts are in another one. A Path never looks like a flag.
+    It works in the current folder even if the scripts are in another one. A Path that begins with - gets ./
     """
     launcher = ["torchrun", "--nproc-per-node", n_processes] if n_processes > 1 else ["python"]
     file = os.path.join(os.path.dirname(sys.argv[0]), script)
@@ -219,7 +219,7 @@ def command(script, *words, n_processes=1):
 
 
 def duration(seconds):
-    """Return `seconds` as a person says them: "8 s", "4 min 10 s", "3 h 05 min"."""
+    """Return `seconds` as a readable text: "8 s", "4 min 10 s", "3 h 05 min"."""
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:
@@ -228,10 +228,10 @@ def duration(seconds):
 
 
 def progress(items, task, n_items=None, n_after=0):
-    """Yield `items`, and print how many are done and how long the rest takes: "reading: 20 %, 8 s left".
+    """Yield `items`, and print the share that is done and the time left: "reading: 20%, 8 s left".
 
-    `n_items` is their number if they have no len(). If `n_after` more such items follow in later calls, the
-    time for them is included. On a terminal the line is updated in place, elsewhere printed every 10 seconds.
+    `n_items` is needed if `items` has no len(). If `n_after` more such items follow in later calls, the time
+    left includes them. A terminal updates the line in place; elsewhere a line is printed every 10 seconds.
     """
     n_items = len(items) if n_items is None else n_items
     stream = sys.stdout.stream if isinstance(sys.stdout, Escaped) else sys.stdout

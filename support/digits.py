@@ -1,8 +1,8 @@
-"""The built-in data set: handwritten-looking digits that we draw ourselves, for a machine without network.
+"""The built-in data set, for a machine without a network: drawn digits that look handwritten.
 
-A digit is a few pen strokes through control points. Each image moves the points a little, slants, turns and
-stretches the strokes, bends them by smooth waves, and draws them with a pen of random width. As in MNIST
-(LeCun et al. 1998) the result fills a 20×20 box and is centred by its centre of mass in 28×28 pixels.
+A digit is a few pen strokes through control points. For each image, random numbers move the points a little,
+bend, slant, rotate and stretch the strokes, and choose the width of the pen. As in MNIST (LeCun et al. 1998)
+a digit fills a 20×20 box, and its centre of mass is in the middle of 28×28 pixels.
 """
 
 import functools
@@ -13,8 +13,8 @@ import torch
 from support.console import progress
 
 # The ways to write each digit: pen strokes through points x,y in percent, x to the right and y down. A stroke
-# runs smoothly through its points; a corner is where one stroke ends and the next begins. A shape that is
-# listed twice is drawn twice as often.
+# is smooth; at a corner one stroke ends and the next begins. A shape that is listed twice is drawn twice as
+# often.
 SHAPES = {
     0: [
         "50,0 16,18 5,50 16,84 50,100 84,82 95,50 84,16 50,0",
@@ -70,15 +70,15 @@ SHAPES = {
         "90,5 50,3 12,28 30,50 60,40 88,10 | 88,6 68,55 55,100",
     ],
 }
-N_CONTROLS, N_POINTS = 14, 72  # the most control points of a shape; points that every shape is drawn with
+N_CONTROLS, N_POINTS = 14, 72  # maximum number of control points of a shape; number of points along each path
 
 
 @functools.cache
 def pen_path(shape):
-    """Return (weights, controls) of one of SHAPES; `weights @ controls` are N_POINTS points along it.
+    """Return (weights, controls) for one of SHAPES; `weights @ controls` are N_POINTS points along its path.
 
     `weights` is (N_POINTS, N_CONTROLS), `controls` (N_CONTROLS, 2). A Catmull-Rom spline (1974) is linear in
-    its control points, so that one matrix product draws a whole batch of control points that were moved.
+    its control points, so one batched matrix product gives the paths of many images.
     """
     strokes = [[[float(x) / 100 for x in point.split(",")] for point in s.split()] for s in shape.split("|")]
     lengths = torch.tensor([(torch.tensor(s).diff(dim=0)).norm(dim=1).sum() for s in strokes])
@@ -105,7 +105,7 @@ def pen_path(shape):
 
 
 def write_digits(labels, generator):
-    """Return a pen's paths for digits `labels` (N,): points (N, N_POINTS, 2), about 1 high."""
+    """Return a pen path for each digit in `labels` (N,): points (N, N_POINTS, 2), about 1 high."""
 
     def normal(*shape):
         return torch.randn(len(labels), *shape, generator=generator)
@@ -119,7 +119,7 @@ def write_digits(labels, generator):
 
     points = weights @ (controls + 0.05 * normal(N_CONTROLS, 2))
     points = points - points.mean(dim=1, keepdim=True)
-    for wave in (3, 6):  # elastic deformation: a long and a short wave, radians per height of a digit
+    for wave in (3, 6):  # elastic deformation by a long and a short wave, in radians per digit height
         directions, phases = wave * normal(2, 2), math.pi * normal(1, 2)
         points = points + 0.15 / wave * torch.sin(points @ directions + phases)
 
@@ -136,10 +136,10 @@ def draw(points, generator):
     points = points * (20 - 2.4 * pen) / size  # fills the 20×20 box, the pen's width included
     middles = (points[:, 1:] + points[:, :-1]) / 2
     steps = points.diff(dim=1).norm(dim=2, keepdim=True)  # (N, N_POINTS - 1, 1)
-    steps = steps * (steps < 2)  # a longer one is the pen in the air, on its way to the next stroke
+    steps = steps * (steps < 2)  # a longer step leads to the next stroke and draws nothing
     middles = middles - (middles * steps).sum(dim=1, keepdim=True) / steps.sum(dim=1, keepdim=True)
-    # The ink at a pixel is the integral of the pen's spot along the path. The spot is a product of a factor
-    # in x and one in y, so the sum over the path is one matrix product per image: (28, steps) @ (steps, 28).
+    # The ink at a pixel is the integral of the pen's spot along the path. The spot is a factor in x times a
+    # factor in y, so the sum over the path is one matrix product per image: (28, steps) @ (steps, 28).
     pixels = torch.arange(28) - 13.5
     spot_x = torch.exp(-((middles[:, :, :1] - pixels) ** 2) / (2 * pen**2))  # (N, N_POINTS - 1, 28)
     spot_y = torch.exp(-((middles[:, :, 1:] - pixels) ** 2) / (2 * pen**2))
@@ -148,7 +148,7 @@ def draw(points, generator):
 
 
 def digits(n_images, seed):
-    """Return images, uint8 (n_images, 1, 28, 28), and labels, int64 (n_images,), the same ones for a seed."""
+    """Return images, uint8 (n_images, 1, 28, 28), and labels, int64 (n_images,), determined by `seed`."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.randint(10, (n_images,), generator=generator)
     batches = progress(labels.split(500), "drawing digits")

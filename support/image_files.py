@@ -1,4 +1,4 @@
-"""Image files → uint8 tensors. Pillow decodes them; damaged metadata never make an image unreadable."""
+"""Image files → uint8 tensors. Pillow decodes the files; images with damaged metadata can still be read."""
 
 import hashlib
 import io
@@ -18,49 +18,49 @@ from torchvision.transforms.v2.functional import resize
 
 from support.console import UserError, is_out_of_memory, one_line, progress
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # Pillow reads more, some with other programs
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # Pillow has more; some run other programs
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".pbm", ".pgm", ".ppm", ".tif", ".tiff", ".webp")
-# The first bytes of images. TIFF is missing: the raw files that cameras write beside a JPEG begin like it.
+# The first bytes of image files, but not of TIFF: raw files that cameras save beside JPEGs begin like TIFF.
 IMAGE = rb"\x89PNG|\xff\xd8\xff|GIF8|BM.{4}\0{4}|P[1-6]\s+[\d#]|RIFF.{4}WEBP|.{4}ftyp(he[iv]|m[is]f1|avi[fs])"
-TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))  # by EXIF's orientation
-NOISE = hashlib.sha256().digest()  # bytes that no JPEG continues with
-FULL = 2**16 - 1  # white in a file with 16 bits a channel, if the file uses them all
-USUAL_SIZE, LARGEST = 64, 128  # pixels: images that are larger or of mixed sizes become USUAL_SIZE square
-warnings.filterwarnings("ignore", module=r"PIL\.")  # about files that are read or refused anyway
+TURNS = dict(enumerate(map(Image.Transpose, (0, 3, 1, 5, 4, 6, 2)), 2))  # for each EXIF orientation
+NOISE = hashlib.sha256().digest()  # arbitrary bytes, for a test in `decode`
+FULL = 2**16 - 1  # the value of white in a 16-bit file that uses all 16 bits
+USUAL_SIZE, LARGEST = 64, 128  # pixels: images above LARGEST or of mixed sizes become USUAL_SIZE square
+warnings.filterwarnings("ignore", module=r"PIL\.")  # we read the file or raise an error anyway
 
 
 def first_bytes(file):
-    """Return the first bytes of a file, none if it cannot be read."""
+    """Return the first 200 bytes of a file, or b"" if it cannot be read."""
     with suppress(OSError), open(file, "rb") as opened:
         return opened.read(200)
     return b""
 
 
 def starts_as_image(content):
-    """Return whether the first bytes `content` of a file are those of an image."""
+    """Return whether `content`, the first bytes of a file, begins like an image."""
     return bool(re.match(IMAGE, content, re.DOTALL))
 
 
 def in_threads(function, items):
-    """Yield `function(item)` for `items`, file paths, in order; in threads if the files are large.
+    """Yield `function(item)` for `items`, file paths, in order; use threads if the files are large.
 
-    Decoders and hashes release Python's lock; with small files, threads would mostly wait for it.
+    Decoding and hashing release Python's global lock; with small files, threads mostly wait for the lock.
     """
     if sum(os.path.getsize(item) for item in items[:100] if os.path.exists(item)) < 100 * 2**14:
         yield from map(function, items)
         return
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for start in range(0, len(items), 64):  # so that few results wait in memory
+        for start in range(0, len(items), 64):  # keeps few results in memory
             yield from pool.map(function, items[start : start + 64])
 
 
 def read_images(files, image_size=None, white=None):
-    """Return (images, white): uint8 (N, channels, height, width), grey if all are grey, else RGB.
+    """Return (images, white). Images are uint8 (N, channels, height, width), grey if all are grey, else RGB.
 
-    With `image_size`, N or (height, width), larger images, and all if their sizes differ, are resized to it.
-    Without it images of mixed sizes or larger than 128 pixels become 64×64, and a line says so. `white` is
-    white's value in files with 16 bits a channel: by default the smallest of 2⁸ - 1, …, 2¹⁶ - 1 that no
-    value exceeds. Raises UserError if memory is too small; one error names all files that cannot be read.
+    `image_size` is an int or (height, width). Larger images are resized to it, and all if sizes differ.
+    By default images above 128 pixels or of mixed sizes become 64×64, and a line reports it. `white` is the
+    value of white in files with 16 bits a channel: by default the smallest of 2⁸ - 1, …, 2¹⁶ - 1 that no
+    value exceeds. Raises UserError if memory is too small, or with the first ten files that cannot be read.
     """
     size = [image_size, image_size] if isinstance(image_size, int) else image_size
     results = in_threads(lambda file: attempt(file, size, white), files)
@@ -69,21 +69,21 @@ def read_images(files, image_size=None, white=None):
         if isinstance(image, UserError):
             errors.append(str(image))
             continue
-        if isinstance(image, int):  # the first with 16 bits: find the greatest value, and read all anew
+        if isinstance(image, int):  # the first 16-bit image: find the greatest value, then read all again
             bits = [other.bit_length() for other in [image, *results] if isinstance(other, int)]
             white = 2 ** max(8, *bits) - 1
             if white < FULL:
-                print(f"Note: of the 16 bits a channel the files use {white.bit_length()}: {white} is white")
+                print(f"Note: 16-bit files use {white.bit_length()} bits a channel: {white} is white")
             return read_images(files, image_size, white)
         images = allocate(len(files), image.shape) if images is None else images
         (channels, *own_size), (_, most_channels, *common_size) = image.shape, images.shape
         is_mixed = own_size != common_size
         if size is None and (is_mixed or max(own_size) > LARGEST):
-            print(f"large or mixed sizes: all become {USUAL_SIZE}×{USUAL_SIZE} pixels; see --image-size")
+            print(f"large or mixed sizes: resizing all images to {USUAL_SIZE}×{USUAL_SIZE}; see --image-size")
             return read_images(files, USUAL_SIZE, white)
         image = resize(image, size) if is_mixed else image
         if channels > most_channels or image.shape[1:] != images.shape[2:]:
-            # It is the first in colour, or the first of another size.
+            # This is the first colour image, or the first of another size.
             shape = (max(channels, most_channels), *image.shape[1:])
             images = allocate(len(files), shape, images[:index])
         images[index] = image
@@ -95,7 +95,7 @@ def read_images(files, image_size=None, white=None):
 
 
 def attempt(file, size, white):
-    """Return what `read_image` returns, or the UserError that it raises."""
+    """Call `read_image`; return its result, or the UserError that it raises."""
     try:
         return read_image(file, size, white)
     except UserError as error:
@@ -103,14 +103,14 @@ def attempt(file, size, white):
 
 
 def allocate(n_images, shape, images=()):
-    """Return a uint8 tensor (n_images, *shape) that begins with `images`. Raises UserError if too large."""
+    """Return uint8 (n_images, *shape) that begins with `images`. Raises UserError if memory is too small."""
     needed, free = n_images * math.prod(shape), math.inf
     with suppress(OSError):
         free = 1024 * int(re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())[1])
     if needed > free:
         problem = f"{n_images:,} images of {shape[1]}×{shape[2]} pixels take {needed / 1e9:,.1f} GB of memory"
         advice = "use fewer or smaller images (train with --limit or --image-size)"
-        raise UserError(f"{problem}, and {free / 1e9:,.1f} GB are free; {advice}")
+        raise UserError(f"{problem}, but only {free / 1e9:,.1f} GB are free; {advice}")
     result = torch.empty(n_images, *shape, dtype=torch.uint8)
     for index, image in enumerate(images):
         result[index] = resize(image, shape[1:])  # grey becomes three equal channels
@@ -118,11 +118,11 @@ def allocate(n_images, shape, images=()):
 
 
 def read_image(file, size=None, white=FULL):
-    """Return the first picture in a file, upright: uint8 (1 or 3, height, width).
+    """Return the first image in a file, rotated upright: uint8 (1 or 3, height, width).
 
-    If it is larger than `size`, (height, width), it is resized. `white` becomes 255 in a file with 16 bits a
-    channel. If it is None, the file's greatest value, an int, is returned instead of the image. Raises
-    UserError, also if a value exceeds `white`.
+    An image larger than `size`, (height, width), is resized. In a file with 16 bits a channel `white` becomes
+    255; if `white` is None, the greatest value in the file, an int, is returned instead. Raises UserError if
+    the file cannot be read or a value exceeds `white`.
     """
     content = None
     try:
@@ -146,9 +146,9 @@ def read_image(file, size=None, white=FULL):
 
 
 def decode(content, size, tail=b""):
-    """Return the Pillow image in the bytes `content`, decoded; a JPEG at 1/2, 1/4 or 1/8 if `size` allows it.
+    """Decode the bytes `content` to a Pillow image; a JPEG at 1/2, 1/4 or 1/8 of its size if `size` permits.
 
-    Damaged metadata do not matter. Pillow raises DecompressionBombError above 179 million pixels.
+    Ignores damaged metadata. Pillow raises DecompressionBombError above 179 million pixels.
     """
     try:
         picture = Image.open(io.BytesIO(content + tail), formats=FORMATS)
@@ -160,7 +160,7 @@ def decode(content, size, tail=b""):
         if content.startswith(b"\x89PNG") and content != (needed := without_metadata(content)):
             return decode(needed, size)
         if content.startswith(b"\xff\xd8") and not tail:
-            # Is only the end marker missing? If pixels are missing, the picture depends on what is appended.
+            # Is only the end marker missing? If pixels are missing, the appended bytes change the picture.
             pictures = [decode(content.rstrip(b"\xff"), size, tail + b"\xff\xd9") for tail in (b"", NOISE)]
             if pictures[0].tobytes() == pictures[1].tobytes():
                 return pictures[0]
@@ -168,7 +168,7 @@ def decode(content, size, tail=b""):
 
 
 def without_metadata(content):
-    """Return the bytes of a PNG with the chunks of its pixels only: Pillow refuses damage in others."""
+    """Return the bytes of a PNG without metadata chunks: Pillow refuses a file if such a chunk is damaged."""
     kept, start = content[:8], 8
     while start < len(content):
         end = start + 12 + int.from_bytes(content[start : start + 4], "big")
@@ -179,13 +179,13 @@ def without_metadata(content):
 
 
 def to_bytes(picture, content, white):
-    """Return a loaded picture as uint8 (height, width) or (height, width, 3); `white` as in `read_image`."""
-    tags = getattr(picture, "tag_v2", {})  # of a TIFF: 258 is bits a channel, 262 is 0 if 0 is white
+    """Return a loaded picture as uint8 (height, width[, 3]), or an int; `white` is as in `read_image`."""
+    tags = getattr(picture, "tag_v2", {})  # of a TIFF: 258 is bits per channel, 262 is 0 if 0 means white
     is_deep = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format in ("PNG", "PPM"))
     if picture.mode in ("I", "F") and not is_deep:
         raise ValueError("it has 32 bits a channel, or negative values: convert it to 8 bits")
     if picture.info:
-        with suppress(Exception):  # of damaged EXIF
+        with suppress(Exception):  # no EXIF orientation, or damaged EXIF
             picture = picture.transpose(TURNS[picture.getexif()[0x112]])
     if is_deep:
         values = np.array(picture, dtype=np.int64)
@@ -205,12 +205,12 @@ def to_bytes(picture, content, white):
     if is_16 and white is None:
         return int(array.max()) * 257
     if is_16 and white < FULL:
-        raise ValueError("it has 16 bits a channel in colour, of which Pillow reads 8: convert it to 8 bits")
+        raise ValueError("it has 16-bit colour, but Pillow reads only 8 bits: convert it to 8 bits")
     return array
 
 
 def opaque(picture):
-    """Return an RGBA picture as RGB: on white, or on black if that has one colour; alpha 0 is dropped."""
+    """Convert RGBA to RGB on white, or on black if white gives one colour; ignore alpha if all of it is 0."""
     flat = picture.convert("RGB")
     for background in ("white", "black") if picture.getextrema()[3][1] else ():
         flat = Image.alpha_composite(Image.new("RGBA", picture.size, background), picture).convert("RGB")
@@ -220,7 +220,7 @@ def opaque(picture):
 
 
 def what_is(content):
-    """Return what the bytes `content` of an unreadable file tell about its format, or None."""
+    """Return a hint at the format of an unreadable file, from its bytes `content`, or None."""
     if not starts_as_image(content):
         with suppress(Exception):
             tags, stream = TiffImagePlugin.ImageFileDirectory_v2(content[:8]), io.BytesIO(content)

@@ -1,4 +1,4 @@
-"""Folders of image files: which images are for training and for testing; folders written and copied."""
+"""Folders of image files: list the training and test images, write and copy folders."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ RUN_FILES = {"metrics.csv", "state.pt", "model.pt", "top_losses.csv"}
 
 
 class Listing(NamedTuple):
-    """The images of one split: paths by class, folder and name; indices into `classes`; all class names."""
+    """One split: paths, sorted by class, folder and name; labels, which are indices into `classes`."""
 
     files: list
     labels: list
@@ -28,10 +28,10 @@ class Listing(NamedTuple):
 
 
 def list_folder(root):
-    """Return the training and the test Listing of the folder `root`; print what is left out.
+    """Return the training and the test Listing of the folder `root`; print which files are left out.
 
-    `root` has class folders in `train` and `test`, or class folders alone, from which one image in five is
-    held out for testing. A class may lack test images. Raises UserError if the layout is unclear.
+    `root` has `train` and `test` with class folders, or only class folders; then one image in five is held
+    out for testing. A class may have no test images. Raises UserError if the layout is unclear.
     """
     root, left_out = str(Path(root)), []
     train, test = find_splits(root, left_out)
@@ -67,7 +67,7 @@ def find_splits(root, left_out):
         test = [name for name in test if tops[name]] or validation
         if len(train) != 1 or len(test) != 1:
             needed = f"one of the folders {', '.join(TRAIN)} and one of {', '.join(TEST + VALIDATION)}"
-            needed += ", with class folders, or class folders of other names alone"
+            needed += ", with class folders, or only class folders with other names"
             raise UserError(f"{root}: needs {needed}; has {', '.join(found)}")
         beside = [name for name in folders if name not in train + test]
         note(f"folders with images in {root} beside {train[0]} and {test[0]} are not used", beside)
@@ -75,12 +75,12 @@ def find_splits(root, left_out):
     for name, files in folders.items():
         inner = set(map(str.lower, by_folder(files, os.path.join(root, name), [])))
         if inner & {*TRAIN} and inner & {*TEST, *VALIDATION}:
-            raise UserError(f"{root}: the class {name} has splits; expected are train/{name} and test/{name}")
+            raise UserError(f"{root}: the class {name} has its own splits; use train/{name} and test/{name}")
     return hold_out(root, folders)
 
 
 def by_folder(files, root, left_out):
-    """Return {name: files} by the folders in `root` that the files are in; `left_out` gets those in none."""
+    """Return {folder name: files} for the folders in `root`; append files outside them to `left_out`."""
     folders = {}
     for file in files:
         name, inner, _ = file.removeprefix(os.path.join(root, "")).partition(os.sep)
@@ -91,7 +91,7 @@ def by_folder(files, root, left_out):
 def find_images(folder, left_out):
     """Return the image files in `folder`, at any depth, by folder and name; append other files to `left_out`.
 
-    If the name does not tell, the first bytes do.
+    If the suffix is unknown, the first bytes decide.
     """
     images = []
     for entry in files_in(folder, left_out):
@@ -105,9 +105,9 @@ def find_images(folder, left_out):
 
 
 def files_in(folder, left_out=None, around=()):
-    """Yield an os.DirEntry for each file in `folder`, at any depth; with `left_out` unless it `is_skipped`.
+    """Yield an os.DirEntry for each file in `folder`, at any depth; with `left_out`, omit `is_skipped` ones.
 
-    Links are followed, except to a folder that they are in.
+    Follows links, except a link to a folder that contains it.
     """
     real = os.path.realpath(folder)
     around = around or set(map(str, Path(real).parents))
@@ -117,7 +117,7 @@ def files_in(folder, left_out=None, around=()):
 
 
 def is_skipped(entry, left_out):
-    """Return whether an os.DirEntry is hidden, or of the system or this program: then `left_out` gets it."""
+    """Return whether an os.DirEntry is hidden, or (and added to `left_out`) of the system or this program."""
     is_hidden, is_foreign = entry.name.startswith("."), entry.name.lower() in SYSTEM_FOLDERS
     if entry.is_dir() and not is_hidden and not is_foreign:
         names = os.listdir(entry.path)
@@ -130,7 +130,7 @@ def is_skipped(entry, left_out):
 
 
 def looks(name):
-    """Return the same text for names that look alike, or that are one name for some file systems."""
+    """Return a text that is equal for names that look alike or that some file systems treat as equal."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold()).strip()
 
 
@@ -144,11 +144,11 @@ def note(text, names):
 def note_left_out(root, left_out):
     """Print which files and folders in `root` are left out."""
     names = [os.path.relpath(path, root) for path in left_out]
-    note(f"left out of {root} (no image, in no class folder, or a folder of the system or of results)", names)
+    note(f"left out of {root} (not images, not in a class folder, or system or result folders)", names)
 
 
 def image_files(path):
-    """Return [path] if `path` is a file, or the image files in a folder at any depth; print the rest."""
+    """Return the image files in the folder `path`, or [path] if it is a file; print which are left out."""
     if not os.path.isdir(path):
         return [str(path)]
     left_out = []
@@ -158,18 +158,18 @@ def image_files(path):
 
 
 def hold_out(root, folders):
-    """Return (train, test) of {class name: files}: one image in five, by the hash of its bytes, is tested.
+    """Split {class name: files} into (train, test); a hash of the bytes selects one image in five to test.
 
-    So new images do not change the split of others, and copies stay together. A class without test images
-    lends one, with its copies, if each class keeps a training image.
+    New images therefore do not move others, and copies stay together. A class without test images
+    gives one of its images, with its copies, if each class keeps a training image.
     """
     files = [file for files in folders.values() for file in files]
     hashed = in_threads(file_fingerprint, files)
-    hashes = dict(zip(files, progress(hashed, "holding out images", len(files)), strict=True))
+    hashes = dict(zip(files, progress(hashed, "choosing test images", len(files)), strict=True))
     classes = [{hashes[file] for file in files} for files in folders.values()]
     tested = {digest for digest in hashes.values() if int(digest, 16) % 5 == 0}
     for members in classes:
-        if members <= tested:  # test only one of them, or none if the class has no other
+        if members <= tested:  # test only one of its images, or none if it has only one
             tested -= members - {min(members)} or members
     for members in classes:
         for lent in sorted(members):
@@ -178,7 +178,7 @@ def hold_out(root, folders):
             if not any(lent in other and other <= tested | {lent} for other in classes):
                 tested.add(lent)
     n_tested = sum(hashes[file] in tested for file in files)
-    print(f"{root} has no test images: {n_tested:,} of {len(files):,} are held out, always the same ones")
+    print(f"{root} has no test images: {n_tested:,} of {len(files):,} are held out, the same in each run")
     splits = {}, {}  # for training, for testing
     for name, files in folders.items():
         for is_test, split in enumerate(splits):
@@ -190,7 +190,7 @@ def hold_out(root, folders):
 
 
 def check_new(out, root=None):
-    """Raise UserError if the path `out` exists, or is in the folder `root` or in one that is linked there."""
+    """Raise UserError if the path `out` exists, or is inside `root` or a folder that `root` links to."""
     if os.path.lexists(out):
         raise UserError(f"{out}: already exists; choose another folder")
     folders = {Path(root), *(Path(entry.path).parent for entry in files_in(root))} if root else set()
@@ -202,11 +202,11 @@ def check_new(out, root=None):
 
 @contextmanager
 def new_folder(out, root=None):
-    """Yield a folder that is renamed to `out` if the block succeeds, else removed; see also `check_new`."""
+    """Yield a new folder; rename it to `out` if the block succeeds, else remove it. Calls `check_new`."""
     check_new(out, root)
     out = Path(out).resolve()
     part = out.with_name(f".{out.name}.being-written")
-    shutil.rmtree(part, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(part, ignore_errors=True)  # left by a killed process
     part.mkdir(parents=True)
     try:
         yield part
@@ -216,7 +216,7 @@ def new_folder(out, root=None):
 
 
 def write_images(folder, images, labels, classes):
-    """Write uint8 images (N, channels, height, width) as PNG: folder/CLASS/00042.png, 42 is the index."""
+    """Write uint8 images (N, channels, height, width) as PNG files: folder/CLASS/00042.png for index 42."""
     for name in classes:
         Path(folder, name).mkdir(parents=True)
     for index, label in enumerate(progress(labels, f"writing {Path(folder).name}")):
@@ -224,10 +224,10 @@ def write_images(folder, images, labels, classes):
 
 
 def copy_folder(root, out, new_classes):
-    """Copy all files of the folder `root` to the new folder `out`, byte by byte; return (n_in, n_out) files.
+    """Copy all files of the folder `root` to the new folder `out`, byte by byte; return counts (n_in, n_out).
 
-    `new_classes` maps the id of an image, its path relative to `root`, to another class, or to None if it is
-    removed. A name that is taken in the new class gets a number.
+    `new_classes` maps the id of an image, its path relative to `root`, to another class, or to None to remove
+    it. A name that exists in the new class gets a number.
     """
     files = sorted(Path(entry.path).relative_to(root) for entry in files_in(root) if entry.is_file())
     taken, n_out = {looks(file.as_posix()) for file in files}, 0
@@ -246,17 +246,17 @@ def copy_folder(root, out, new_classes):
 
 
 def in_class(file, name):
-    """Return the Path of the image `file`, relative to its data set, if it moves to the class `name`."""
-    depth = int(file.parts[0].lower() in TRAIN + TEST + VALIDATION)  # of the class folders
+    """Return the new Path of the image `file` in the class `name`; both are relative to the data set."""
+    depth = int(file.parts[0].lower() in TRAIN + TEST + VALIDATION)  # depth of the class folders
     return Path(*file.parts[:depth], name, file.name)
 
 
 def free_name(path, taken):
-    """Return `path`, numbered if `taken` has a name that looks the same; add the result to `taken`."""
+    """Return `path`, or a numbered name if `taken` has one that looks the same; add the result to `taken`."""
     number, target = 1, path
     while looks(target.as_posix()) in taken:
         number, name = number + 1, path.name
-        while len(os.fsencode(f"{number}-{name}")) > 255:  # bytes: file systems take no more
+        while len(os.fsencode(f"{number}-{name}")) > 255:  # bytes, the limit of file systems
             name = name[1:]
         target = path.with_name(f"{number}-{name}")
     taken.add(looks(target.as_posix()))

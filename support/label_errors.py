@@ -1,6 +1,6 @@
-"""Which labels are likely to be wrong, and how many, given the probabilities of networks trained on them.
+"""Find labels that are likely to be wrong, and estimate their number, from networks trained on them.
 
-Everywhere `labels` is int64 (N,), class indices, and `log_probabilities` is float (N, classes).
+In this file `labels` is int64 (N,), class indices, and `log_probabilities` is float (N, classes).
 """
 
 import math
@@ -9,28 +9,28 @@ import numpy as np
 import torch
 
 N_STEPS = 20  # of expectation maximisation
-UNSEEN = 0.5  # added to each label's counts, so that a mistake that was never seen is not impossible
+UNSEEN = 0.5  # added to the counts of each label, so no mistake has the probability 0
 
 
 def ensemble(log_probabilities):
-    """Return the log-probabilities of several networks as one: (networks, N, classes) → (N, classes).
+    """Combine the log-probabilities of several networks: (networks, N, classes) → (N, classes).
 
-    The ensemble's probabilities are the geometric means of the networks', divided by their sum.
+    The result is the geometric mean over the networks, divided by its sum over the classes; as a logarithm.
     """
     return log_probabilities.mean(dim=0).log_softmax(dim=1)
 
 
 def log_ratios(log_probabilities):
-    """Return log p_k / π_k, float (N, classes), for the mean probability π_k of class k over all samples."""
+    """Return log(p_k / π_k), float (N, classes); π_k is the mean of p_k over all samples."""
     return log_probabilities - (log_probabilities.logsumexp(dim=0) - math.log(len(log_probabilities)))
 
 
 def label_counts(labels, log_probabilities):
-    """Estimate how many samples with label i are of class k: float (classes, classes), i the row.
+    """Estimate how many samples with label i belong to class k: float (classes, classes), a row for each i.
 
-    By expectation maximisation, as Saerens et al. (2002) estimate the shares of classes, here among samples
-    of one label: a sample is of class k with a probability proportional to counts[i, k] p_k / π_k, see
-    `log_ratios`; the sums of these probabilities are the next counts.
+    Saerens et al. (2002) estimate the frequencies of classes by expectation maximisation; this is done here
+    for the samples of each label. A sample belongs to class k with a probability proportional to
+    counts[i, k] p_k / π_k (see `log_ratios`). The sums of these probabilities are the next counts.
     """
     ratios, n_classes = log_ratios(log_probabilities), log_probabilities.shape[1]
     counts = torch.bincount(labels, minlength=n_classes).diag().float()
@@ -41,17 +41,17 @@ def label_counts(labels, log_probabilities):
 
 
 def error_scores(labels, log_probabilities):
-    """Return how likely each label is to be wrong, float (N,), as the logarithm of odds:
+    """Return a score of each label, float (N,), which is higher if the label is more likely to be wrong:
 
         log Σ_{k ≠ i} w_ik q_k  -  log q_i      for the label i, with q_k = p_k f_k / π_k
 
-    q corrects what a network predicts too often: π_k is the mean of p_k, f_k the share of the label k. w_ik
-    weighs the mistake of calling a k an i: if 4s and 9s are mixed up, a doubtful 4 comes before an equally
-    doubtful 7. Networks confuse similar classes too, so the counts n_ik of these mistakes matter more if they
-    are concentrated on few kinds: w_ik is n_ik to the power of (R - 1) / 15, at most 2, for the
-    `concentration` R of the n_ik, k ≠ i. The n_ik are the `label_counts` of the probabilities
-    `without_expected`. If all w_ik are equal, the order is that of the losses -log q_i.
-    results/choosing_the_score.csv has what else was tried; 10 or 20 in place of 15 are about as good.
+    π_k is the mean of p_k and f_k the share of label k, so q_k is smaller if networks predict k too often.
+    w_ik is the weight of the mistake "class k has label i": if 4 and 9 are often confused, a doubtful 4 comes
+    before an equally doubtful 7. It is n_ik to the power of (R - 1) / 15, at most 2. n_ik counts the mistakes
+    (`label_counts` of the probabilities `without_expected`), and R is the `concentration` of all n_ik, k ≠ i:
+    networks confuse similar classes too, so the counts matter more if few kinds of mistakes are frequent.
+    If all w_ik are equal, the labels are in the order of the losses -log(q_i / Σ_k q_k). Other scores are in
+    results/choosing_the_score.csv; 10 or 20 instead of 15 are about as good.
     """
     n_classes = log_probabilities.shape[1]
     counts = label_counts(labels, without_expected(log_probabilities)) + UNSEEN / n_classes
@@ -64,10 +64,10 @@ def error_scores(labels, log_probabilities):
 
 
 def concentration(counts):
-    """Return how many times more often two mistakes are of one kind than if all kinds were equally likely.
+    """Return how concentrated mistakes are: 1 if all kinds are equally frequent, M if only one kind occurs.
 
-    `counts`, float (M,), has the mistakes of each kind. The result is from 1, if all are equal, to M, if only
-    one kind occurs: the Herfindahl index Σ s² of the shares s, divided by that of equal shares, 1 / M.
+    `counts`, float (M,), has the number of mistakes of each kind. The result is M Σ s² for their shares s:
+    the Herfindahl index Σ s² is the probability that two random mistakes are of the same kind.
     """
     return len(counts) * (counts / counts.sum()).square().sum().item()
 
@@ -75,10 +75,10 @@ def concentration(counts):
 def count_errors(labels, log_probabilities):
     """Estimate how many labels are wrong: two ints, (low, high), or None if they cannot be estimated.
 
-    One is the sum of the `label_counts` off the diagonal. From many wrong labels networks learn to expect
-    them (Patrini et al. 2017): they give every class some probability in every image, and the sum is too low.
-    The other is the sum without these probabilities. Networks that contradict a fifth of the labels cannot
-    tell if they fit badly or if many labels are wrong: on CIFAR-10N, 23 %, both sums are far too low.
+    One is the sum of the `label_counts` off the diagonal. It is too low if many labels are wrong: networks
+    learn to expect this (Patrini et al. 2017) and give every class some probability in every image. The
+    other is the sum without these probabilities. The result is None if networks contradict a fifth of the
+    labels: they fit badly, or many labels are wrong. On CIFAR-10N (23 %) both sums are far too low.
     """
     if (log_probabilities.argmax(dim=1) != labels).sum() >= len(labels) / 5:
         return None
@@ -87,10 +87,10 @@ def count_errors(labels, log_probabilities):
 
 
 def without_expected(log_probabilities):
-    """Return the log-probabilities without what networks give a class in every image, float (N, classes).
+    """Subtract from probabilities the part that a class gets in every image; return logs, float (N, classes).
 
-    Among the samples with one prediction, that part of another class's probability is its 0.3-quantile:
-    samples that really look like the class have more. At most nine tenths of a probability are taken off.
+    This part is the 0.3-quantile of the class's probability among the samples with the same prediction:
+    samples that really look like the class have more. At most 90 % of a probability is subtracted.
     """
     probabilities = log_probabilities.exp()
     predicted = probabilities.argmax(dim=1)
@@ -98,15 +98,15 @@ def without_expected(log_probabilities):
     for k in predicted.unique():
         expected[k] = torch.from_numpy(np.quantile(probabilities[predicted == k].numpy(), 0.3, axis=0))
     expected.fill_diagonal_(0)
-    share = (expected[predicted].log() - log_probabilities).exp()  # of a probability, that is expected
+    share = (expected[predicted].log() - log_probabilities).exp()  # the expected part of each probability
     return log_probabilities + (1 - share).clamp(min=0.1).log()
 
 
 def contradicted_copies(digests, labels, losses):
-    """Return which samples have a copy with another label that has a smaller loss, bool (N,).
+    """Return which samples have a copy with another label and a smaller loss, bool (N,).
 
-    `digests` are hashes of the images, equal for copies; `losses` is float (N,). Of the different labels of
-    copies at most one is right, most likely the one with the smallest loss.
+    `digests` are hashes of the images, equal for copies; `losses` is float (N,). If copies have
+    different labels, at most one is right, most likely the label with the smallest loss.
     """
     best = {}
     for index in losses.argsort(descending=True).tolist():
@@ -115,10 +115,10 @@ def contradicted_copies(digests, labels, losses):
 
 
 def most_likely_errors(labels, predicted, order, n):
-    """Return the `n` first indices in `order` whose label is not `predicted`, or fewer: int64 (M,).
+    """Return the first indices in `order` whose label is not `predicted`, at most `n`: int64 (M,).
 
-    `predicted` is int64 (N,), `order` int64, indices. A label -1 stands for a sample that does not count. No
-    class loses all its samples: if all are among them, the last one is left out.
+    `predicted` is int64 (N,); `order` has indices, int64. A sample with label -1 belongs to no class. Each
+    class keeps a sample: if all its samples are among the indices, the last one is left out.
     """
     suspects = order[(predicted != labels)[order]][:n]
     for label in labels.unique():
@@ -129,10 +129,10 @@ def most_likely_errors(labels, predicted, order, n):
 
 
 def true_labels(digests, labels, true_digests, known_labels):
-    """Return the label of each image in the true data, int64 (N,), or -1 if the image is not there.
+    """Return the label that each image has in the true data, int64 (N,), or -1 if the image is not there.
 
-    `digests` are hashes of the images, `true_digests` and `known_labels`, ints, belong to the true data. If
-    an image has several labels there, its label in `labels` is true if it is one of them, else the first.
+    `digests` are hashes of the images; `true_digests` and `known_labels`, ints, belong to the true data. If
+    an image has several labels there, its label in `labels` is true if it is among these, else the first.
     """
     pairs = set(zip(true_digests, known_labels, strict=True))
     first = dict(zip(true_digests[::-1], known_labels[::-1], strict=True))
@@ -142,11 +142,11 @@ def true_labels(digests, labels, true_digests, known_labels):
 
 
 def even_spread(predicted, n, n_classes):
-    """Return ((labels, variance), (predictions, variance)) of `n` suspects that are spread evenly.
+    """Return ((labels, variance), (predictions, variance)): counts expected of `n` evenly spread suspects.
 
-    The first of each pair are expected counts, float (classes,): n n_k / N for the prediction k, if n_k of N
-    samples are `predicted`, int64 (N,), to be of the class k, and n (N - n_k) / (N (classes - 1)) for the
-    label k. `variance` is relative to independent counts: the suspects are drawn without replacement.
+    `labels` and `predictions` are float (classes,). If `predicted`, int64 (N,), is k for n_k of N samples,
+    n n_k / N predictions and n (N - n_k) / (N (classes - 1)) labels k are expected. `variance` is relative to
+    independent counts; it is at most 1, because suspects are drawn without replacement.
     """
     shares = torch.bincount(predicted, minlength=n_classes).double() / len(predicted)
     drawn, n_others = (n - 1) / (len(predicted) - 1), n_classes - 1

@@ -18,7 +18,7 @@ from support.console import UserError, is_out_of_memory
 
 
 def choose_device(name=None):
-    """Return `name` if it is a usable device, by default "cuda", "mps" or "cpu". Else raise UserError."""
+    """Return `name`, by default the first usable of cuda, mps and cpu. Raises UserError if it is unusable."""
     if not name:
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     if name == "cuda" and n_processes() > max(1, torch.cuda.device_count()):
@@ -31,7 +31,7 @@ def choose_device(name=None):
 
 
 def processor():
-    """Return what torch knows of the processor, such as cpu_name and avx512_bf16; {} before torch 2.13."""
+    """Return torch's dict of CPU capabilities, such as cpu_name and avx512_bf16; {} before torch 2.13."""
     return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
 
@@ -53,7 +53,7 @@ def has_fast_bf16(device):
 
 
 def autocast(settings):
-    """Return the context in which a network computes in `settings.precision` on `settings.device`."""
+    """Return the autocast context for `settings.precision` on `settings.device`."""
     device_type = torch.device(settings.device).type
     return torch.autocast(device_type, torch.bfloat16, enabled=settings.precision == "bf16")
 
@@ -83,28 +83,28 @@ def keep_freed_memory():
 
 
 def join_torchrun():
-    """Join the other processes if torchrun started this one. All but the first stop printing.
+    """Join the other processes if torchrun started this one. Only the first process prints.
 
-    A single one of torchrun's variables, such as LOCAL_RANK, means nothing: other programs set it too.
+    All of torchrun's variables must be set: other programs may set a single one, such as LOCAL_RANK.
     """
     numbers = [os.environ.get(name, "") for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")]
     if all(map(str.isdecimal, numbers)) and {"MASTER_ADDR", "MASTER_PORT"} <= os.environ.keys():
         if int(numbers[0]) > 0:
             sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for the rest of this process)
-            for number in (signal.SIGINT, signal.SIGTERM):  # the first process says what happened
+            for number in (signal.SIGINT, signal.SIGTERM):  # only the first process reports it
                 signal.signal(number, signal.SIG_DFL)
         console.process = int(numbers[0])
         if int(numbers[1]) < torch.cuda.device_count():
-            torch.cuda.set_device(int(numbers[1]))  # "cuda" is another GPU in each process
-        dist.init_process_group(timeout=timedelta(days=1))  # one may wait for another's long work
+            torch.cuda.set_device(int(numbers[1]))  # "cuda" then means a different GPU in each process
+        dist.init_process_group(timeout=timedelta(days=1))  # a process may wait long for another
         atexit.register(dist.destroy_process_group)
 
 
-is_alone = False  # search.py sets it while each process trains a network of its own
+is_alone = False  # search.py sets it to True while each process trains its own network
 
 
 def together():
-    """Return whether several processes train one network: torchrun started them, and not `is_alone`."""
+    """Return whether all processes of torchrun train one network together, not one each (`is_alone`)."""
     return dist.is_initialized() and not is_alone
 
 
@@ -119,7 +119,7 @@ def n_processes():
 
 
 def from_first(function):
-    """Return `function()`, which only the first process calls. If it fails, torchrun ends the others."""
+    """Call `function` in the first process; all return its result. If it fails, torchrun ends the others."""
     result = [function() if rank() == 0 else None]
     if n_processes() > 1:
         dist.broadcast_object_list(result)

@@ -1,4 +1,4 @@
-"""The data sets that have a name: MNIST, Fashion-MNIST (torchvision downloads them) and built-in digits."""
+"""Data sets with a name: MNIST and Fashion-MNIST, which torchvision downloads, and the built-in digits."""
 
 import os
 import tempfile
@@ -9,7 +9,7 @@ from torchvision.datasets import MNIST, FashionMNIST
 from support.console import UserError, one_line
 from support.digits import digits
 
-DATA = Path("data")  # where `auto` looks, and where downloads go
+DATA = Path("data")  # `auto` looks here, and downloads go here
 KINDS = {"mnist": MNIST, "fashion": FashionMNIST}
 MEGABYTES = {"mnist": 11, "fashion": 31}
 NAMES = ("auto", *KINDS, "digits")
@@ -18,15 +18,15 @@ NAMES = ("auto", *KINDS, "digits")
 def find(source="auto"):
     """Return `source` with "auto" resolved; download the data set if needed.
 
-    "auto" is the first of data/mnist_png (the sheet's folder), MNIST and the built-in digits. set:digits is
-    the data set even if there is a folder digits. Raises UserError if a name is a folder too, or if a
-    download fails.
+    "auto" is the first available of data/mnist_png (the sheet's folder), MNIST and the built-in digits.
+    "set:digits" is the data set even if there is a folder named digits. Raises UserError if a name is also
+    the name of a folder, or if a download fails.
     """
     name = source.removeprefix("set:")
     if name not in NAMES:
         return source
     if source == name and Path(name).is_dir():
-        raise UserError(f"--data {name}: there is a folder of this name too; type ./{name} or set:{name}")
+        raise UserError(f"--data {name}: a folder has this name too; type ./{name} or set:{name}")
     if name in KINDS:
         download(name)
     elif name == "auto":
@@ -35,13 +35,13 @@ def find(source="auto"):
         try:
             return find("set:mnist")
         except UserError as error:
-            print(f"Note: {error}.\nUsing the built-in digits instead: accuracies on them are not MNIST's.")
+            print(f"Note: {error}.\nUsing the built-in digits instead; do not compare accuracies with MNIST.")
             name = "digits"
     return f"set:{name}" if Path(name).is_dir() else name
 
 
 def download(name):
-    """Download one of KINDS into data/, unless it is there. Raises UserError."""
+    """Download the data set `name` into data/, unless it is there. Raises UserError if this fails."""
     place = DATA / KINDS[name].__name__
     if place.exists():
         return
@@ -51,18 +51,18 @@ def download(name):
         with tempfile.TemporaryDirectory(dir=DATA, prefix=".download-") as folder:
             KINDS[name](folder, download=True)
             os.rename(Path(folder, place.name), place)
-    except Exception as error:  # network, server and disk each raise their own kinds
+    except Exception as error:  # network, server and disk raise many kinds of errors
         if place.exists():
-            return  # another process has downloaded it meanwhile
+            return  # another process downloaded it at the same time
         reason = one_line(error).split("got: ")[-1]  # torchvision lists each server's error
         problem = f"{place.name} could not be downloaded ({reason})"
         raise UserError(f"{problem}; put its files into {place}/raw by hand") from None
 
 
 def read(source):
-    """Return (name, classes, [(images, labels) of train, of test]) of the data set `source`.
+    """Return (name, classes, [training (images, labels), test (images, labels)]) of the data set `source`.
 
-    It is what `find` returns, or a folder that torchvision made; for another folder the result is None.
+    `source` is a result of `find` or a folder that torchvision made; other folders give None.
     `images` are uint8 (N, 1, 28, 28), `labels` int64 (N,). Raises UserError if files are damaged.
     """
     source = source.removeprefix("set:")
@@ -77,17 +77,17 @@ def read(source):
         for split in splits:
             if split.data.shape != (len(split.targets), 28, 28) or split.targets.max() > 9:
                 raise ValueError("images and labels do not match")
-    except Exception as error:  # torchvision raises many kinds for damaged files
+    except Exception as error:  # torchvision raises many kinds of errors for damaged files
         problem = f"{folder}/raw: files are missing or damaged ({one_line(error)})"
         advice = "move the folder away, and --data mnist or fashion downloads it again"
         raise UserError(f"{problem}; {advice}") from None
-    # MNIST's classes are called "0 - zero"; Fashion-MNIST's T-shirt/top cannot be the name of a folder.
+    # A class of MNIST is called "0 - zero". "T-shirt/top" of Fashion-MNIST cannot be a folder name.
     classes = tuple(name.split(" - ")[0].replace("/", "-") for name in splits[0].classes)
     return folder.name, classes, [(split.data.unsqueeze(1), split.targets) for split in splits]
 
 
 def made_by_torchvision(root):
-    """Return the folder MNIST or FashionMNIST that `root` is, or that is the only folder in it, or None."""
+    """Return the folder MNIST or FashionMNIST: `root` or the only folder in it; None if there is none."""
     names = [kind.__name__ for kind in KINDS.values()]
     if root.name in names:
         return root if any(root.glob("raw/*-ubyte*")) else None

@@ -1,7 +1,7 @@
-"""The review page, on which a person decides whether labels are right, and the tables of decisions.
+"""Write the review page, on which a person checks labels; write and read the tables of decisions.
 
-review.html here becomes the page; names in it are data, never markup. Its decisions.csv has the columns of
-top_losses.csv. Both are read here, even if a spreadsheet has rewritten them.
+The template of the page is review.html; names in it are data, never markup. The page saves decisions.csv with
+some columns of top_losses.csv. Both tables can be read, even after a spreadsheet has rewritten them.
 """
 
 import base64
@@ -26,12 +26,12 @@ from support.image_folders import in_class
 from support.run_folder import quoted, unquoted, written
 
 NUMBER = re.compile(r"\d+([.,]\d+)?([eE][+-]?\d+)?")
-MOST, SIDE, TINY = 1900, 160, 64  # images of a tab; pixels of a thumbnail, and of one that is exact
-nfc = partial(normalize, "NFC")  # so that Ä is one letter: macOS may write it as A and two dots
+MOST, SIDE, TINY = 1900, 160, 64  # maximum images in a tab; pixels of a thumbnail, of a lossless one
+nfc = partial(normalize, "NFC")  # makes Ä one character; macOS may write it as A and two dots
 
 
 class Decisions(NamedTuple):
-    """What happens to each of N images."""
+    """The decision about each of N images."""
 
     kept: torch.Tensor  # bool (N,), False: removed
     new_labels: torch.Tensor  # int64 (N,)
@@ -39,13 +39,13 @@ class Decisions(NamedTuple):
 
 
 def write_table(path, ids, classes, labels, order, scores, losses, probabilities, decisions):
-    """Write top_losses.csv: a row for each index in `order`, int64 (N,). No action: nobody decided.
+    """Write top_losses.csv in `order`, int64 (N,): suspects have action remove, other undecided images none.
 
     `labels` is int64 (N,), `scores` and `losses` float (N,), `probabilities` float (N, classes).
     """
     columns = ["rank", "id", "action", "new_label", "given", "predicted", "score", "loss"]
     numbers = torch.cat([scores[:, None], losses[:, None], probabilities], dim=1)
-    # utf-8-sig begins with a byte order mark, without which spreadsheets do not show umlauts.
+    # utf-8-sig writes a byte order mark; without it spreadsheets do not show umlauts.
     with written(path, "w", encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         table = csv.writer(file)
         table.writerow([*columns, *(f"p({name})" for name in classes)])
@@ -60,13 +60,12 @@ def write_table(path, ids, classes, labels, order, scores, losses, probabilities
 
 
 def read_decisions(path, ids, classes, labels):
-    """Return the Decisions in the table `path` about the images `ids`, whose `labels` are int64 (N,).
+    """Read the Decisions about the images `ids` from the table `path`; `labels` is int64 (N,).
 
-    The table has the columns id and action (remove, keep, relabel or empty), and for relabel new_label, or
-    predicted if that is empty. Images that it does not name are kept. `keep` confirms the label if the
-    column given has this label or is empty. Raises UserError for faults, unknown ids and a class without any
-    image left.
-    Without a `path` all images are kept.
+    The table has the columns id and action (remove, keep, relabel or empty). The new class is in the column
+    new_label, or in predicted if new_label is empty. keep confirms the label if the column given is empty or
+    has the same label. Images that are not in the table are kept; without a `path` all are. Raises UserError
+    for faults and unknown ids, and if a class has no image left.
     """
     images = (ids, tuple(classes), labels)
     if not path:
@@ -75,14 +74,14 @@ def read_decisions(path, ids, classes, labels):
     unicode = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     with suppress(UnicodeDecodeError):
         return decide(path, content.decode(unicode), *images)
-    for encoding in ("utf-8-sig", "cp1252", "mac_roman"):  # UTF-8 for names of files that are not
+    for encoding in ("utf-8-sig", "cp1252", "mac_roman"):  # UTF-8 again, for file names that are not UTF-8
         with suppress(UserError):
             return decide(path, content.decode(encoding, "surrogateescape"), *images, all_known=True)
     raise UserError(f'{path}: is not UTF-8, or has unknown ids or classes; save it as "CSV UTF-8"')
 
 
 def decide(path, text, ids, classes, labels, all_known=False):
-    """Return the Decisions in the text of a table; see `read_decisions`. `all_known`: each id must exist."""
+    """Read Decisions from the `text` of a table; see `read_decisions`. If `all_known`, each id must exist."""
     files = {form(name): index for form in (nfc, str) for index, name in enumerate(ids)}
     kept, new_labels = torch.ones(len(ids), dtype=torch.bool), labels.clone()
     decided, faults = ~kept, []
@@ -91,13 +90,13 @@ def decide(path, text, ids, classes, labels, all_known=False):
         index, given = files.get(name, files.get(nfc(name))), find_class(row.get("given", ""), classes)
         new_label = find_class(row.get("new_label") or row.get("predicted", ""), classes)
         is_moved = index is None and action == "relabel" and new_label is not None and Path(name).parts
-        if is_moved:  # in a cleaned copy it is in the new class's folder
+        if is_moved:  # a cleaned copy has it in the folder of the new class
             place = in_class(Path(name), classes[new_label])
             index = files.get(f"{place.parent.as_posix()}/2-{place.name}", files.get(place.as_posix()))
             action, given = "keep", new_label
         if action not in ("remove", "keep", "relabel", ""):
             faults.append(f"line {line}: the action is {action!r}, not remove, keep or relabel")
-        elif index is None and (action != "remove" or all_known):  # else it is removed already
+        elif index is None and (action != "remove" or all_known):  # else an earlier round removed it
             faults.append(f"line {line}: {name} is not among the images")
         elif action == "relabel" and new_label in (None, labels[index]):
             faults.append(f"line {line}: new_label must be another class of the data")
@@ -115,7 +114,7 @@ def decide(path, text, ids, classes, labels, all_known=False):
 
 
 def read_table(path, text):
-    """Return [(line number, row)], rows as dicts of texts. Commas, semicolons or tabs divide the columns."""
+    """Return [(line number, row)]; rows are dicts of texts. Commas, semicolons or tabs separate columns."""
     delimiter = (re.match(r'"?\w+"?([,;\t])', text) or ",,")[1]
     table = csv.DictReader(io.StringIO(text, ""), delimiter=delimiter, restval="", strict=True)
     try:
@@ -129,7 +128,7 @@ def read_table(path, text):
 
 @cache
 def find_class(text, classes):
-    """Return the index of the class `text`, or of the only one that is the same number (7, 007), or None."""
+    """Return the index of the class `text`, or of the only class with the same number (7, 007), or None."""
     names = [nfc(name) for name in (*classes, text)]
     if names.index(names[-1]) < len(classes):
         return names.index(names[-1])
@@ -143,13 +142,13 @@ def is_changed(labels, decisions):
 
 
 def new_classes(ids, classes, labels, decisions):
-    """Return {id: new class, or None if removed} of the images that do not stay as they are."""
+    """Return {id: new class, or None if removed} of the images that `decisions` change."""
     changed = is_changed(labels, decisions).nonzero().flatten().tolist()
     return {ids[i]: classes[decisions.new_labels[i]] if decisions.kept[i] else None for i in changed}
 
 
 def page_tab(title, root, ids, images, labels, order, losses, probabilities, decisions):
-    """Return a tab for `write_page`: the suspects, a hundred others, then what a person decided earlier.
+    """Return a tab for `write_page`: the suspects, a hundred other images, then images decided earlier.
 
     `root` is the folder of the files `ids`, if any; `images` is uint8 (N, C, H, W). See also `write_table`.
     """
@@ -177,7 +176,7 @@ def page_tab(title, root, ids, images, labels, order, losses, probabilities, dec
 
 
 def picture_of(file, image):
-    """Return the URL of a file, or None, and the data: URL of a thumbnail, of `image` if there is no file."""
+    """Return (file URL, thumbnail as data: URL), or (None, thumbnail of `image`) if missing or 16-bit."""
     content = file.read_bytes() if file.is_file() else b""
     pixels = to_bytes(decode(content, (SIDE, SIDE)), content, None) if content else 0
     is_shown = not isinstance(pixels, int)  # an int means 16 bits, which browsers show too dark
@@ -190,12 +189,12 @@ def picture_of(file, image):
 
 
 def write_page(path, title, tabs, classes, key, command):
-    """Write the page. The browser keeps decisions under the text `key`; `command` carries them out."""
+    """Write the page. The browser stores decisions under `key`; the page shows `command` to apply them."""
     content = {"title": title, "tabs": tabs, "classes": classes, "key": key, "command": command}
     content["place"] = str(Path(path).with_name("decisions.csv"))
     page = Path(__file__).with_name("review.html").read_text(encoding="utf-8")
-    page = page.replace("NONCE", secrets.token_hex(16))  # only scripts and styles with it are allowed
-    # JSON escapes what is not ASCII. Without < no name ends the script that holds the data.
+    page = page.replace("NONCE", secrets.token_hex(16))  # the browser refuses scripts and styles without it
+    # JSON escapes non-ASCII characters. Without < no name can end the script element that has the data.
     page = page.replace("CONTENT", json.dumps(content).replace("<", r"\u003c"))
     with written(path) as file:
         file.write(page.encode())

@@ -45,7 +45,7 @@ def written(path, mode="wb", **options):
         raise
 
 
-# A spreadsheet computes a cell that begins like this. ' marks it as text. Numbers stay as they are.
+# Spreadsheets compute cells that begin like this, except numbers. A ' in front marks a cell as text.
 FORMULA = re.compile(r"[=@\t\r']|[+-](?!\d+(\.\d+)?(e[+-]\d+)?$)")
 
 
@@ -70,7 +70,7 @@ def unquoted(row):
 
 
 def read_csv(path):
-    """Return the rows of a table that `write_csv` wrote, dicts of texts. UserError if it is damaged."""
+    """Read a table of `write_csv`; return its rows, dicts of texts. Raises UserError if it is damaged."""
     try:
         with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
             rows = list(csv.DictReader(file, strict=True))
@@ -83,23 +83,23 @@ def read_csv(path):
 
 def write_tensors(path, tensors):
     """Write nested dicts and lists of tensors, numbers and texts as `torch.save` does."""
-    buffer = io.BytesIO()  # on a full disk, torch.save would raise a RuntimeError of its own
+    buffer = io.BytesIO()  # torch.save into a file raises RuntimeError if the disk is full, not OSError
     torch.save(tensors, buffer)
     with written(path) as file:
         file.write(buffer.getbuffer())
 
 
 def read_tensors(path, device="cpu"):
-    """Return what `write_tensors` wrote, on `device`. Raises UserError if the file holds anything else."""
+    """Load a file of `write_tensors` to `device`. Raises UserError if it is damaged or has anything else."""
     with open(path, "rb") as file, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            # torch.load does not notice damaged numbers, but each member of the archive has a checksum.
+            # torch.load does not detect damaged weights, but each file in the archive has a checksum.
             if zipfile.is_zipfile(file) and zipfile.ZipFile(file).testzip():
                 raise ValueError("damaged")
             file.seek(0)
             return torch.load(file, map_location=device, weights_only=True)
-        except Exception as error:  # torch.load raises many kinds
+        except Exception as error:  # torch.load raises many kinds of errors
             if is_out_of_memory(error):
                 raise
             raise UserError(f"{path}: is damaged, or holds no PyTorch weights") from None
@@ -111,8 +111,8 @@ PNG_MARK = ("Software", "Image classification, from the exercise sheet to the nu
 def check_replaceable(path, columns=None):
     """Raise UserError if `path` cannot be written, or if it may not be replaced.
 
-    Only our own pictures, and tables with these `columns`, may be replaced; none in the folder of a run may.
-    Makes the folder of `path`.
+    Only pictures of this program and tables with these `columns` may be replaced. Nothing may be written
+    into the folder of a run. Creates the folder of `path`.
     """
     path = Path(path)
     try:
@@ -149,12 +149,12 @@ def new_folder(name, out=None):
     for number in itertools.count(1):
         folder = Path("runs", name if number == 1 else f"{name}-{number}")
         with suppress(FileExistsError):
-            folder.mkdir()  # fails if it exists, so that two runs at once get a folder each
+            folder.mkdir()  # fails if it exists: two runs at once get different folders
             return folder
 
 
 def describe_run(script, settings, data, n_parameters):
-    """Return what config.json holds, a dict. `data` describes the images, and has their fingerprints."""
+    """Return the content of config.json, a dict. `data` describes the images and has their fingerprints."""
     return {
         "script": script,
         "settings": vars(settings),
@@ -172,7 +172,7 @@ def describe_run(script, settings, data, n_parameters):
 
 
 def write_config(folder, config):
-    """Write config.json: a dict as `describe_run` returns it."""
+    """Write the dict `config` (see `describe_run`) to config.json."""
     with written(Path(folder, "config.json"), "w", encoding="utf-8", errors="backslashreplace") as file:
         file.write(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
@@ -234,18 +234,18 @@ def resumed(folder, parser, script="train.py"):
     is_name = settings.data.removeprefix("set:") in ("mnist", "fashion", "digits")
     for flag, file in (("data", "" if is_name else settings.data), ("weights", settings.weights)):
         if file and not os.path.exists(file):
-            raise UserError(f"--resume {folder}: {file} is missing; --{flag} names its new place")
+            raise UserError(f"--resume {folder}: {file} is missing; add --{flag} and its new path")
     return settings, config
 
 
 def check_same(folder, config, described):
-    """Raise UserError if data or weights are not those of `config`; note if the platform is another one."""
+    """Raise UserError if data or weights differ from `config`; print a note if the platform differs."""
     settings = described["settings"]
     if config["data"]["fingerprints"] != described["data"]["fingerprints"]:
-        problem = f"{settings['data']} does not hold this run's images; --data DIR names a folder that does"
+        problem = f"{settings['data']} does not have the images of this run; add --data and their folder"
         raise UserError(f"--resume {folder}: {problem}")
     if config["weights"] != described["weights"]:
-        raise UserError(f"--resume {folder}: {settings['weights']} has changed; --weights FILE names a copy")
+        raise UserError(f"--resume {folder}: {settings['weights']} has changed; add --weights ORIGINAL")
     if config["platform"] != described["platform"]:
         print("Note: the run began with other software or hardware; results may differ in the last digits")
 
@@ -269,12 +269,12 @@ def load_state(folder, device, **parts):
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
         if is_out_of_memory(error):
             raise
-        raise UserError(f"{file}: is damaged; move it away, and --resume starts anew") from None
+        raise UserError(f"{file}: is damaged; move it away, and --resume starts at the first epoch") from None
 
 
 @contextmanager
 def resumable(script, folder, n_processes=1):
-    """Turn what interrupts the block into a UserError that says how to resume the run in `folder`."""
+    """Turn an interruption of the block into a UserError that says how to resume the run in `folder`."""
     resume = command(script, "--resume", folder, n_processes=n_processes)
     try:
         yield

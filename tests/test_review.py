@@ -351,7 +351,7 @@ def test_suggestions_are_named_only_if_there_are_any_and_accepted_alone(page):
     page.write(tab(decided=decisions([3], [6], [(5, 0)], suspects=[8, 7, 4])) | {"left_out": 1234})
     assert page.run("document.querySelectorAll('.suspect').length") == 3
     assert (page.of("decision"), page.of("suggested")) == ("Suggested: remove", "Remove the 3 suggested")
-    assert page.of("names") == f"Labelled {HOSTILE[2]}; the networks say {HOSTILE[0]}"
+    assert page.of("names") == f"Labelled {HOSTILE[2]}; the networks predict {HOSTILE[0]}"
     assert page.of("id") == "NONCE CONTENT rank 1, loss 1.00"
     assert page.of("likely").split("\n")[:2] == [HOSTILE[0], "80.0 %"]
     page.press("k", "ArrowRight", "ArrowRight")
@@ -422,9 +422,9 @@ def test_the_page_counts_wrong_labels_among_the_last_20_and_shows_the_next_comma
     page.press(*"rrr", *16 * "k")
     assert page.of("count") == "19 of 22 decided"
     page.press("k", "k")
-    assert page.of("count") == "21 of 22 decided; of the last 20: 2 were wrong"
+    assert page.of("count") == "21 of 22 decided; wrong of the last 20: 2"
     page.press("k", "r", "Escape", "?", "r", "?")  # nothing is decided while a dialog is open
-    assert page.of("count") == "22 of 22 decided; of the last 20: 1 were wrong"
+    assert page.of("count") == "22 of 22 decided; wrong of the last 20: 1"
     page.click("#download")
     assert page.of("done").startswith("22 decisions were handed to your browser")
     assert (page.of("command"), page.of("place")) == ("python <now>", str(page.tmp_path / "decisions.csv"))

@@ -344,7 +344,8 @@ def read_flags(arguments):
     """Return (parser, settings, options): `settings` has the flags of train.py, `options` the others."""
     parser, number = console.Parser(description=__doc__), {"type": console.positive(int), "metavar": "N"}
     epochs = "2, or up to 10 for few images; frozen 10; 3.5 times as many if the first network fits badly"
-    console.add_training_flags(parser, models.ARCHITECTURE, "xavier", None, epochs)
+    console.add_network_flags(parser, models.ARCHITECTURE, "xavier")
+    console.add_training_flags(parser, None, epochs)
     shared, add = vars(parser.parse_args([])), parser.add_argument
     text = "number of likely errors to remove (default: auto, the high estimate)"
     add("--remove", type=positive_int_or_auto, metavar="N", help=text)

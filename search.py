@@ -260,8 +260,8 @@ def main():
     """Search as the command line says."""
     started = time.monotonic()
     machine.join_torchrun()
-    parser = console.Parser(description=__doc__, conflict_handler="resolve")
-    console.add_training_flags(parser, {}, epochs="5, with --grid 3; fewer if time is short")
+    parser = console.Parser(description=__doc__)
+    console.add_training_flags(parser, epochs="5, with --grid 3; fewer if time is short")
     parser.add_argument("--init", choices=("default", "xavier"), default="xavier", help="default: xavier")
     for name, values in SPACE.items():
         kind = {"choices": values} if name == "model" else {"type": positive(int), "metavar": "N"}
@@ -272,7 +272,6 @@ def main():
     add("--grid", action="store_true", help="train all architectures in full, however long it takes")
     parser.add_argument("--out", type=console.path, metavar="DIR", help="folder (default: runs/search)")
     given, typed = parser.parse_args(), parser.typed()
-    console.check_flags(given, {})
     given.data = machine.from_first(lambda: find(given.data))
     train_data, test_data = load(given.data, given.limit, given.image_size)
     introduce(train_data, test_data)
@@ -281,7 +280,7 @@ def main():
     order, n = random_order(len(train_data), 0), max(1, len(train_data) // 6)
     validation = train_data.subset(order[n:]), train_data.subset(order[:n])
     data = {"validation": validation, "test": (train_data, test_data)}
-    settings = Namespace(**vars(given) | {"model": "resnet"})
+    settings = Namespace(**vars(given), weights=None, freeze=False)
     train.complete(settings, validation[0], usual_epochs=3 if given.grid else 5)
     settings.lr = given.lr  # if None, `complete` sets it for each training
     candidates = list(dict.fromkeys(architectures(vars(given), settings.image_size)))

@@ -176,7 +176,8 @@ def main():
     """Train as the command line says."""
     machine.join_torchrun()
     parser = Parser(description=__doc__)
-    console.add_training_flags(parser, models.ARCHITECTURE)
+    console.add_network_flags(parser, models.ARCHITECTURE)
+    console.add_training_flags(parser)
     parser.add_argument("--out", type=path, metavar="DIR", help="new run folder (default: in runs/)")
     parser.add_argument("--resume", type=path, metavar="RUN", help="continue the run in this folder")
     settings = parser.parse_args()

@@ -118,7 +118,8 @@ LOOPS |= {"lightning": lightning, "ours": ours}  # ours is last: it changes mall
 def run(name, data, seed, n_epochs):
     """Train with the loop `name` of LOOPS; return (settings, model, seconds of each epoch)."""
     parser = console.Parser()
-    console.add_training_flags(parser, models.ARCHITECTURE, init="xavier")
+    console.add_network_flags(parser, models.ARCHITECTURE, "xavier")
+    console.add_training_flags(parser)
     settings = parser.parse_args([])
     settings.seed, settings.epochs = seed, n_epochs
     train.complete(settings, data)

@@ -139,11 +139,10 @@ def path(text):
     return os.path.expanduser(text)
 
 
-def add_training_flags(parser, architecture, init="default", augment=False, epochs="5, more for few images"):
-    """Add the flags that all training scripts share.
+def add_network_flags(parser, architecture, init="default"):
+    """Add the flags that choose one network, by default initialised with `init`.
 
-    `architecture` has the names and defaults of the parameters of the custom networks. `init` and `augment`
-    are the defaults of the script; the text `epochs` describes its default number of epochs.
+    `architecture` has the names and defaults of the parameters of the custom networks.
     """
     add, number = parser.add_argument, {"type": positive(int), "metavar": "N"}
     add("--model", choices=("vgg16", "encoder", "resnet"), default="resnet", help="default: resnet")
@@ -160,8 +159,16 @@ def add_training_flags(parser, architecture, init="default", augment=False, epoc
         "units of the first hidden fully connected layer",
         "units of the second hidden fully connected layer",
     )
-    for (name, value), text in zip(architecture.items(), texts, strict=False):
+    for (name, value), text in zip(architecture.items(), texts, strict=True):
         add(f"--{name.replace('_', '-')}", default=value, help=f"{text} (default: {value})", **number)
+
+
+def add_training_flags(parser, augment=False, epochs="5, more for few images"):
+    """Add the flags that all training scripts share.
+
+    `augment` is the default of the script; the text `epochs` describes its default number of epochs.
+    """
+    add, number = parser.add_argument, {"type": positive(int), "metavar": "N"}
     add("--data", type=path, default="auto", help="auto (default), mnist, fashion, digits or a folder")
     add("--epochs", help=f"default: {epochs}", **number)
     add("--batch-size", help="default: 128; 32 for vgg16 and with --freeze", **number)
@@ -185,7 +192,7 @@ def add_output_flags(parser, picture):
 
 
 def check_flags(settings, architecture):
-    """Raise UserError if the training flags contradict each other."""
+    """Raise UserError if the network flags contradict each other, or --augment."""
     vgg16, transfer = settings.model == "vgg16", settings.init == "transfer"
     other_weights = transfer or settings.init == "pretrained"
     custom = any(getattr(settings, name) != value for name, value in architecture.items())

@@ -159,8 +159,10 @@ def main():
         if len(sizes) == 1:
             heading += " at {}×{} pixels".format(*sizes.pop())
         names = [name_of(run, runs) for run in runs]
-        more = [f" ({run.folder})" * (names.count(name) > 1) for run, name in zip(runs, names, strict=True)]
-        rows = [row_of(group, name + where) for group, name, where in zip(groups, names, more, strict=True)]
+        names = [
+            f"{n} ({run.folder})" if names.count(n) > 1 else n for n, run in zip(names, runs, strict=True)
+        ]
+        rows = list(map(row_of, groups, names))
         print(f"\n{heading}")
         print_table(rows)
         print_tests(rows)

@@ -196,7 +196,7 @@ def affine_maps(n, image_size, degrees=10, translate=0.05, scale=0.1, shear=0.1)
     """Return `n` small random affine transforms for images of `image_size`, (height, width): float (n, 2, 3).
 
     They rotate by at most `degrees`, shift by at most `translate` of the image's side, and scale and shear by
-    at most 10 %. They map positions in the output to positions in the input, both from -1 to 1 (Jaderberg et
+    about 10 %. They map positions in the output to positions in the input, both from -1 to 1 (Jaderberg et
     al. 2015). Torch's global generator draws them on the CPU, so they are the same on all devices.
     """
     angle, shift_x, shift_y, scale_x, scale_y, slant = 2 * torch.rand(6, n) - 1

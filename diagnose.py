@@ -116,7 +116,7 @@ def train_networks(splits, truth, settings, n_seeds, folder, layer, labelling, l
     rows, logits = [], []
     part = replace(splits[0], labels=labels)
     part = part if kept is None else part.subset(kept.nonzero().flatten())
-    n_wrong = "" if truth is None else (labels != truth)[kept].sum().item()
+    n_wrong = "" if truth is None else (part.labels != (truth if kept is None else truth[kept])).sum().item()
     for seed in range(settings.seed, settings.seed + n_seeds):
         name, place = f"{labelling} labels, seed {seed}", folder / f"{labelling}-{seed}"
         if not (place / "result.pt").exists():
@@ -152,12 +152,14 @@ def lengthened(splits, truth, settings, folder, layer):
         return folder
     settings.epochs, seconds = round(3.5 * settings.epochs), 3.5 * brief["seconds"]
     print(f"the first network's training accuracy is only {brief['train_accuracy']:.0%}:", end=" ")
-    print(f"all train for {settings.epochs} epochs, each about {console.duration(seconds)}", flush=True)
+    print(
+        f"all train for {settings.epochs} epochs, about {console.duration(seconds)} per network", flush=True
+    )
     return folder / "longer"
 
 
 def with_suspects(view, decisions, n):
-    """Return a person's `decisions`, in which the `n` most likely errors in `view` are removed too.
+    """Return a person's `decisions`, in which at most the `n` likeliest errors in `view` are removed too.
 
     If `n` is None, it is the high estimate, or 0 if there is no estimate or the person changed something.
     """
@@ -182,7 +184,7 @@ def carry_out(source, table, out):
     print(f"images removed: {n_removed:,}, relabelled: {len(new) - n_removed:,}")
     print(f"to train on it: {command('train.py', '--init', 'xavier', '--data', Path(out))}")
     again = command("diagnose.py", "--data", Path(out), "--decisions", Path(table))
-    print(f"to check its labels again (labels that you kept come last): {again}")
+    print(f"to check its labels again (images that you decided come last): {again}")
 
 
 # ---------------------------------------------------------------- printed results and pictures

@@ -102,7 +102,7 @@ class Canvas(ImageDraw.ImageDraw):
 def axis(values, start, end):
     """Return (place, ticks) of an axis from pixel `start` to `end`: place(value) is the pixel of a value.
 
-    The axis is linear if all `values` are ints, such as epochs, else logarithmic with 0 at `start`.
+    The axis is linear if all `values` are ints, such as epochs, else logarithmic; 0 is then at `start`.
     """
     low, high = min(values), max(values)
     if all(isinstance(value, int) for value in values):

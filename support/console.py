@@ -192,7 +192,7 @@ def add_output_flags(parser, picture):
 
 
 def check_flags(settings, architecture):
-    """Raise UserError if the network flags contradict each other, or --augment."""
+    """Raise UserError if network flags contradict each other or --augment."""
     vgg16, transfer = settings.model == "vgg16", settings.init == "transfer"
     other_weights = transfer or settings.init == "pretrained"
     custom = any(getattr(settings, name) != value for name, value in architecture.items())
@@ -244,16 +244,18 @@ def progress(items, task, n_items=None, n_after=0):
     stream = sys.stdout.stream if isinstance(sys.stdout, Escaped) else sys.stdout
     in_place = stream.isatty() and os.environ.get("TERM") != "dumb"
     started = shown = time.monotonic()
-    for n_done, item in enumerate(items, 1):
-        yield item
-        now = time.monotonic()
-        if now - shown >= (0.1 if in_place else 10):
-            shown = now
-            left = (now - started) / n_done * (n_items + n_after - n_done)
-            line = printable(f"{task}: {n_done / n_items:.0%}, {duration(left)} left")
-            if in_place:
-                # \x1b[K erases the line; after \r the next text replaces it.
-                line = f"\x1b[K{line[: shutil.get_terminal_size().columns - 1]}\r"
-            print(line, end="" if in_place else "\n", flush=True, file=stream if in_place else sys.stdout)
-    if in_place and shown > started:
-        print("\x1b[K", end="", flush=True, file=stream)
+    try:
+        for n_done, item in enumerate(items, 1):
+            yield item
+            now = time.monotonic()
+            if now - shown >= (0.1 if in_place else 10):
+                shown = now
+                left = (now - started) / n_done * (n_items + n_after - n_done)
+                line = printable(f"{task}: {n_done / n_items:.0%}, {duration(left)} left")
+                if in_place:
+                    # \x1b[K erases the line; after \r the next text replaces it.
+                    line = f"\x1b[K{line[: shutil.get_terminal_size().columns - 1]}\r"
+                print(line, end="" if in_place else "\n", flush=True, file=stream if in_place else sys.stdout)
+    finally:  # also if an exception ends the loop of the caller
+        if in_place and shown > started:
+            print("\x1b[K", end="", flush=True, file=stream)

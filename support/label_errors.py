@@ -76,9 +76,9 @@ def count_errors(labels, log_probabilities):
     """Estimate how many labels are wrong: two ints, (low, high), or None if they cannot be estimated.
 
     One is the sum of the `label_counts` off the diagonal. It is too low if many labels are wrong: networks
-    learn to expect this (Patrini et al. 2017) and give every class some probability in every image. The
+    learn to expect them (Patrini et al. 2017) and give every class some probability in every image. The
     other is the sum without these probabilities. The result is None if networks contradict a fifth of the
-    labels: they fit badly, or many labels are wrong. On CIFAR-10N (23 %) both sums are far too low.
+    labels or more: they fit badly, or many labels are wrong. On CIFAR-10N (23 %) both sums are far too low.
     """
     if (log_probabilities.argmax(dim=1) != labels).sum() >= len(labels) / 5:
         return None

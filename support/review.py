@@ -26,7 +26,11 @@ from support.image_folders import in_class
 from support.run_folder import quoted, unquoted, written
 
 NUMBER = re.compile(r"\d+([.,]\d+)?([eE][+-]?\d+)?")
-MOST, SIDE, TINY = 1900, 160, 64  # maximum images in a tab; pixels of a thumbnail, of a lossless one
+MOST, SIDE, TINY = (
+    1900,
+    160,
+    64,
+)  # maximum undecided images in a tab; pixels of a thumbnail, of a lossless one
 nfc = partial(normalize, "NFC")  # makes Ä one character; macOS may write it as A and two dots
 
 
@@ -36,6 +40,11 @@ class Decisions(NamedTuple):
     kept: torch.Tensor  # bool (N,), False: removed
     new_labels: torch.Tensor  # int64 (N,)
     decided: torch.Tensor  # bool (N,), True: by a person
+
+
+def action_of(label, kept, new_label, decided):
+    """Return "remove", "relabel", "keep" or "": the decision about an image with the index `label`."""
+    return "remove" if not kept else "relabel" if new_label != label else "keep" if decided else ""
 
 
 def write_table(path, ids, classes, labels, order, scores, losses, probabilities, decisions):
@@ -51,9 +60,8 @@ def write_table(path, ids, classes, labels, order, scores, losses, probabilities
         table.writerow([*columns, *(f"p({name})" for name in classes)])
         for rank, index in enumerate(order.tolist(), 1):
             kept, new_label, decided = (part[index].item() for part in decisions)
-            relabelled = kept and new_label != labels[index]
-            action = "relabel" if relabelled else "remove" if not kept else "keep" if decided else ""
-            row = [rank, ids[index], action, classes[new_label] if relabelled else ""]
+            action = action_of(labels[index], kept, new_label, decided)
+            row = [rank, ids[index], action, classes[new_label] if action == "relabel" else ""]
             row += [classes[labels[index]], classes[probabilities[index].argmax()]]
             row += [round(number, 4) for number in numbers[index].tolist()]
             table.writerow(quoted(dict(enumerate(row))).values())
@@ -65,7 +73,7 @@ def read_decisions(path, ids, classes, labels):
     The table has the columns id and action (remove, keep, relabel or empty). The new class is in the column
     new_label, or in predicted if new_label is empty. keep confirms the label if the column given is empty or
     has the same label. Images that are not in the table are kept; without a `path` all are. Raises UserError
-    for faults and unknown ids, and if a class has no image left.
+    for faults, for unknown ids (but of removed images), and if a class has no image left.
     """
     images = (ids, tuple(classes), labels)
     if not path:
@@ -103,8 +111,7 @@ def decide(path, text, ids, classes, labels, all_known=False):
         elif index is not None:
             kept[index] = action != "remove"
             new_labels[index] = new_label if action == "relabel" else labels[index]
-            is_confirmed = action == "keep" and given in (None, labels[index])
-            decided[index] = is_confirmed or action in ("remove", "relabel")
+            decided[index] = action != "" and (action != "keep" or given in (None, labels[index]))
     if faults:
         count = f"{len(faults):,} line{'s' * (len(faults) > 1)} to correct or delete"
         raise UserError(f"{path}: {count}: {'; '.join(faults[:10])}{'; …' if len(faults) > 10 else ''}")
@@ -155,14 +162,13 @@ def page_tab(title, root, ids, images, labels, order, losses, probabilities, dec
     kept, new_labels, decided = decisions
     predicted, ranks = probabilities.argmax(dim=1), order.argsort() + 1
     suspects, others, last = (order[part[order]] for part in (~kept & ~decided, kept & ~decided, decided))
-    shown = torch.cat([suspects, others[:100], last]).tolist()
-    items = []
-    for index in progress(shown[:MOST], "writing the page"):
+    undecided, items = torch.cat([suspects, others[:100]]), []
+    for index in progress(torch.cat([undecided[:MOST], last]).tolist(), "writing the page"):
         label, new_label, loss = (each[index].item() for each in (labels, new_labels, losses))
         likely = dict.fromkeys([*probabilities[index].argsort(descending=True)[:3].tolist(), label])
         file, picture = picture_of(Path(root, ids[index]), images[index])
-        action = "remove" if not kept[index] else "keep" if new_label == label else "relabel"
-        earlier = [action, new_label][: 1 + (action == "relabel")] if decided[index] else None
+        action = action_of(label, kept[index], new_label, decided[index])
+        earlier = (["relabel", new_label] if action == "relabel" else [action]) if decided[index] else None
         facts = {"id": ids[index], "rank": ranks[index].item(), "loss": round(loss, 4), "label": label}
         facts |= {"predicted": predicted[index].item(), "image": picture, "file": file}
         facts["likely"] = [(k, round(probabilities[index, k].item(), 4)) for k in likely]
@@ -172,7 +178,7 @@ def page_tab(title, root, ids, images, labels, order, losses, probabilities, dec
         sure = ((labels == k) & (predicted == k)).nonzero().flatten()
         best = sure[probabilities[sure, k].argsort(descending=True, stable=True)[:3]].tolist()
         examples[k] = [picture_of(Path(root, ids[index]), images[index])[1] for index in best]
-    return {"title": title, "items": items, "left_out": len(shown) - len(items), "examples": examples}
+    return {"title": title, "items": items, "left_out": len(undecided[MOST:]), "examples": examples}
 
 
 def picture_of(file, image):

@@ -121,7 +121,7 @@ def check_replaceable(path, columns=None):
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     if path.is_dir() or (path.parent / "config.json").exists():
-        raise UserError(f"{path}: is a folder, or in the folder of a run; choose another name")
+        raise UserError(f"{path}: is a folder, or in a folder with a config.json; choose another name")
     if path.exists():
         with open(path, "rb") as file:
             start = file.read(10000)

@@ -136,6 +136,18 @@ def test_progress_yields_all_items_and_a_terminal_shows_percent_and_time_left(mo
     assert re.fullmatch("" if dumb else lines, stream.getvalue())
 
 
+def test_a_loop_that_ends_early_leaves_no_progress_line(monkeypatch):
+    stream = io.StringIO()
+    stream.isatty = lambda: True
+    monkeypatch.setenv("TERM", "xterm")
+    with redirect_stdout(stream):
+        for number in console.progress(range(9), "reading"):
+            time.sleep(0.06)
+            if number == 4:
+                break
+    assert stream.getvalue().endswith("left\r\x1b[K")
+
+
 # ---------------------------------------------------------------- signals and pipes
 
 

@@ -61,12 +61,12 @@ accuracies = st.one_of(st.none(), st.just(math.nan), st.integers(0, 3).map(lambd
 
 @given(st.data(), st.integers(1, 12), st.permutations(range(12)))
 def test_each_stage_keeps_the_most_accurate_and_of_equals_the_cheapest(content, n, costs):
-    before, stages_of = list(range(n)), search.stages_of(n, 9000, 3)
+    before, stages = list(range(n)), search.stages_of(n, 9000, 3)
 
     def run(number, chosen, *length_and_seeds):
         nonlocal before
-        assert chosen == before[: stages_of[number - 1][0]]
-        assert tuple(length_and_seeds) == stages_of[number - 1][1:]
+        assert chosen == before[: stages[number - 1][0]]
+        assert tuple(length_and_seeds) == stages[number - 1][1:]
         drawn = {each: content.draw(accuracies) for each in chosen}
         rest, before = before, []
         for accuracy, cost in itertools.product((0.3, 0.2, 0.1, 0), range(12)):  # the oracle
@@ -74,7 +74,7 @@ def test_each_stage_keeps_the_most_accurate_and_of_equals_the_cheapest(content, 
         before += [each for each in rest if drawn.get(each) is None]
         return {each: drawn[each] for each in random.sample(chosen, len(chosen)) if drawn[each] is not None}
 
-    assert search.successive_halving(range(n), stages_of, run, costs) == before
+    assert search.successive_halving(range(n), stages, run, costs) == before
 
 
 # ---------------------------------------------------------------- one training

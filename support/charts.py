@@ -143,21 +143,21 @@ def axes(canvas, area, points, title, x_title):
 
 
 def draw_lines(path, title, panels, rows):
-    """Draw rows of diagrams. The diagrams in a row show the same lines; each line has its name at its end.
+    """Draw rows of diagrams. The diagrams in a row show the same lines; the last one has their names.
 
     `panels` has (title, x_title) for each diagram in a row, `rows` is a list of (heading, lines), `lines` a
     list of (name, curves). `curves` has a list of points (x, y, low, high) for each panel; low and high are
     the edges of a band around the line.
     """
-    plot, margin = 800, 220 + max(length(cut(name, 660)) for _, lines in rows for name, _ in lines)
+    plot, step, widest = 800, 960, max(length(cut(name, 660)) for _, lines in rows for name, _ in lines)
     heights = [max(540, 34 * len(lines)) for _, lines in rows]
-    canvas = Canvas(len(panels) * (plot + margin) + 20, sum(heights) + 225 * len(rows))
+    canvas = Canvas(len(panels) * step + 80 + widest, sum(heights) + 225 * len(rows))
     top = 100
     for (heading, lines), height in zip(rows, heights, strict=True):
         canvas.write(40, top - 84, heading)
         for number, titles in enumerate(panels):
-            left = 120 + number * (plot + margin)
-            curves = [(name, curves[number]) for name, curves in lines]
+            left, is_last = 120 + number * step, number + 1 == len(panels)
+            curves = [(name if is_last else "", curves[number]) for name, curves in lines]
             draw_panel(canvas, (left, top, left + plot, top + height), titles, curves)
         top += height + 225
     canvas.save(path, title)
@@ -175,7 +175,7 @@ def draw_panel(canvas, area, titles, lines):
         canvas.line(points, colour, 4, joint="curve")
         for point in points if len(points) <= 40 else []:  # hollow dots if the colour is used again
             canvas.circle(point, 6, colour if i < len(COLOURS) else "white", colour, 2)
-        ends.append((*points[-1][::-1], name, colour))
+        ends += [(*points[-1][::-1], name, colour)] if name else []
     ends.sort()
     _, top, right, bottom = area
     for (y, x, name, colour), height in zip(ends, spread([y for y, *_ in ends], top, bottom), strict=True):

@@ -48,7 +48,8 @@ def by(column, form, *values):
 MODEL, SEEDS = r"python train\.py --model ", r" --seed \d --threads 1"
 ACCURACY = "{test accuracy (%):.2f} ± {test accuracy (%) sd:.2f}"
 FOUND, DRAWS = "{found:,.0f} ({average_precision:.3f})", "{found:,.1f} ± {found sd:.1f}"
-OURS, BEFORE, LOSS = r".*\(diagnose\.py\)", "score before", "loss alone"
+OURS, LOSS = r".*\(diagnose\.py\)", "loss alone"
+MAJORITY = {"noise": "cifar_mislabelled_aggre"}
 # cleanlab's best score, which is not the same for all data sets
 CONFIDENCE, MARGIN = {"method": "cleanlab, self confidence"}, {"method": "cleanlab, normalized margin"}
 PULLOVERS, CLOTHES = {"noise": "fashion-Pullover_Coat-600"}, {"noise": "fashion-random-600"}
@@ -89,14 +90,14 @@ TABLES = [
     ("bench", {"AMD EPYC, only AVX2, fp32 (new)": SLOW}, beside("plain", *IN_MEMORY)),
     ("bench", {"NVIDIA H200, bf16": GPU}, beside("plain_bf16", *WORKERS)),
     (
-        "choosing_the_score",
-        {"three people, majority | 4,505": {"noise": "cifar_mislabelled_aggre", "epochs": "8"}},
-        by("method", FOUND, OURS, LOSS, BEFORE),
+        "reported_sets",
+        {"three people, majority | 4,505": MAJORITY},
+        by("method", FOUND, OURS, LOSS, CONFIDENCE["method"]),
     ),
     (
         "reported_sets",
         {"one person | 8,617": {"noise": "cifar_mislabelled_random"}},
-        by("method", FOUND, OURS, LOSS, BEFORE),
+        by("method", FOUND, OURS, LOSS),
     ),
     (
         "suspect_rankings",
@@ -174,16 +175,15 @@ TABLES = [
     (
         "suspect_rankings",
         {
-            "MNIST, random (earlier version) | 100": DIGITS | CONFIDENCE,  # in README.md
-            "MNIST, 4 ↔ 9 | 100": FOURS | MARGIN,
+            "MNIST, 4 ↔ 9 | 100": FOURS | MARGIN,  # in README.md
             "Fashion-MNIST, pullover ↔ coat | 600": PULLOVERS | MARGIN,
         },
         RANKINGS,
     ),
     (
         "reported_sets",
-        {"CIFAR-10N, errors of one person | 8,617": {"noise": "cifar_mislabelled_random"}},
-        by("method", "{found:,.0f}", OURS, LOSS),
+        {"CIFAR-10N, errors of people | 4,505": MAJORITY},
+        by("method", "{found:,.0f}", OURS, LOSS, CONFIDENCE["method"]),
     ),
 ]
 

@@ -213,7 +213,7 @@ def report(views, parts, truth, settings, folder):
         draw_images(file.with_suffix(".png"), view, chosen, view.predicted, settings)
     view, split = views[0], views[0].split
     if not view.n_wrong:
-        print("\nthe networks contradict too many labels to estimate how many are wrong: look at the page")
+        print("\nthe networks contradict too many labels for an estimate: try more --epochs, or see the page")
     elif len(split) < 10_000:
         print("\nwith few images, networks memorise labels: the estimates are too low, so check more labels")
     print_suspects(view, suspects)

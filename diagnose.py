@@ -275,7 +275,7 @@ def draw_images(path, view, chosen, classes, settings):
         file = Path(settings.data, split.ids[index])
         is_file, pair = file.is_file(), (split.labels[index], classes[index])
         picture = to_pil_image(read_image(file, white=split.white) if is_file else split.images[index])
-        picture.thumbnail((288, 288))  # never enlarges; a hundred large photos would fill the memory
+        picture.thumbnail((charts.PHOTO, charts.PHOTO))  # or a hundred photos would fill the memory
         pictures.append(picture)
         names = " → ".join(split.classes[label] for label in pair)
         captions.append((f"{view.ranks[index]}. {names}", f"loss {view.losses[index]:.2f}", file.name))

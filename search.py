@@ -285,7 +285,7 @@ def main():
     settings.lr = given.lr  # if None, `complete` sets it for each training
     candidates = list(dict.fromkeys(architectures(vars(given), settings.image_size)))
     if not candidates:
-        raise UserError("the images are too small for so many blocks; try --n-blocks 1")
+        raise UserError("the images are too small for these blocks; try --n-blocks 1")
     sizes = {each: network_size(each, settings, train_data) for each in [*candidates, SHEET]}
     folder = machine.from_first(lambda: folder_of(settings, data, sizes[SHEET][1], given.out))
     shared = Namespace(data=data, settings=settings, sizes=sizes, grid=given.grid)

@@ -18,6 +18,7 @@ from support.run_folder import PNG_MARK, written
 INK, GREY, PALE, GRID = (34, 34, 34), (102, 102, 102), (136, 136, 136), (228, 228, 228)
 BLUE, ORANGE = (31, 111, 180), (217, 100, 26)  # colour-blind readers can distinguish them
 COLOURS = (BLUE, ORANGE, (0, 143, 104), (194, 85, 143), INK, (160, 120, 0), (47, 147, 203), (140, 86, 75))
+PHOTO = 288  # side of a photo in a contact sheet
 # Fonts of Linux, Windows and macOS; "" is Pillow's own font (little more than ASCII); fonts with Chinese.
 FONTS = ("DejaVuSans.ttf", "arial.ttf", "Arial.ttf", "", "NotoSansCJK-Regular.ttc", "msyh.ttc", "Songti.ttc")
 # Ticks of a logarithmic axis, to be multiplied by powers of ten; `axis` uses the first row with at most 8.
@@ -291,7 +292,7 @@ def draw_sheet(path, pictures, captions, title):
     The pixels of small pictures (up to 64×64) become squares; larger pictures are resized smoothly.
     """
     pictures = [picture.convert("RGB") for picture in pictures]
-    side = 288 if any(max(picture.size) > 64 for picture in pictures) else 224
+    side = PHOTO if any(max(picture.size) > 64 for picture in pictures) else 224
     n_columns = min(len(pictures), 2000 // (side + 32))
     texts = []
     for caption in captions:

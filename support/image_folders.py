@@ -81,9 +81,9 @@ def find_splits(root, left_out):
 
 def by_folder(files, root, left_out):
     """Return {folder name: files} for the folders in `root`; append files outside them to `left_out`."""
-    folders = {}
+    folders, start = {}, os.path.join(root, "")
     for file in files:
-        name, inner, _ = file.removeprefix(os.path.join(root, "")).partition(os.sep)
+        name, inner, _ = file.removeprefix(start).partition(os.sep)
         (folders.setdefault(name, []) if inner else left_out).append(file)
     return dict(sorted(folders.items()))
 
